@@ -1,0 +1,77 @@
+"""What the live app can be told. Each default stands here once, its help text and unit beside it; launch.py makes flags from it."""
+
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+
+def setting(default: Any, help_text: str, **flag: Any) -> Any:
+    """A dataclass field with its help text; `flag` goes to argparse (choices, type, metavar) and makes it a flag."""
+    return field(default=default, metadata={"help": help_text, "flag": flag or None})
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """Looking for people."""
+
+    interval_s: float = setting(0.25, "time between two looks at the whole frame, seconds; boxes in between are interpolated")
+    max_interval_frames: int = setting(16, "the same in frames at most, so that memory stays small at high rates")
+    search_every: int = setting(3, "every how manieth look also searches tiles for small people; looks that find less than before do anyway")
+    min_confidence: float = setting(0.4, "mediapipe's person confidence, 0..1; COCO pictures: 0.4 finds 62 % of the people with 12+ keypoints, 0.5 48 %")
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Keeping apart who is who."""
+
+    confirm_hits: int = setting(2, "times a person must be found before they are shown")
+    hold_s: float = setting(0.5, "how long somebody no longer found is followed by their own mesh, seconds")
+    forget_s: float = setting(2.0, "how long somebody lost can be recognised by place and size, seconds")
+    gate_sides: float = setting(0.5, "distance between expected and found box, in box sides, above which they are not the same person")
+    gate_growth_sides_per_s: float = setting(0.7, "how much the gate widens per second since the last sight")
+
+
+@dataclass(frozen=True)
+class SmoothConfig:
+    """The 1 Euro filter (Casiez et al. 2012): cutoff = min_cutoff + beta * speed. Chosen on synthetic jitter, see tests."""
+
+    min_cutoff_hz: float = setting(1.5, "body shape at rest, Hz; lower is calmer")
+    beta_hz_per_m_s: float = setting(10.0, "body shape in motion, Hz per m/s; higher follows faster")
+    root_min_cutoff_hz: float = setting(2.0, "place in the picture at rest, Hz")
+    root_beta_hz_per_m_s: float = setting(10.0, "place in the picture in motion, Hz per m/s at the person's distance")
+    depth_min_cutoff_hz: float = setting(0.8, "distance at rest, Hz; it is far noisier than the place in the picture")
+    depth_beta_hz_per_m_s: float = setting(2.0, "distance in motion, Hz per m/s")
+    derivative_cutoff_hz: float = setting(1.0, "speed estimate, Hz")
+    max_gap_s: float = setting(0.5, "a person unseen for longer starts afresh, seconds")
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """A run of the app. Fields made with `setting(..., flag options)` are flags of launch.py."""
+
+    checkpoint: str = setting("default", "the trained model: default, a name in checkpoints/, or the path of a .safetensors file", metavar="NAME|PATH")
+    body: str = setting("auto", "body model the checkpoint must have; auto takes the checkpoint's", choices=("auto", "anny"))
+    device: str = setting("auto", "where the network runs; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = setting("auto", "number format of the network; auto takes the quickest that the device does well", choices=("auto", "fp32", "bf16"))
+    max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
+    smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
+    focal_px: float | None = setting(None, "focal length of the camera in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
+    overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
+    detect: DetectConfig = field(default_factory=DetectConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    smooth: SmoothConfig = field(default_factory=SmoothConfig)
+
+    def __post_init__(self) -> None:
+        if self.max_people < 1:
+            raise ValueError(f"--max-people: got {self.max_people}, expected 1 or more")
+        if self.focal_px is not None and not 1 <= self.focal_px < 1e6:
+            raise ValueError(f"--focal-px: got {self.focal_px:g}, expected a focal length in pixels, 1 or more (about the frame's width)")
+
+
+def flag_fields() -> list[Field]:
+    """The fields of LiveConfig that are flags."""
+    return [item for item in fields(LiveConfig) if item.metadata.get("flag")]
+
+
+def default_of(item: Field) -> Any:
+    """A field's default."""
+    return item.default_factory() if item.default is MISSING else item.default

@@ -1,0 +1,243 @@
+"""meshes.npz: one row per person per frame, readable by numpy.load without pickle.
+
+An .npz is a zip of .npy files. The vertices, nearly all of the bytes, go straight into their place in the final zip while the
+video runs; the few other numbers of each row wait in a file beside it. Closing fills in the headers and appends the rest, so
+neither memory nor a second copy on disk grows with the length of the video.
+"""
+
+import errno
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from app.export.sink import SINKS, ClosingSink, Recording
+from app.types import Intrinsics, Scene, SmoothedMesh
+from core.joints import JOINT_NAMES
+
+NUM_JOINTS = len(JOINT_NAMES)
+ROW_DTYPE = np.dtype([
+    ("frame_index", np.int32), ("track_id", np.int32), ("time_s", np.float64), ("score", np.float32), ("box_px", np.float32, (4,)),
+    ("joints_m", np.float32, (NUM_JOINTS, 3)), ("joint_visibility", np.float32, (NUM_JOINTS,)), ("joints_px", np.float32, (NUM_JOINTS, 2)),
+    ("camera", np.float32, (3,)), ("translation_m", np.float32, (3,)),
+])  # fmt: skip
+"""One row without its vertices."""
+
+NPY_HEADER_BYTES = 256
+CHUNK_ROWS = 4096
+CHUNK_BYTES = 1 << 20
+ROOM_FOR_INDEX_BYTES = 1 << 16
+
+
+@SINKS.register("meshes.npz")
+class NpzSink(ClosingSink):
+    """The contract file. Closing early keeps every row written; so does a full disk, at the cost of the last few rows."""
+
+    def __init__(self, recording: Recording) -> None:
+        """Raises OSError when the folder cannot be written."""
+        self.path = recording.folder / "meshes.npz"
+        self.warnings: list[str] = []
+        self._recording = recording
+        self._partial = recording.folder / "meshes.partial.npz"
+        self._rows_path = recording.folder / "meshes.rows.partial"
+        self._intrinsics: Intrinsics | None = None
+        self._num_rows = 0
+        self._vertices_start = len(_entry("vertices_m", 0, 0, 0).FileHeader(zip64=True)) + NPY_HEADER_BYTES
+        self._vertices: BinaryIO | None = self._partial.open("w+b", buffering=0)
+        self._rows: BinaryIO = self._rows_path.open("w+b", buffering=0)
+        self._vertices.seek(self._vertices_start)
+
+    def write(self, scene: Scene) -> None:
+        """Add a row for each mesh. Raises OSError when the disk is full."""
+        if self._vertices is None:
+            raise ValueError("meshes.npz is closed already")
+        self._intrinsics = self._intrinsics or scene.intrinsics
+        for mesh in scene.meshes:
+            self._write_row(_row(scene, mesh), mesh.vertices_m)
+
+    def close(self) -> None:
+        """Turn what was written into a finished .npz and give it its name."""
+        if self._vertices is None:
+            return
+        file, self._vertices = self._vertices, None
+        try:
+            self._finish(file)
+        finally:
+            file.close()
+            self._rows.close()
+        self._partial.replace(self.path)
+        self._rows_path.unlink()
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._recording.num_vertices * 3 * 4
+
+    def _write_row(self, row: np.ndarray, vertices_m: np.ndarray) -> None:
+        if len(vertices_m) != self._recording.num_vertices:
+            raise ValueError(f"meshes.npz: got a mesh of {len(vertices_m)} vertices, expected {self._recording.num_vertices}")
+        assert self._vertices is not None
+        try:
+            _write_all(self._vertices, np.ascontiguousarray(vertices_m).view(np.uint8).reshape(-1))
+            _write_all(self._rows, row.reshape(1).view(np.uint8))
+        except OSError as error:
+            self._cut_to(self._vertices, self._num_rows)
+            raise _explained(error, self._partial) from error
+        except BaseException:  # Ctrl-C between the two files
+            self._cut_to(self._vertices, self._num_rows)
+            raise
+        self._num_rows += 1
+
+    def _cut_to(self, file: BinaryIO, num_rows: int) -> None:
+        """Drop what lies behind the first `num_rows` rows."""
+        self._num_rows = num_rows
+        for handle, end in ((file, self._vertices_start + num_rows * self._row_bytes), (self._rows, num_rows * ROW_DTYPE.itemsize)):
+            handle.truncate(end)
+            handle.seek(end)
+
+    def _finish(self, file: BinaryIO) -> None:
+        """Finish the zip; on a full disk give up the last rows until the rest fits."""
+        num_rows = self._num_rows
+        while True:
+            try:
+                self._write_zip(file)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or self._num_rows == 0:
+                    raise _explained(error, self._partial) from error
+                needed_bytes = self._num_rows * ROW_DTYPE.itemsize + self._recording.faces.nbytes + ROOM_FOR_INDEX_BYTES
+                self._cut_to(file, max(0, self._num_rows - 1 - needed_bytes // self._row_bytes))
+        if self._num_rows < num_rows:
+            self.warnings.append(f"the disk is full: meshes.npz keeps {self._num_rows} of {num_rows} rows")
+
+    def _write_zip(self, file: BinaryIO) -> None:
+        num_rows = self._num_rows
+        header = _npy_header((num_rows, self._recording.num_vertices, 3), np.dtype(np.float32), NPY_HEADER_BYTES)
+        end = self._vertices_start + num_rows * self._row_bytes
+        file.truncate(end)
+        file.seek(self._vertices_start - NPY_HEADER_BYTES)
+        _write_all(file, header)
+        entry = _entry("vertices_m", NPY_HEADER_BYTES + num_rows * self._row_bytes, 0, 0)
+        entry.CRC = _crc32(file, self._vertices_start - NPY_HEADER_BYTES, entry.file_size)
+        file.seek(0)
+        _write_all(file, entry.FileHeader(zip64=True))
+        file.seek(end)
+        with zipfile.ZipFile(_AllOrError(file), "w", zipfile.ZIP_STORED) as archive:
+            archive.filelist.append(entry)
+            archive.NameToInfo[entry.filename] = entry
+            for name in ROW_DTYPE.names:
+                self._write_column(archive, name)
+            for name, value in self._constants().items():
+                _write_array(archive, name, value)
+
+    def _write_column(self, archive: zipfile.ZipFile, name: str) -> None:
+        """One field of all rows, some thousand rows at a time."""
+        field = np.empty(0, ROW_DTYPE)[name]
+        with archive.open(_entry(name, 0, 0, None), "w", force_zip64=True) as file:
+            file.write(_npy_header((self._num_rows, *field.shape[1:]), field.dtype))
+            self._rows.seek(0)
+            for start in range(0, self._num_rows, CHUNK_ROWS):
+                count = min(CHUNK_ROWS, self._num_rows - start)
+                rows = np.frombuffer(_read_exactly(self._rows, count * ROW_DTYPE.itemsize), ROW_DTYPE)
+                file.write(np.ascontiguousarray(rows[name]).tobytes())
+
+    def _constants(self) -> dict[str, np.ndarray]:
+        """What is the same for all rows. The camera is unknown (NaN) when there was no frame at all."""
+        intrinsics = self._intrinsics or Intrinsics(float("nan"), (float("nan"), float("nan")))
+        return {
+            "focal_px": np.float64(intrinsics.focal_px), "principal_px": np.array(intrinsics.principal_px, np.float64),
+            "image_size_px": np.array(self._recording.size_px, np.int32), "fps": np.float64(self._recording.fps),
+            "faces": self._recording.faces, "joint_names": np.array(JOINT_NAMES), "body": np.array(self._recording.body),
+        }  # fmt: skip
+
+
+class _AllOrError(io.RawIOBase):
+    """A file whose write writes all or raises, as zipfile expects; a raw file may stop half-way on a full disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        _write_all(self._file, data)
+        return len(data)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _row(scene: Scene, mesh: SmoothedMesh) -> np.ndarray:
+    """() of ROW_DTYPE."""
+    row = np.zeros((), ROW_DTYPE)
+    row["frame_index"], row["time_s"] = scene.frame.index, scene.frame.time_s
+    for name in ("track_id", "score", "box_px", "joints_m", "joint_visibility", "joints_px", "camera", "translation_m"):
+        row[name] = getattr(mesh, name)
+    return row
+
+
+def _entry(name: str, num_bytes: int, offset: int, crc: int | None) -> zipfile.ZipInfo:
+    """The zip's record of `name`.npy, not compressed: vertices hardly shrink, and compressing them takes longer than estimating them."""
+    entry = zipfile.ZipInfo(f"{name}.npy")
+    entry.compress_type = zipfile.ZIP_STORED
+    entry.external_attr = 0o644 << 16
+    if crc is not None:
+        entry.file_size = entry.compress_size = num_bytes
+        entry.header_offset, entry.CRC = offset, crc
+    return entry
+
+
+def _npy_header(shape: tuple[int, ...], dtype: np.dtype, num_bytes: int | None = None) -> bytes:
+    """The head of a .npy file of format 1.0, filled up with spaces to `num_bytes` so that it can be written again with another length."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    header = stream.getvalue()
+    if num_bytes is None:
+        return header
+    text = header[10:].rstrip(b"\n ")
+    return header[:8] + (num_bytes - 10).to_bytes(2, "little") + text.ljust(num_bytes - 11) + b"\n"
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(_entry(name, 0, 0, None), "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+
+
+def _write_all(file: BinaryIO, data: bytes | memoryview | np.ndarray) -> None:
+    view = memoryview(data).cast("B")
+    while len(view):
+        view = view[file.write(view) :]
+
+
+def _read_exactly(file: BinaryIO, num_bytes: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < num_bytes:
+        part = file.read(num_bytes - len(parts))
+        if not part:
+            raise OSError(errno.EIO, f"expected {num_bytes} bytes, got {len(parts)}")
+        parts += part
+    return bytes(parts)
+
+
+def _crc32(file: BinaryIO, start: int, num_bytes: int) -> int:
+    file.seek(start)
+    crc = 0
+    while num_bytes:
+        chunk = _read_exactly(file, min(CHUNK_BYTES, num_bytes))
+        crc = zlib.crc32(chunk, crc)
+        num_bytes -= len(chunk)
+    return crc
+
+
+def _explained(error: OSError, path: Path) -> OSError:
+    """The same error, naming the file: writing to an open file does not."""
+    return error if error.filename else type(error)(error.errno, error.strerror or str(error), str(path))

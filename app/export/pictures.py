@@ -1,0 +1,43 @@
+"""overlay.png: a picture with everybody's mesh on it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from app.export.overlay import draw_or_plain
+from app.export.sink import SINKS, ClosingSink, Recording
+from app.types import Scene
+
+
+@SINKS.register("overlay.png")
+class PictureSink(ClosingSink):
+    """One picture per scene: the first is overlay.png, later ones overlay-00001.png and so on (by their frame's index)."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.path = recording.folder / "overlay.png"
+        self.warnings: list[str] = []
+        self._recording = recording
+        self._num_written = 0
+
+    def write(self, scene: Scene) -> None:
+        """Draw and save. Raises OSError when the file cannot be written."""
+        image, problem = draw_or_plain(scene, self._recording)
+        if problem:
+            self.warnings.append(problem)
+        path = self.path if self._num_written == 0 else self.path.with_name(f"overlay-{scene.frame.index:05d}.png")
+        write_picture(path, image)
+        self._num_written += 1
+
+    def close(self) -> None:
+        """Nothing is open between pictures."""
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Save (H, W, 3) uint8 RGB; the format follows the suffix. Raises OSError."""
+    encoded_well, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not encoded_well:
+        raise OSError(f"{path}: the picture could not be encoded")
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial.write_bytes(data.tobytes())  # not cv2.imwrite: that fails silently, and on non-ASCII names on Windows
+    partial.replace(path)

@@ -1,0 +1,143 @@
+"""What every file format has in common: a sink takes Scenes one by one and leaves a file when it is closed.
+
+A sink is a context manager. It writes under a `.partial` name and renames when it is closed, so that a finished name always
+means a finished file; closing early (Ctrl-C, an error further up) keeps what was written until then.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from app.types import Scene
+from core.arrays import check_array
+from core.joints import JOINT_NAMES
+from core.registry import Registry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the sinks know before the first scene.
+
+    folder: where the files go; made when missing
+    faces: (F, 3) int32    vertex_joint_weights: (V, 14) float32, see render.vertex_joint_weights
+    body: "anny" or "smpl"
+    size_px: width, height of the input        fps: its average rate
+    source: the input file (its sound goes into the overlay), None when there is none
+    settings: what summary.json says about how the result was made (JSON values)
+    """
+
+    folder: Path
+    faces: np.ndarray
+    vertex_joint_weights: np.ndarray
+    body: str
+    size_px: tuple[int, int]
+    fps: float
+    source: Path | None = None
+    expected_frames: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_array("Recording.faces", self.faces, (None, 3), np.int32)
+        check_array("Recording.vertex_joint_weights", self.vertex_joint_weights, (None, len(JOINT_NAMES)), np.float32)
+
+    @property
+    def num_vertices(self) -> int:
+        """V."""
+        return len(self.vertex_joint_weights)
+
+
+class Sink(Protocol):
+    """Takes scenes, leaves one file. `warnings`: what went wrong without stopping the run, in plain sentences."""
+
+    path: Path
+    warnings: list[str]
+
+    def write(self, scene: Scene) -> None:
+        """Add one frame."""
+
+    def close(self) -> None:
+        """Finish the file. Calling it twice does nothing."""
+
+
+class ClosingSink:
+    """The context manager part, shared by all sinks."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the file."""
+        raise NotImplementedError
+
+
+SINKS: Registry[Callable[[Recording], Sink]] = Registry("output file")
+"""File name -> class(recording) of the sink that writes it."""
+
+VIDEO_SINKS = ("overlay.mp4", "meshes.npz", "summary.json")
+PICTURE_SINKS = ("overlay.png", "meshes.npz", "summary.json")
+
+
+class SinkGroup(ClosingSink):
+    """Several sinks written together.
+
+    The time each takes per frame is added to the scene's timings; summary.json comes last and gets all warnings.
+    """
+
+    def __init__(self, recording: Recording, names: tuple[str, ...] = VIDEO_SINKS) -> None:
+        """Open the sinks called `names` in `recording.folder`. Raises OSError when the folder cannot be written."""
+        recording.folder.mkdir(parents=True, exist_ok=True)
+        self._sinks: dict[str, Sink] = {}
+        self._warnings: list[str] = []
+        try:
+            for name in sorted(names, key=lambda name: name == "summary.json"):
+                self._sinks[name] = SINKS[name](recording)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, finished or to be."""
+        return tuple(sink.path for sink in self._sinks.values())
+
+    @property
+    def warnings(self) -> list[str]:
+        """Everything worth telling, of the run and of the sinks, each once."""
+        return list(dict.fromkeys(self._warnings + [text for sink in self._sinks.values() for text in sink.warnings]))
+
+    def warn(self, text: str) -> None:
+        """Note something about the run that summary.json has to say."""
+        self._warnings.append(text)
+
+    def write(self, scene: Scene) -> None:
+        """Hand the scene to every sink in turn."""
+        timings_ms = dict(scene.timings_ms)
+        for name, sink in self._sinks.items():
+            start_s = time.perf_counter()
+            sink.write(replace(scene, timings_ms=dict(timings_ms)))
+            timings_ms[name] = (time.perf_counter() - start_s) * 1e3
+
+    def close(self) -> None:
+        """Close all, also when one fails; the first error is raised after the others are closed."""
+        errors: list[Exception] = []
+        for name, sink in self._sinks.items():
+            if name == "summary.json":
+                sink.warnings[:] = self.warnings + [f"{type(error).__name__}: {error}" for error in errors]
+            try:
+                sink.close()
+            except Exception as error:  # each remaining sink must still be closed
+                log.debug("closing %s failed", name, exc_info=True)
+                errors.append(error)
+        if errors:
+            raise errors[0]

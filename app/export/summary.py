@@ -1,0 +1,147 @@
+"""summary.json: what was found, how long it took, how it was made."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from app.export.sink import SINKS, ClosingSink, Recording
+from app.types import Scene
+
+PACKAGES = ("torch", "numpy", "mediapipe", "opencv-contrib-python", "av", "numba", "scipy", "safetensors")
+LOWEST_MS, HIGHEST_MS = 1e-3, 1e6
+BINS_PER_FACTOR_E = 100
+
+
+class RunningQuantiles:
+    """Quantiles of positive numbers in bounded memory: a histogram with steps of one per cent, so right to half a per cent."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(self._bin(HIGHEST_MS) + 1, np.int64)
+
+    @staticmethod
+    def _bin(value: float) -> int:
+        return round(BINS_PER_FACTOR_E * math.log(min(max(value, LOWEST_MS), HIGHEST_MS) / LOWEST_MS))
+
+    def add(self, value: float) -> None:
+        """Count one value; values outside 1e-3 .. 1e6 count as the nearest of these."""
+        self._counts[self._bin(value)] += 1
+
+    def quantile(self, fraction: float) -> float:
+        """The value below which `fraction` of the values lie; 0 when there are none."""
+        total = int(self._counts.sum())
+        if total == 0:
+            return 0.0
+        rank = np.searchsorted(np.cumsum(self._counts), max(1, math.ceil(fraction * total)))
+        return LOWEST_MS * math.exp(float(rank) / BINS_PER_FACTOR_E)
+
+
+@dataclass
+class _PersonRecord:
+    first_frame: int
+    first_time_s: float
+    last_frame: int = 0
+    last_time_s: float = 0.0
+    num_frames: int = 0
+    score_sum: float = 0.0
+
+    def add(self, frame_index: int, time_s: float, score: float) -> None:
+        self.last_frame, self.last_time_s = frame_index, time_s
+        self.num_frames += 1
+        self.score_sum += score
+
+    def as_json(self, track_id: int) -> dict[str, Any]:
+        return {
+            "track_id": track_id, "num_frames": self.num_frames, "first_frame": self.first_frame, "last_frame": self.last_frame,
+            "first_time_s": round(self.first_time_s, 4), "last_time_s": round(self.last_time_s, 4),
+            "mean_score": round(self.score_sum / self.num_frames, 4),
+        }  # fmt: skip
+
+
+@dataclass
+class _StageRecord:
+    quantiles: RunningQuantiles = field(default_factory=RunningQuantiles)
+    total_ms: float = 0.0
+    count: int = 0
+
+    def add(self, time_ms: float) -> None:
+        self.quantiles.add(time_ms)
+        self.total_ms += time_ms
+        self.count += 1
+
+    def as_json(self) -> dict[str, float]:
+        return {
+            "median": round(self.quantiles.quantile(0.5), 3), "p90": round(self.quantiles.quantile(0.9), 3),
+            "mean": round(self.total_ms / self.count, 3), "frames": self.count,
+        }  # fmt: skip
+
+
+@SINKS.register("summary.json")
+class SummarySink(ClosingSink):
+    """Counts while the video runs; writes once, when closed. Whoever closes it puts the run's warnings into `warnings` before."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.path = recording.folder / "summary.json"
+        self.warnings: list[str] = []
+        self._recording = recording
+        self._people: dict[int, _PersonRecord] = {}
+        self._stages: dict[str, _StageRecord] = {}
+        self._num_frames = self._num_frames_with_people = self._max_people_at_once = 0
+        self._start_s = time.perf_counter()
+        self._closed = False
+
+    def write(self, scene: Scene) -> None:
+        """Count one frame."""
+        index, time_s = scene.frame.index, scene.frame.time_s
+        self._num_frames += 1
+        self._num_frames_with_people += bool(scene.meshes)
+        self._max_people_at_once = max(self._max_people_at_once, len(scene.meshes))
+        for mesh in scene.meshes:
+            self._people.setdefault(mesh.track_id, _PersonRecord(index, time_s)).add(index, time_s, mesh.score)
+        for stage, time_ms in scene.timings_ms.items():
+            self._stages.setdefault(stage, _StageRecord()).add(time_ms)
+
+    def close(self) -> None:
+        """Write the file."""
+        if self._closed:
+            return
+        self._closed = True
+        partial = self.path.with_name("summary.partial.json")
+        partial.write_text(json.dumps(self._as_json(), indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        partial.replace(self.path)
+
+    def _as_json(self) -> dict[str, Any]:
+        recording, elapsed_s = self._recording, time.perf_counter() - self._start_s
+        return {
+            "input": str(recording.source) if recording.source else None,
+            "image_size_px": list(recording.size_px),
+            "fps": recording.fps,
+            "frames": self._num_frames,
+            "expected_frames": recording.expected_frames,
+            "frames_with_people": self._num_frames_with_people,
+            "max_people_at_once": self._max_people_at_once,
+            "people": [record.as_json(track_id) for track_id, record in sorted(self._people.items())],
+            "seconds": round(elapsed_s, 3),
+            "frames_per_s": round(self._num_frames / elapsed_s, 3) if elapsed_s > 0 else 0.0,
+            "ms_per_stage": {stage: record.as_json() for stage, record in self._stages.items()},
+            "body": recording.body,
+            "settings": dict(recording.settings),
+            "versions": installed_versions(),
+            "warnings": list(self.warnings),
+        }
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python, the system and the packages that shape a result; packages that are not installed are left out."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,265 @@
+"""The jobs of launch.py: recorded videos and pictures, from file to files, one input after the other."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from app.config import LiveConfig
+from app.detect import DETECTORS, Detector
+from app.export import PICTURE_SINKS, Recording, SinkGroup
+from app.pipeline import VideoPipeline, scene_of_picture
+from app.render import vertex_joint_weights
+from app.sources import ImageSource, VideoSource, read_picture
+from app.threads import ReadAhead, WriteBehind
+from app.types import Frame
+from core import load_estimator
+from core.errors import InputError
+from core.estimator import MeshEstimator
+
+log = logging.getLogger(__name__)
+
+DETECTOR_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "pose_landmarker.task"
+QUEUE_BYTES = 64 * 2**20
+MAX_QUEUE = 32
+PROGRESS_S = 5.0
+DETECTOR_SPARE = 4
+"""The detector may report this many more people than are shown, so that a stranger never displaces somebody known."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What all inputs of a run share."""
+
+    estimator: MeshEstimator
+    detector: Detector
+    config: LiveConfig
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides about the result, for summary.json."""
+        config = self.config
+        return {
+            "checkpoint": config.checkpoint, "body": self.estimator.body.name, "device": self.estimator.device,
+            "precision": self.estimator.precision, "max_people": config.max_people, "smoothing": config.smoothing,
+            "focal_px": config.focal_px,
+        }  # fmt: skip
+
+
+@dataclass
+class Report:
+    """How a run went. done: one line per input for stdout; failed: one line per input that could not be read or written."""
+
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def open_engine(config: LiveConfig) -> Iterator[Engine]:
+    """Load the network and the detector. Raises InputError when one is missing, damaged or does not fit the flags."""
+    estimator = load_estimator(config.checkpoint, config.device, config.precision)
+    if config.body not in ("auto", estimator.body.name):
+        raise InputError(f"--body {config.body}: the checkpoint {config.checkpoint!r} is for {estimator.body.name}; use --body auto")
+    make = DETECTORS["pose-landmarker"]
+    with closing(make(DETECTOR_MODEL, config.max_people + DETECTOR_SPARE, config.detect.min_confidence)) as detector:
+        yield Engine(estimator, detector, config)
+
+
+def run_videos(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
+    """Every video into its own folder; one that fails is reported and the rest goes on. KeyboardInterrupt passes."""
+    report = Report()
+    with open_engine(config) as engine:
+        for path, target in zip(paths, result_folders(paths, folder), strict=True):
+            _attempt(report, path, lambda path=path, target=target: process_video(path, target, engine))
+    return report
+
+
+def run_pictures(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
+    """Every picture of these files and folders into its own folder."""
+    report = Report()
+    pictures: list[Path] = []
+    for path in paths:
+        try:
+            pictures += ImageSource(path).paths
+        except InputError as error:
+            report.failed.append(str(error))
+            log.error("%s", error)
+    if not pictures:
+        return report
+    with open_engine(config) as engine:
+        progress = Progress("pictures", len(pictures))
+        for path, target in zip(pictures, result_folders(pictures, folder), strict=True):
+            _attempt(report, path, lambda path=path, target=target: process_picture(path, target, engine))
+            progress.update()
+        progress.close()
+    return report
+
+
+def _attempt(report: Report, path: Path, work: Callable[[], str]) -> None:
+    try:
+        report.done.append(work())
+    except (InputError, OSError) as error:
+        line = str(error) if str(path) in str(error) else f"{path}: {error}"
+        report.failed.append(line)
+        log.error("%s", line)
+
+
+def process_video(path: Path, folder: Path, engine: Engine) -> str:
+    """One video into `folder`; returns the line to print. Ctrl-C and errors leave what is done, marked as not complete."""
+    finished = already_done(folder, engine)
+    if finished:
+        return f"{path}: {finished}"
+    source = VideoSource(path)
+    settings = engine.settings | {"state": "failed"}
+    recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
+    start_s = time.perf_counter()
+    with SinkGroup(recording) as sinks:
+        num_frames, people = _run_pipeline(source, engine, sinks, settings)
+        for warning in _video_warnings(source, people):
+            sinks.warn(warning)
+            log.warning("%s: %s", path, warning)
+    elapsed_s = max(time.perf_counter() - start_s, 1e-6)
+    files = ", ".join(item.name for item in sinks.paths)
+    return f"{path}: {num_frames} frames, {_people(len(people))}, {num_frames / elapsed_s:.1f} frames/s -> {folder}: {files}"
+
+
+def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, settings: dict[str, Any]) -> tuple[int, set[int]]:
+    """All frames into the sinks, reading ahead and writing behind in threads; number of frames and the ids of the people seen.
+
+    `settings` (summary.json writes them when it is closed) gets the state: complete, interrupted or failed.
+    """
+    capacity = queue_capacity(source.size_px)
+    pipeline = VideoPipeline(engine.detector, engine.estimator, engine.config)
+    progress = Progress(source.path.name, source.expected_frames)
+    num_frames, people = 0, set()
+    try:
+        with WriteBehind(sinks.write, capacity) as write, ReadAhead(source, capacity) as frames:
+            for scene in pipeline.scenes(frames):
+                write(scene)
+                num_frames += 1
+                people |= {mesh.track_id for mesh in scene.meshes}
+                progress.update()
+        settings["state"] = "complete"
+    except KeyboardInterrupt:
+        settings["state"] = "interrupted"
+        sinks.warn(f"interrupted after {num_frames} of {source.expected_frames or 'an unknown number of'} frames")
+        raise
+    except Exception as error:
+        sinks.warn(f"stopped after {num_frames} frames by an error: {error}")
+        raise
+    finally:
+        progress.close()
+    return num_frames, people
+
+
+def _video_warnings(source: VideoSource, people: set[int]) -> list[str]:
+    warnings = [source.warning] if source.warning else []
+    return warnings if people else [*warnings, "nobody was found"]
+
+
+def process_picture(path: Path, folder: Path, engine: Engine) -> str:
+    """One picture into `folder`; returns the line to print."""
+    finished = already_done(folder, engine)
+    if finished:
+        return f"{path}: {finished}"
+    frame = Frame(read_picture(path), 0.0, 0)
+    settings = engine.settings | {"state": "failed"}
+    with SinkGroup(_recording(engine, folder, frame.size_px, settings), PICTURE_SINKS) as sinks:
+        scene = scene_of_picture(frame, engine.detector, engine.estimator, engine.config)
+        sinks.write(scene)
+        settings["state"] = "complete"
+        if not scene.meshes:
+            sinks.warn("nobody was found")
+            log.warning("%s: nobody was found", path)
+    return f"{path}: {_people(len(scene.meshes))} -> {folder}"
+
+
+def already_done(folder: Path, engine: Engine) -> str | None:
+    """What to say when `folder` holds a complete result, None when there is something to do."""
+    summary = folder / "summary.json"
+    if engine.config.overwrite or not summary.is_file():
+        return None
+    try:
+        settings = json.loads(summary.read_text(encoding="utf-8"))["settings"]
+        state = settings.pop("state")
+    except (ValueError, KeyError, AttributeError):
+        return None  # not a summary of ours, or half of one: do it again
+    if state != "complete":
+        log.info("%s: the last run ended early (%s); doing it again", folder, state)
+        return None
+    changed = sorted(name for name, value in engine.settings.items() if settings.get(name) != value)
+    if changed:
+        return f"already done in {folder}, but with another {', '.join(changed)}; use --overwrite to do it again"
+    return f"already done in {folder}; use --overwrite to do it again"
+
+
+def result_folders(paths: list[Path], folder: Path) -> list[Path]:
+    """A folder for each input: its name without suffix; inputs of the same name get their suffix or a number as well."""
+    taken: set[str] = set()
+    folders = []
+    for path in paths:
+        stem = path.resolve().stem
+        same = sum(other.resolve().stem == stem for other in paths)
+        name = base = stem if same == 1 else f"{stem}-{path.suffix.lstrip('.')}"
+        number = 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name)
+        folders.append(folder / name)
+    return folders
+
+
+def queue_capacity(size_px: tuple[int, int]) -> int:
+    """Frames that may wait between two threads: as many as fit into QUEUE_BYTES, 1 .. MAX_QUEUE."""
+    return int(min(MAX_QUEUE, max(1, QUEUE_BYTES // (size_px[0] * size_px[1] * 3))))
+
+
+def _recording(
+    engine: Engine,
+    folder: Path,
+    size_px: tuple[int, int],
+    settings: dict[str, Any],
+    fps: float = 0.0,
+    source: Path | None = None,
+    expected_frames: int | None = None,
+) -> Recording:
+    body = engine.estimator.body
+    template_m = body.levels.template_m
+    weights = vertex_joint_weights(template_m, np.asarray(body.joint_regressor @ template_m))
+    return Recording(folder, body.faces, weights, body.name, size_px, fps, source, expected_frames, settings)
+
+
+class Progress:
+    """A bar with frames and rate on a terminal; elsewhere a line of log now and then."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self._name, self._total, self._count = name, total, 0
+        self._start_s = self._said_s = time.perf_counter()
+        self._bar = tqdm(total=total, desc=name, unit="frame", leave=False) if sys.stderr.isatty() else None
+
+    def update(self) -> None:
+        """One more."""
+        self._count += 1
+        if self._bar is not None:
+            self._bar.update()
+        elif time.perf_counter() - self._said_s > PROGRESS_S:
+            self._said_s = time.perf_counter()
+            rate = self._count / (self._said_s - self._start_s)
+            log.info("%s: %d of %s frames, %.1f frames/s", self._name, self._count, self._total or "?", rate)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _people(count: int) -> str:
+    return {0: "nobody", 1: "1 person"}.get(count, f"{count} people")

@@ -1,0 +1,36 @@
+"""Keeps the start-up chatter of mediapipe's native libraries off the terminal. Nothing else is held back."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+CHATTER = re.compile(rb"^(INFO: Created TensorFlow Lite|WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d\d)")
+"""INFO and WARNING lines of TensorFlow Lite and absl; errors begin with E or F and pass."""
+
+QUIET_ENVIRONMENT = {"GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@contextlib.contextmanager
+def native_noise_filtered() -> Iterator[None]:
+    """Whatever is written to file descriptor 2 meanwhile appears afterwards, without the chatter."""
+    sys.stderr.flush()
+    try:
+        terminal = os.dup(2)
+    except OSError:  # no stderr at all (a service): nothing to keep clean
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            kept = b"".join(line for line in held if not CHATTER.match(line))
+            if kept:
+                os.write(2, kept)

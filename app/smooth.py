@@ -1,0 +1,122 @@
+"""Calms a person's mesh over time: FILTERS maps a name to a filter. Filters use the frames' own times, never an assumed rate."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from app.config import SmoothConfig
+from core.registry import Registry
+
+
+class Filter(Protocol):
+    """Takes samples of one signal in order of time."""
+
+    def __call__(self, values: np.ndarray, time_s: float, metres_per_unit: float = 1.0) -> np.ndarray:
+        """values: (..., C), the last axis being one point; returns the filtered values, a new array."""
+
+
+FILTERS: Registry[Callable[[float, float, float], Filter]] = Registry("filter")
+"""Name -> maker(min_cutoff_hz, beta_hz_per_m_s, derivative_cutoff_hz)."""
+
+
+@FILTERS.register("one-euro")
+class OneEuroFilter:
+    """The 1 Euro filter over any number of points at once; each point has its own speed and cutoff.
+
+    A low-pass whose cutoff rises with speed: calm at rest, quick in motion. A sample not later than the last one leaves the
+    state as it is. Source: Casiez, Roussel, Vogel, "1 Euro Filter", CHI 2012.
+    """
+
+    def __init__(self, min_cutoff_hz: float, beta_hz_per_m_s: float, derivative_cutoff_hz: float = 1.0) -> None:
+        self._min_cutoff_hz, self._beta, self._derivative_cutoff_hz = min_cutoff_hz, beta_hz_per_m_s, derivative_cutoff_hz
+        self._time_s = -math.inf
+        self._values: np.ndarray | None = None
+        self._velocity: np.ndarray | None = None
+
+    def __call__(self, values: np.ndarray, time_s: float, metres_per_unit: float = 1.0) -> np.ndarray:
+        """values: (..., C) in units of which each is `metres_per_unit` long; C coordinates share one cutoff."""
+        if self._values is None or self._velocity is None:
+            self._values, self._velocity, self._time_s = values.copy(), np.zeros_like(values), time_s
+            return values.copy()
+        step_s = time_s - self._time_s
+        if step_s <= 0:
+            return self._values.copy()
+        velocity = (values - self._values) / step_s
+        self._velocity = self._velocity + smoothing_factor(self._derivative_cutoff_hz, step_s) * (velocity - self._velocity)
+        speed_m_s = np.sqrt(np.square(self._velocity).sum(-1, keepdims=True)) * metres_per_unit
+        factor = smoothing_factor(self._min_cutoff_hz + self._beta * speed_m_s, step_s)
+        self._values = (self._values + factor * (values - self._values)).astype(values.dtype)
+        self._time_s = time_s
+        return self._values.copy()
+
+
+@FILTERS.register("none")
+class NoFilter:
+    """Leaves everything as it is."""
+
+    def __init__(self, min_cutoff_hz: float = 0.0, beta_hz_per_m_s: float = 0.0, derivative_cutoff_hz: float = 0.0) -> None:
+        del min_cutoff_hz, beta_hz_per_m_s, derivative_cutoff_hz
+
+    def __call__(self, values: np.ndarray, time_s: float, metres_per_unit: float = 1.0) -> np.ndarray:
+        """The values."""
+        del time_s, metres_per_unit
+        return values.copy()
+
+
+def smoothing_factor(cutoff_hz: float | np.ndarray, step_s: float) -> float | np.ndarray:
+    """Weight of the new sample in an exponential low-pass with this cutoff, for this step."""
+    ratio = 2 * math.pi * cutoff_hz * step_s
+    return ratio / (ratio + 1)
+
+
+class PersonSmoother:
+    """One person's filters: the body around its pelvis, the direction in which the pelvis is seen, and its distance.
+
+    Direction (x / z, y / z) and distance (ln z) apart, so that noise in the distance never moves the mesh in the picture.
+    """
+
+    def __init__(self, name: str, config: SmoothConfig) -> None:
+        make, derivative_hz = FILTERS[name], config.derivative_cutoff_hz
+        self._body = make(config.min_cutoff_hz, config.beta_hz_per_m_s, derivative_hz)
+        self._direction = make(config.root_min_cutoff_hz, config.root_beta_hz_per_m_s, derivative_hz)
+        self._distance = make(config.depth_min_cutoff_hz, config.depth_beta_hz_per_m_s, derivative_hz)
+
+    def __call__(self, vertices_m: np.ndarray, translation_m: np.ndarray, time_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """vertices_m (V, 3) around the pelvis, translation_m (3,) with z > 0 -> the same, smoothed."""
+        depth_m = float(translation_m[2])
+        direction = self._direction(np.asarray(translation_m[:2] / depth_m), time_s, metres_per_unit=depth_m)
+        smooth_depth_m = math.exp(float(self._distance(np.array([math.log(depth_m)]), time_s, metres_per_unit=depth_m)[0]))
+        return self._body(vertices_m, time_s), np.array([*(direction * smooth_depth_m), smooth_depth_m])
+
+
+class MeshSmoother:
+    """A PersonSmoother per track; those unseen for longer than max_gap_s are forgotten."""
+
+    def __init__(self, name: str, config: SmoothConfig) -> None:
+        FILTERS[name]  # an unknown name fails here, not at the first person
+        self._name, self._config = name, config
+        self._people: dict[int, tuple[float, PersonSmoother]] = {}
+
+    def __call__(
+        self, track_id: int, vertices_m: np.ndarray, translation_m: np.ndarray, time_s: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Smoothed vertices_m and translation_m of one person at one time."""
+        last_s, person = self._people.get(track_id, (-math.inf, None))
+        if person is None or time_s - last_s > self._config.max_gap_s:
+            person = PersonSmoother(self._name, self._config)
+        self._people[track_id] = (time_s, person)
+        return person(vertices_m, translation_m, time_s)
+
+    def forget_before(self, time_s: float) -> None:
+        """Drop everybody not seen within max_gap_s before `time_s`."""
+        limit_s = time_s - self._config.max_gap_s
+        self._people = {track_id: entry for track_id, entry in self._people.items() if entry[0] >= limit_s}
+
+    def reset(self) -> None:
+        """Forget everybody: a cut."""
+        self._people = {}
+
+    def __len__(self) -> int:
+        return len(self._people)

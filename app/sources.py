@@ -1,0 +1,303 @@
+"""Recorded videos and pictures -> Frames. The only place that knows about containers, codecs, rotation tags and BGR."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from app.types import Frame
+from core.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FALLBACK_FPS = 30.0
+MAX_FPS = 1000.0
+MIN_PIXEL_STRETCH = 0.02
+"""Pixel aspect ratios nearer to 1 than this are left alone: encoders write 135:136 and the like for no visible reason."""
+
+_NOT_A_VIDEO_CODECS = ("ansi", "bintext", "xbin", "idf")
+"""FFmpeg draws text files as pictures of a terminal; nobody means that."""
+
+
+def open_source(path: Path | str) -> "VideoSource | ImageSource":
+    """A folder or a picture file gives an ImageSource, anything else a VideoSource. Raises InputError with what is wrong."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES:
+        return ImageSource(path)
+    return VideoSource(path)
+
+
+@dataclass(frozen=True)
+class _Orientation:
+    """How a decoded picture has to be turned before it is shown: first swap the axes, then mirror."""
+
+    swap_axes: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """image (H, W, 3) -> turned, contiguous."""
+        if self.swap_axes:
+            image = image.transpose(1, 0, 2)
+        if self.flip_y:
+            image = image[::-1]
+        if self.flip_x:
+            image = image[:, ::-1]
+        return np.ascontiguousarray(image)
+
+
+def _orientation(frame: av.VideoFrame) -> _Orientation:
+    """From the frame's display matrix [[a, b], [c, d]] (FFmpeg's display.h: x' = a x + c y, y' = b x + d y)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return _Orientation()
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return _Orientation(swap_axes=True, flip_x=c < 0, flip_y=b < 0)
+    return _Orientation(flip_x=a < 0, flip_y=d < 0)
+
+
+class VideoSource:
+    """A recorded video. Iterating gives Frames in order of presentation; each new loop starts at the beginning.
+
+    size_px: width, height after rotation, with square pixels
+    fps: average rate, always > 0        duration_s: None when the file does not say
+    expected_frames: what the file promises, or duration times rate; None when it says neither
+    has_audio: whether there is a sound track
+    start_time_s: the file's clock at its start, which Frame.time_s leaves out
+    warning: None, or one sentence about what could not be read; complete when a loop over the frames has ended
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the file and read its first frame. Raises InputError when it is no readable video."""
+        self.path = Path(path)
+        self.warning: str | None = None
+        _check_file(self.path)
+        with _open_video(self.path) as (container, stream):
+            self.start_time_s = max(container.start_time or 0, 0) / av.time_base
+            self.fps, fps_problem = _average_fps(stream)
+            self.duration_s = _duration_s(container, stream)
+            counted_frames = _counted_frames(stream)
+            self.expected_frames = counted_frames or (round(self.duration_s * self.fps) if self.duration_s else None)
+            self.has_audio = bool(container.streams.audio)
+            first = next(_decode(container, stream), None)
+        if first is None:
+            raise InputError(
+                f"{self.path}: not one frame could be read ({_describe(self.path)}); the file is damaged - copy or download it again"
+            )
+        self._count_is_exact = counted_frames is not None
+        self._decoded_size_px = _square_pixel_size_px(first, stream)
+        self._orientation = _orientation(first)
+        width, height = self._decoded_size_px
+        self.size_px: tuple[int, int] = (height, width) if self._orientation.swap_axes else (width, height)
+        if fps_problem:
+            log.warning("%s: %s", self.path, fps_problem)
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.warning = None
+        num_frames, time_s = 0, -math.inf
+        width, height = self._decoded_size_px
+        with _open_video(self.path) as (container, stream):
+            for picture in _decode(container, stream):
+                image = picture.to_ndarray(format="rgb24", width=width, height=height)
+                time_s = self._next_time_s(picture, time_s)
+                yield Frame(self._orientation.apply(image), time_s, num_frames)
+                num_frames += 1
+        self.warning = self._missing_frames(num_frames, time_s)
+
+    def _next_time_s(self, picture: av.VideoFrame, previous_s: float) -> float:
+        """Presentation time from the file's clock; where that is missing or stands still, one average frame later."""
+        after_previous_s = 0.0 if math.isinf(previous_s) else previous_s + 1 / self.fps
+        if picture.pts is None or picture.time_base is None:
+            return after_previous_s
+        time_s = float(picture.pts * picture.time_base) - self.start_time_s
+        return time_s if time_s > previous_s else after_previous_s
+
+    def _missing_frames(self, num_frames: int, last_time_s: float) -> str | None:
+        """A sentence when clearly less was read than promised: fewer frames, or where the file does not count them, less time."""
+        if self.expected_frames is None or self.duration_s is None:
+            return None
+        if self._count_is_exact:
+            if num_frames >= self.expected_frames - max(1, self.expected_frames // 50):
+                return None
+            return f"{self.path.name}: read {num_frames} of {self.expected_frames} frames; the file is damaged or ends early"
+        if last_time_s + 1 / self.fps >= 0.9 * self.duration_s - 1:  # the duration may be that of a longer sound track
+            return None
+        return (
+            f"{self.path.name}: read {num_frames} frames, {last_time_s:.1f} of {self.duration_s:.1f} s; the file is damaged or ends early"
+        )
+
+
+@contextlib.contextmanager
+def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Container and video stream, closed at the end; a file that is no video gives an InputError."""
+    try:
+        container = av.open(str(path), metadata_errors="replace")
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read; check the file's permissions") from error
+    except av.FFmpegError as error:
+        raise InputError(
+            f"{path}: not a readable video ({_describe(path)}); expected a whole video file such as .mp4, .mov, .mkv, .avi or .webm "
+            "- check that it plays, copy or download it again"
+        ) from error
+    with container:
+        stream = _video_stream(container, path)
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise InputError(f"{path}: holds no moving picture, only {kinds}; expected a video file")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise InputError(f"{path}: its video codec is not supported here; convert it to H.264 .mp4 first")
+    if stream.codec_context.name in _NOT_A_VIDEO_CODECS:
+        raise InputError(f"{path}: a text file, expected a video file")
+    return stream
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, expected a video file; give its files one by one, or --images for pictures")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected the path of a video")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: empty (0 bytes), expected a video; copy or download it again")
+
+
+def _describe(path: Path) -> str:
+    """Size and first bytes: enough to see what a file really is."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return f"{path.stat().st_size} bytes, begins with {head.hex(' ')}"
+
+
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """Decoded frames as far as the file goes; broken packets are stepped over."""
+    packets = container.demux(stream)
+    num_broken = 0
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            log.debug("reading stopped: %s", error)
+            return
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            num_broken += 1
+            if num_broken == 1:
+                log.debug("a broken packet: %s", error)
+            continue
+        yield from frames
+
+
+def _average_fps(stream: VideoStream) -> tuple[float, str | None]:
+    """The rate, and what was wrong with what the file says (None: nothing)."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate and 0 < float(rate) <= MAX_FPS:
+            return float(rate), None
+    return FALLBACK_FPS, f"says nothing usable about its rate ({stream.average_rate}); {FALLBACK_FPS:g} frames/s are assumed"
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration and stream.duration > 0 and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.duration and container.duration > 0:
+        return container.duration / av.time_base
+    return None
+
+
+def _counted_frames(stream: VideoStream) -> int | None:
+    """Frames by the file's own count, without those an edit list hides; None when it has no count."""
+    if stream.frames <= 0:
+        return None
+    hidden = sum(1 for entry in stream.index_entries if entry.is_discard) if len(stream.index_entries) == stream.frames else 0
+    return stream.frames - hidden
+
+
+def _square_pixel_size_px(frame: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Width, height before rotation once pixels are square: DV and DVD pixels are not, and would squeeze people."""
+    stretch = stream.sample_aspect_ratio
+    if not stretch or abs(stretch - 1) < MIN_PIXEL_STRETCH or not 0.2 < stretch < 5:
+        return frame.width, frame.height
+    return max(1, round(frame.width * stretch)), frame.height
+
+
+class ImageSource:
+    """Pictures. Iterating gives one Frame each, in the order of `paths`; `index` counts in `paths`, `time_s` is 0.
+
+    Pictures that cannot be read are left out; `warnings` names each after the loop.
+    """
+
+    def __init__(self, *paths: Path | str) -> None:
+        """Files in the order given; a folder stands for its pictures, sorted by name. Raises InputError when there are none."""
+        self.paths: tuple[Path, ...] = tuple(file for path in paths for file in _picture_files(Path(path)))
+        self.warnings: list[str] = []
+        if not self.paths:
+            raise InputError(f"got no pictures; expected files or folders with {' '.join(PICTURE_SUFFIXES)}")
+
+    @property
+    def expected_frames(self) -> int:
+        """Number of pictures, readable or not."""
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.warnings = []
+        num_read = 0
+        for index, path in enumerate(self.paths):
+            try:
+                image = read_picture(path)
+            except InputError as error:
+                self.warnings.append(str(error))
+                log.warning("%s - left out", error)
+                continue
+            num_read += 1
+            yield Frame(image, 0.0, index)
+        if num_read == 0:
+            others = f" (and {len(self.warnings) - 1} more like it)" if len(self.warnings) > 1 else ""
+            raise InputError(f"{self.warnings[0]}{others}")
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned as its EXIF tag says. Raises InputError."""
+    try:
+        data = np.fromfile(path, np.uint8)  # not cv2.imread: that cannot open non-ASCII names on Windows
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected a picture") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a picture") from error
+    if data.size == 0:
+        raise InputError(f"{path}: empty (0 bytes), expected a picture; copy or download it again")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise InputError(f"{path}: not a readable picture ({error.err}); expected {' '.join(PICTURE_SUFFIXES)}") from error
+    if image is None:
+        raise InputError(f"{path}: not a readable picture ({_describe(path)}); expected {' '.join(PICTURE_SUFFIXES)}")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _picture_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; expected a picture or a folder of pictures")
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
+    if not files:
+        raise InputError(f"{path}: no pictures in this folder; expected files ending in {' '.join(PICTURE_SUFFIXES)}")
+    return files

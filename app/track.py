@@ -1,0 +1,216 @@
+"""Who is who: stable ids for the people of a video.
+
+Detections are matched to what is expected from the last ones (place, motion, size) by the Hungarian method. Somebody must be
+found `confirm_hits` times; somebody lost keeps their id for `forget_s` and gets it back near the place where they are expected.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from app.boxes import box_iou, center_px, side_px
+from app.config import TrackConfig
+from app.types import Person
+
+UNCONFIRMED = -1
+TENTATIVE_MISSES = 2
+VELOCITY_DAMPING_S = 0.5
+MAX_SPEED_SIDES_PER_S = 4.0
+MAX_LOG_SIZE_RATIO = 0.8
+DUPLICATE_IOU = 0.7
+NO_MATCH = 1e6
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Where somebody was. seen: by the detector; otherwise by following their own mesh. side: of the box, px."""
+
+    time_s: float
+    box_px: np.ndarray
+    score: float
+    landmark_visibility: np.ndarray | None = None
+    seen: bool = True
+
+
+@dataclass(frozen=True)
+class Track:
+    """Somebody over time; observations: the last two, the newest at the end. track_id is UNCONFIRMED (-1) at first."""
+
+    key: int
+    observations: tuple[Observation, ...]
+    track_id: int = UNCONFIRMED
+    hits: int = 1
+    misses: int = 0
+    last_seen_s: float = 0.0
+    lost: bool = False
+
+    @property
+    def last(self) -> Observation:
+        """The newest observation."""
+        return self.observations[-1]
+
+    @property
+    def confirmed(self) -> bool:
+        """Found often enough to be shown."""
+        return self.track_id != UNCONFIRMED
+
+    def observed_at(self, time_s: float) -> Observation | None:
+        """The observation made at exactly this time."""
+        return next((item for item in self.observations if item.time_s == time_s), None)
+
+    def box_at(self, time_s: float) -> np.ndarray:
+        """(4,) float32 box: interpolated between the last two observations, extrapolated with a fading speed after them."""
+        if len(self.observations) < 2:
+            return self.last.box_px
+        first, last = self.observations
+        span_s = last.time_s - first.time_s
+        if time_s <= last.time_s:
+            weight = np.clip((time_s - first.time_s) / span_s, 0, 1)
+            return ((1 - weight) * first.box_px + weight * last.box_px).astype(np.float32)
+        velocity_px_s = (center_px(last.box_px) - center_px(first.box_px)) / span_s
+        limit_px_s = MAX_SPEED_SIDES_PER_S * side_px(last.box_px)
+        velocity_px_s = velocity_px_s * min(1.0, limit_px_s / max(float(np.linalg.norm(velocity_px_s)), 1e-6))
+        travel_s = VELOCITY_DAMPING_S * (1 - math.exp(-(time_s - last.time_s) / VELOCITY_DAMPING_S))
+        return (last.box_px + np.tile(velocity_px_s * travel_s, 2)).astype(np.float32)
+
+    def visibility_at(self, time_s: float) -> np.ndarray | None:
+        """(14,) detector's visibility, interpolated like the box; the last known one after it; None when it never looked."""
+        known = [item for item in self.observations if item.landmark_visibility is not None]
+        if len(known) < 2 or time_s >= known[-1].time_s:
+            return known[-1].landmark_visibility if known else None
+        first, last = known
+        weight = np.float32(np.clip((time_s - first.time_s) / (last.time_s - first.time_s), 0, 1))
+        return (1 - weight) * first.landmark_visibility + weight * last.landmark_visibility
+
+    def score_at(self, time_s: float) -> float:
+        """Detection confidence 0..1, interpolated."""
+        times = [item.time_s for item in self.observations]
+        return float(np.interp(time_s, times, [item.score for item in self.observations]))
+
+    def with_observation(self, observation: Observation) -> "Track":
+        """The track one observation later."""
+        kept = [item for item in self.observations if item.time_s < observation.time_s][-1:]
+        later = replace(self, observations=(*kept, observation))
+        if not observation.seen:
+            return later
+        return replace(later, hits=self.hits + 1, misses=0, last_seen_s=observation.time_s, lost=False)
+
+
+class Tracker:
+    """Matches detections over time. Call `update` with each look's people, in order of time."""
+
+    def __init__(self, config: TrackConfig, max_people: int) -> None:
+        self._config, self._max_people = config, max_people
+        self._tracks: tuple[Track, ...] = ()
+        self._next_key, self._next_id = 0, 1
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Everybody remembered: shown, on trial and lost."""
+        return self._tracks
+
+    def held(self, time_s: float) -> tuple[Track, ...]:
+        """Confirmed people seen within hold_s before `time_s` and not lost since."""
+        return tuple(track for track in self._tracks if self._is_held(track, time_s))
+
+    def update(self, time_s: float, people: list[Person]) -> None:
+        """Match one look's people, start new tracks, drop the dead and the doubled."""
+        matches = self._match(time_s, people)
+        tracks = []
+        for track in self._tracks:
+            if track.key in matches:
+                tracks.append(track.with_observation(_observation(time_s, people[matches[track.key]])))
+            elif self._lives(track, time_s):
+                tracks.append(replace(track, misses=track.misses + 1))
+        taken = set(matches.values())
+        for index, person in enumerate(people):
+            if index not in taken:
+                tracks.append(Track(self._next_key, (_observation(time_s, person),), last_seen_s=time_s))
+                self._next_key += 1
+        tracks = without_duplicates(tracks, time_s)
+        num_shown = sum(self._is_held(track, time_s) for track in tracks)
+        self._tracks = tuple(self._confirm(tracks, num_shown))
+
+    def follow(self, key: int, time_s: float, box_px: np.ndarray) -> None:
+        """Move somebody whom the detector did not look for to where their own mesh is."""
+        self._tracks = tuple(
+            track.with_observation(Observation(time_s, box_px, track.last.score, seen=False)) if track.key == key else track
+            for track in self._tracks
+        )
+
+    def lose(self, key: int) -> None:
+        """Stop following somebody; they may still be recognised later."""
+        self._tracks = tuple(replace(track, lost=True) if track.key == key else track for track in self._tracks)
+
+    def confirm_all(self) -> None:
+        """Show everybody on trial: for a scene so short that nobody can be found twice."""
+        self._tracks = tuple(self._confirm(list(self._tracks), num_shown=0, min_hits=1))
+
+    def reset(self) -> None:
+        """A cut: nobody is where they were. Ids are not used again."""
+        self._tracks = ()
+
+    def _is_held(self, track: Track, time_s: float) -> bool:
+        return track.confirmed and not track.lost and time_s - track.last_seen_s <= self._config.hold_s
+
+    def _lives(self, track: Track, time_s: float) -> bool:
+        if not track.confirmed:
+            return track.misses < TENTATIVE_MISSES
+        return time_s - track.last_seen_s <= self._config.forget_s
+
+    def _confirm(self, tracks: list[Track], num_shown: int, min_hits: int | None = None) -> list[Track]:
+        """Give ids to those found often enough, the best scores first, as long as there is room."""
+        needed = self._config.confirm_hits if min_hits is None else min_hits
+        ready = [track for track in tracks if not track.confirmed and track.hits >= needed]
+        ids: dict[int, int] = {}
+        for track in sorted(ready, key=lambda track: -track.last.score)[: max(0, self._max_people - num_shown)]:
+            ids[track.key] = self._next_id
+            self._next_id += 1
+        return [replace(track, track_id=ids.get(track.key, track.track_id)) for track in tracks]
+
+    def _match(self, time_s: float, people: list[Person]) -> dict[int, int]:
+        """Track key -> index in `people`. Those held or on trial choose first, the lost after them."""
+        held = {track.key for track in self.held(time_s)} | {track.key for track in self._tracks if not track.confirmed}
+        free = list(range(len(people)))
+        matches: dict[int, int] = {}
+        for group in ([t for t in self._tracks if t.key in held], [t for t in self._tracks if t.key not in held]):
+            cost = np.array([[self._cost(track, people[index], time_s) for index in free] for track in group])
+            if not cost.size:
+                continue
+            pairs = [(row, column) for row, column in zip(*linear_sum_assignment(cost), strict=True) if cost[row, column] < NO_MATCH]
+            matches |= {group[row].key: free[column] for row, column in pairs}
+            free = [index for index in free if index not in matches.values()]
+        return matches
+
+    def _cost(self, track: Track, person: Person, time_s: float) -> float:
+        """Distance in box sides + difference in size + lack of overlap; NO_MATCH outside of the gate."""
+        expected_px = track.box_at(time_s)
+        side = max(side_px(expected_px), side_px(person.box_px), 1.0)
+        distance = float(np.linalg.norm(center_px(expected_px) - center_px(person.box_px))) / side
+        size_ratio = abs(math.log(max(side_px(expected_px), 1.0) / max(side_px(person.box_px), 1.0)))
+        gate = self._config.gate_sides + self._config.gate_growth_sides_per_s * (time_s - track.last_seen_s)
+        if distance > gate or size_ratio > MAX_LOG_SIZE_RATIO:
+            return NO_MATCH
+        overlap = float(box_iou(expected_px[None], person.box_px[None])[0, 0])
+        return distance + 0.5 * size_ratio + 0.5 * (1 - overlap) + (0.0 if track.confirmed else 0.2)
+
+
+def without_duplicates(tracks: list[Track], time_s: float) -> list[Track]:
+    """Where two tracks cover each other, only one: the seen before the followed, the confirmed before the new, the older first.
+
+    Two that this very look found apart are two people.
+    """
+    kept: list[Track] = []
+    for track in sorted(tracks, key=lambda track: (-track.last_seen_s, not track.confirmed, track.key)):
+        found_now = track.last_seen_s == time_s
+        rivals = [other for other in kept if not (found_now and other.last_seen_s == time_s)]
+        box = track.box_at(time_s)[None]
+        if not any(float(box_iou(box, other.box_at(time_s)[None])[0, 0]) > DUPLICATE_IOU for other in rivals):
+            kept.append(track)
+    return sorted(kept, key=lambda track: track.key)
+
+
+def _observation(time_s: float, person: Person) -> Observation:
+    return Observation(time_s, person.box_px, person.score, person.landmark_visibility)

@@ -1,0 +1,92 @@
+"""What flows through the app: Frame -> Person -> (crop, estimate) -> SmoothedMesh -> Scene -> sinks."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core.arrays import check_array
+from core.joints import JOINT_NAMES
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture of the input. image: (H, W, 3) uint8 RGB; time_s: presentation time; index: counts from 0."""
+
+    image: np.ndarray
+    time_s: float
+    index: int
+
+    def __post_init__(self) -> None:
+        check_array("Frame.image", self.image, (None, None, 3), np.uint8)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width, height."""
+        return self.image.shape[1], self.image.shape[0]
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody in a frame.
+
+    box_px: (4,) float32 x0, y0, x1, y1 in the frame; score: 0..1
+    landmark_visibility: (14,) float32 0..1, the detector's evidence for each joint; None when it did not look
+    """
+
+    box_px: np.ndarray
+    score: float
+    track_id: int = -1
+    landmark_visibility: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        check_array("Person.box_px", self.box_px, (4,), np.float32)
+        if self.landmark_visibility is not None:
+            check_array("Person.landmark_visibility", self.landmark_visibility, (len(JOINT_NAMES),), np.float32)
+
+
+@dataclass(frozen=True)
+class SmoothedMesh:
+    """A person's mesh after smoothing, placed in the camera's space. Its own type, so that no sink shows raw output.
+
+    vertices_m (V, 3), joints_m (14, 3): float32 metres, pelvis at 0, x right, y down, z away
+    translation_m: (3,) float32; vertices_m + translation_m projects with the scene's focal_px and principal_px
+    joints_px: (14, 2) float32, that projection; joint_visibility: (14,) float32 0..1
+    camera: (3,) float32 scale, tx, ty of the crop; box_px: (4,) float32; score: 0..1
+    """
+
+    track_id: int
+    score: float
+    box_px: np.ndarray
+    vertices_m: np.ndarray
+    joints_m: np.ndarray
+    joints_px: np.ndarray
+    joint_visibility: np.ndarray
+    camera: np.ndarray
+    translation_m: np.ndarray
+
+    def __post_init__(self) -> None:
+        num_joints = len(JOINT_NAMES)
+        shapes = {
+            "box_px": (4,), "vertices_m": (None, 3), "joints_m": (num_joints, 3), "joints_px": (num_joints, 2),
+            "joint_visibility": (num_joints,), "camera": (3,), "translation_m": (3,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            check_array(f"SmoothedMesh.{name}", getattr(self, name), shape, np.float32)
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """The frame's pinhole camera. principal_px: x, y."""
+
+    focal_px: float
+    principal_px: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A frame and everybody in it; nobody there is an empty tuple. timings_ms: stage -> milliseconds."""
+
+    frame: Frame
+    intrinsics: Intrinsics
+    meshes: tuple[SmoothedMesh, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)

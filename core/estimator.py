@@ -1,0 +1,154 @@
+"""The border between NumPy users and the torch network: crops in, meshes out."""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.checkpoint import load_checkpoint
+from core.crop import check_image, crop_person
+from core.errors import InputError
+from core.geometry import weak_to_frame_px
+from core.model import FastMETRO, Prediction
+from core.types import MeshEstimate, PersonCrop
+
+if TYPE_CHECKING:
+    from core.bodies import Body
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 16
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class MeshEstimator:
+    """People's meshes from pictures.
+
+    faces: (F, 3) int32; body: the body contract; config: of the network; metadata: what its file says (licence, training)
+    device: "cpu", "cuda" or "mps"; precision: "fp32" or "bf16"; description: one line about both and why
+    """
+
+    def __init__(self, model: FastMETRO, body: "Body", device: str = "cpu", precision: str = "fp32", description: str = "") -> None:
+        """`model` is moved to the device and changed to the precision."""
+        self.body, self.config, self.device, self.precision = body, model.config, device, precision
+        self.metadata: dict[str, object] = {}
+        self.description = description or f"{model.config.name} on {device}, {precision}"
+        self._model = model.eval().to(device=device, memory_format=torch.channels_last)
+        # Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision.
+        self._backbone_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._model.backbone.to(self._backbone_dtype)
+        backbone = self._model.backbone
+        self._mean, self._std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
+
+    @property
+    def faces(self) -> np.ndarray:
+        """(F, 3) int32 triangles, indices into vertices_m."""
+        return self.body.faces
+
+    def from_boxes(self, image: np.ndarray, boxes_px: np.ndarray) -> list[MeshEstimate]:
+        """One estimate per box, in order.
+
+        image: (H, W, 3) uint8 RGB; boxes_px: (N, 4) x0, y0, x1, y1 in the image, N may be 0
+        Raises InputError for another kind of image, and for boxes that are not finite or have no area.
+        """
+        check_image(image)
+        boxes = np.asarray(boxes_px, np.float64)
+        if boxes.size == 0:
+            return []
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise InputError(f"boxes_px: got shape {boxes.shape}, expected (N, 4): x0, y0, x1, y1 of each person")
+        return self.from_crops([crop_person(image, box) for box in boxes])
+
+    def from_crops(self, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
+        """One estimate per crop, in order; batches of up to 16 run at once."""
+        estimates: list[MeshEstimate] = []
+        for first in range(0, len(crops), MAX_BATCH):
+            batch = crops[first : first + MAX_BATCH]
+            estimates += self._estimates(self._predict(np.stack([crop.image for crop in batch])), batch)
+        return estimates
+
+    @torch.inference_mode()
+    def _predict(self, images: np.ndarray) -> Prediction:
+        """images: (B, 224, 224, 3) uint8."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # keeps channels last in memory
+        normalised = (pixels.float() / 255 - self._mean) / self._std
+        features = self._model.backbone(normalised.to(self._backbone_dtype))
+        return self._model.decode(features.float())
+
+    def _estimates(self, prediction: Prediction, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
+        full = prediction.levels[2]
+        assert full is not None
+        vertices = full.detach().float().cpu()
+        pelvis = self.body.pelvis(vertices)[:, None]
+        vertices_m, joints_m = (vertices - pelvis).numpy(), (self.body.joints(vertices) - pelvis).numpy()
+        cameras = _as_array(prediction.camera)
+        return [
+            MeshEstimate(
+                vertices_m=vertices_m[index],
+                joints_m=joints_m[index],
+                joints_px=weak_to_frame_px(joints_m[index], cameras[index], crop.frame_from_crop).astype(np.float32),
+                camera=cameras[index],
+                frame_from_crop=crop.frame_from_crop,
+            )
+            for index, crop in enumerate(crops)
+        ]
+
+
+def load_estimator(name_or_path: str = "default", device: str = "auto", precision: str = "auto") -> MeshEstimator:
+    """A ready estimator.
+
+    name_or_path: a name in checkpoints/ or a file; device: auto, cpu, cuda, mps; precision: auto, fp32, bf16
+    Raises InputError for an unknown or damaged checkpoint, and for a device or precision that this machine does not have.
+    """
+    from core.bodies import load_body
+
+    device, device_reason = choose_device(device)
+    precision, precision_reason = choose_precision(precision, device)
+    checkpoint = load_checkpoint(name_or_path)
+    description = f"{checkpoint.model.config.name} on {device} ({device_reason}), {precision} ({precision_reason})"
+    log.info("%s", description)
+    estimator = MeshEstimator(checkpoint.model, load_body(checkpoint.model.config.body), device, precision, description)
+    estimator.metadata = checkpoint.metadata
+    return estimator
+
+
+def choose_device(wanted: str) -> tuple[str, str]:
+    """The device to use, and why. Raises InputError when it is unknown or not there."""
+    if wanted not in DEVICES:
+        raise InputError(f"device: got {wanted!r}, expected one of {', '.join(DEVICES)}")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if present[name])
+        return device, "auto: no GPU that PyTorch can use" if device == "cpu" else "auto: found a GPU"
+    if not present[wanted]:
+        raise InputError(f"device: got {wanted!r}, but PyTorch {torch.__version__} finds none here; use cpu or auto")
+    return wanted, "as asked"
+
+
+def choose_precision(wanted: str, device: str) -> tuple[str, str]:
+    """The precision to use on `device`, and why. Raises InputError when it is unknown."""
+    if wanted not in PRECISIONS:
+        raise InputError(f"precision: got {wanted!r}, expected one of {', '.join(PRECISIONS)}")
+    if wanted != "auto":
+        return wanted, "as asked"
+    if device == "cpu":
+        if has_fast_bf16_cpu():
+            return "bf16", "auto: this CPU multiplies bfloat16 natively"
+        return "fp32", "auto: this CPU has no native bfloat16"
+    if device == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
+        return "bf16", "auto: this GPU multiplies bfloat16 natively"
+    return "fp32", "auto: the safe choice on this GPU"
+
+
+def has_fast_bf16_cpu() -> bool:
+    """Whether the CPU has AMX or AVX512-BF16, which make bfloat16 convolutions faster than float32 ones."""
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

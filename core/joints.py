@@ -1,0 +1,28 @@
+"""The 14 joints of FastMETRO, and index maps drawn from names."""
+
+JOINT_NAMES: tuple[str, ...] = (
+    "R_Ankle", "R_Knee", "R_Hip", "L_Hip", "L_Knee", "L_Ankle", "R_Wrist", "R_Elbow", "R_Shoulder",
+    "L_Shoulder", "L_Elbow", "L_Wrist", "Neck", "Head",
+)  # fmt: skip
+"""Order of the joint tokens, of `joints_m` and of every file that we write."""
+
+LIMB_JOINT_NAMES: tuple[str, ...] = JOINT_NAMES[:12]
+
+BONES: tuple[tuple[str, str], ...] = (
+    ("R_Ankle", "R_Knee"), ("R_Knee", "R_Hip"), ("R_Hip", "L_Hip"), ("L_Hip", "L_Knee"), ("L_Knee", "L_Ankle"),
+    ("R_Wrist", "R_Elbow"), ("R_Elbow", "R_Shoulder"), ("R_Shoulder", "L_Shoulder"),
+    ("L_Shoulder", "L_Elbow"), ("L_Elbow", "L_Wrist"), ("R_Shoulder", "R_Hip"), ("L_Shoulder", "L_Hip"),
+    ("Neck", "Head"),
+)  # fmt: skip
+"""Pairs of joints that a skeleton drawing connects."""
+
+
+def indices(names: tuple[str, ...], among: tuple[str, ...] = JOINT_NAMES) -> list[int]:
+    """Positions of `names` in `among`; raises ValueError for a name that is not there."""
+    return [among.index(name) for name in names]
+
+
+def mirrored(names: tuple[str, ...] = JOINT_NAMES) -> list[int]:
+    """For each joint the index of its mirror image: R_ and L_ swapped, the middle kept."""
+    swap = {"R": "L", "L": "R"}
+    return [names.index(f"{swap[n[0]]}{n[1:]}") if n[1:2] == "_" else names.index(n) for n in names]

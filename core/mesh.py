@@ -1,0 +1,65 @@
+"""Mesh levels: the coarse mesh that the transformer predicts, and the way up to the full one, for any body.
+
+A coarse and an intermediate mesh are nested subsets of the full mesh's vertices, chosen by farthest-point sampling along
+the surface. Their neighbours follow from the Voronoi cells of the chosen vertices, and the sparse up-sampling matrices
+from a least-squares fit over posed bodies: each vertex is a fixed mixture of a few near vertices of the level below.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from core.arrays import check_array
+
+NUM_COARSE = 431
+NUM_INTERMEDIATE = 1723
+"""Sizes of FastMETRO's levels (those of the down-sampled SMPL mesh)."""
+
+
+@dataclass(frozen=True)
+class MeshLevels:
+    """Coarse, intermediate and full mesh of one body.
+
+    template_m: (V, 3) float32, the rest mesh in camera axes (x right, y down, z away), facing the camera
+    faces: (F, 3) int32               intermediate_faces: (F', 3) int32, indices into the intermediate mesh
+    coarse_ids, intermediate_ids: int64 vertex indices of the full mesh; the coarse ones come first among the intermediate
+    coarse_adjacency: (C, C) bool, True for neighbours and on the diagonal
+    upsample: (intermediate from coarse, full from intermediate), float32 sparse
+    """
+
+    template_m: np.ndarray
+    faces: np.ndarray
+    intermediate_faces: np.ndarray
+    coarse_ids: np.ndarray
+    intermediate_ids: np.ndarray
+    coarse_adjacency: np.ndarray
+    upsample: tuple[csr_matrix, csr_matrix]
+
+    def __post_init__(self) -> None:
+        coarse, intermediate, full = self.sizes
+        check_array("MeshLevels.template_m", self.template_m, (full, 3), np.float32)
+        check_array("MeshLevels.faces", self.faces, (None, 3), np.int32)
+        check_array("MeshLevels.coarse_adjacency", self.coarse_adjacency, (coarse, coarse), np.bool_)
+        shapes = [matrix.shape for matrix in self.upsample]
+        if shapes != [(intermediate, coarse), (full, intermediate)]:
+            raise ValueError(f"MeshLevels.upsample: got shapes {shapes}, expected {[(intermediate, coarse), (full, intermediate)]}")
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Number of vertices: coarse, intermediate, full."""
+        return len(self.coarse_ids), len(self.intermediate_ids), len(self.template_m)
+
+
+def edges_of(faces: np.ndarray) -> np.ndarray:
+    """(E, 2) unique undirected edges of (F, 3) triangles, the smaller index first."""
+    pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def adjacency_of(faces: np.ndarray, num_vertices: int) -> np.ndarray:
+    """(V, V) bool, True for vertices that share an edge and on the diagonal. For small meshes."""
+    adjacency = np.eye(num_vertices, dtype=bool)
+    edges = edges_of(faces)
+    adjacency[edges[:, 0], edges[:, 1]] = adjacency[edges[:, 1], edges[:, 0]] = True
+    return adjacency

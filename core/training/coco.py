@@ -1,0 +1,112 @@
+"""People with keypoints from a folder in COCO's layout, for evaluation.
+
+FOLDER/annotations/person_keypoints_<split>.json with the pictures in FOLDER/<split>/ or FOLDER/images/<split>/.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import InputError
+from core.joints import LIMB_JOINT_NAMES
+from core.training.metrics import pck
+
+MIN_KEYPOINTS = 12
+SIDES = {"R": "right", "L": "left"}
+HIDDEN, VISIBLE = 1, 2
+"""COCO's flags of a labelled keypoint; 0 = not labelled."""
+
+
+@dataclass(frozen=True)
+class KeypointPerson:
+    """Somebody in a picture.
+
+    box_px: (4,) x0, y0, x1, y1        keypoints_px: (12, 2) in the order of LIMB_JOINT_NAMES
+    flags: (12,) 0 not labelled, 1 labelled but hidden, 2 visible
+    """
+
+    picture: Path
+    box_px: np.ndarray
+    keypoints_px: np.ndarray
+    flags: np.ndarray
+
+
+def coco_name(joint: str) -> str:
+    """R_Ankle -> right_ankle."""
+    side, part = joint.split("_")
+    return f"{SIDES[side]}_{part.lower()}"
+
+
+def read_people(folder: Path, min_keypoints: int = MIN_KEYPOINTS) -> list[KeypointPerson]:
+    """People with at least so many labelled keypoints, crowds left out; InputError when the folder has none."""
+    annotations = sorted((folder / "annotations").glob("person_keypoints_*.json"))
+    if not annotations:
+        raise InputError(f"coco: {folder} holds no annotations/person_keypoints_*.json; give a folder in COCO's layout")
+    people = [person for path in annotations for person in _people_of(folder, path, min_keypoints)]
+    if not people:
+        raise InputError(f"coco: nobody in {folder} has {min_keypoints} keypoints or more; lower --min-keypoints")
+    return people
+
+
+def _people_of(folder: Path, annotations: Path, min_keypoints: int) -> list[KeypointPerson]:
+    try:
+        content = json.loads(annotations.read_text())
+        order = next(c["keypoints"] for c in content["categories"] if "keypoints" in c)
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        chosen = [a for a in content["annotations"] if a.get("num_keypoints", 0) >= min_keypoints and not a.get("iscrowd")]
+        split = annotations.stem.removeprefix("person_keypoints_")
+        return [_person(_picture(folder, split, names[a["image_id"]]), a, order) for a in chosen]
+    except (ValueError, KeyError, StopIteration) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"coco: {annotations} is no COCO keypoint file ({type(error).__name__}: {error})") from error
+
+
+def _picture(folder: Path, split: str, name: str) -> Path:
+    places = [folder / split / name, folder / "images" / split / name]
+    for place in places:
+        if place.exists():
+            return place
+    raise InputError(f"coco: picture {name} is not in {folder / split}; the annotations name it")
+
+
+def _person(picture: Path, annotation: dict, order: list[str]) -> KeypointPerson:
+    x, y, width, height = annotation["bbox"]
+    rows = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)[[order.index(coco_name(j)) for j in LIMB_JOINT_NAMES]]
+    return KeypointPerson(picture, np.array([x, y, x + width, y + height], np.float32), rows[:, :2], rows[:, 2].astype(int))
+
+
+@lru_cache(maxsize=4)
+def read_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; InputError when it is not readable."""
+    import cv2
+
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise InputError(f"picture: {path} is not readable")
+    return picture
+
+
+@dataclass(frozen=True)
+class KeypointScores:
+    """pck: share of the visible keypoints within 0.1 of the person's size; pck_labelled: hidden but labelled ones as well."""
+
+    num_people: int
+    num_visible: int
+    pck: float
+    pck_labelled: float
+
+
+def keypoint_scores(people: list[KeypointPerson], predicted_px: np.ndarray) -> KeypointScores:
+    """predicted_px: (B, 12, 2) in the pictures of `people`."""
+    true_px = np.stack([person.keypoints_px for person in people])
+    flags = np.stack([person.flags for person in people])
+    return KeypointScores(
+        num_people=len(people),
+        num_visible=int((flags >= VISIBLE).sum()),
+        pck=pck(predicted_px, true_px, flags >= VISIBLE),
+        pck_labelled=pck(predicted_px, true_px, flags >= HIDDEN),
+    )

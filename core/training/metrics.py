@@ -1,0 +1,153 @@
+"""Scores of estimated people. NumPy in, numbers out; millimetres and degrees, as the names say.
+
+MPJPE, PA-MPJPE and MPVPE follow the protocol of the FastMETRO release: 14 joints regressed from the mesh, centred on the
+midpoint of the hips; PA after a similarity alignment per person; vertices centred on the pelvis and nothing else.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from core.geometry import HALF_CROP_PX, procrustes_align
+from core.joints import JOINT_NAMES, indices
+
+MM_PER_M = 1000.0
+HIPS = indices(("R_Hip", "L_Hip"))
+PCK_THRESHOLD = 0.1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over people. None = was not measured."""
+
+    num_people: int
+    mpjpe_mm: float
+    pa_mpjpe_mm: float
+    mpvpe_mm: float
+    facing_error_median_deg: float
+    facing_over_60_deg: float  # share of people, 0..1
+    projection_error_px: float | None = None  # mean distance in the 224 px crop, visible joints
+
+    def __str__(self) -> str:
+        """One line for logs and tables."""
+        parts = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return "  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in parts)
+
+
+def hip_centred(joints_m: np.ndarray) -> np.ndarray:
+    """(..., 14, 3) -> the same with the midpoint of the hips at 0."""
+    return joints_m - joints_m[..., HIPS, :].mean(axis=-2, keepdims=True)
+
+
+def mpjpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
+    """Per person mean joint error after centring on the hips: (B, 14, 3) twice -> (B,)."""
+    return np.linalg.norm(hip_centred(predicted_m) - hip_centred(true_m), axis=-1).mean(axis=-1) * MM_PER_M
+
+
+def joint_errors_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
+    """Mean error of each joint after centring on the hips: (B, 14, 3) twice -> (14,)."""
+    return np.linalg.norm(hip_centred(predicted_m) - hip_centred(true_m), axis=-1).mean(axis=0) * MM_PER_M
+
+
+def pa_mpjpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
+    """Per person mean joint error after similarity alignment: (B, 14, 3) twice -> (B,)."""
+    true = np.asarray(true_m, np.float64)
+    aligned = procrustes_align(np.asarray(predicted_m, np.float64), true)
+    return np.linalg.norm(aligned - true, axis=-1).mean(axis=-1) * MM_PER_M
+
+
+def mpvpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
+    """Per person mean vertex error; both (B, V, 3) come with the pelvis at 0 -> (B,)."""
+    return np.linalg.norm(predicted_m - true_m, axis=-1).mean(axis=-1) * MM_PER_M
+
+
+def body_rotations(joints_m: np.ndarray) -> np.ndarray:
+    """The torso's frame from hips and shoulders: (B, 14, 3) -> (B, 3, 3), columns left, up, front."""
+    right_hip, left_hip, right_shoulder, left_shoulder = (
+        joints_m[:, i] for i in indices(("R_Hip", "L_Hip", "R_Shoulder", "L_Shoulder"))
+    )
+    up = (right_shoulder + left_shoulder - right_hip - left_hip) / 2
+    up = up / np.maximum(np.linalg.norm(up, axis=-1, keepdims=True), 1e-9)
+    left = left_hip - right_hip + left_shoulder - right_shoulder
+    left = left - (left * up).sum(axis=-1, keepdims=True) * up
+    left = left / np.maximum(np.linalg.norm(left, axis=-1, keepdims=True), 1e-9)
+    return np.stack([left, up, np.cross(left, up)], axis=-1)
+
+
+def facing_errors_deg(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
+    """Angle between the torso's frames of prediction and truth: (B, 14, 3) twice -> (B,) degrees, 0..180."""
+    relative = np.swapaxes(body_rotations(predicted_m), 1, 2) @ body_rotations(true_m)
+    cosine = (np.trace(relative, axis1=1, axis2=2) - 1) / 2
+    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def correct_keypoints(
+    predicted_px: np.ndarray, true_px: np.ndarray, visible: np.ndarray, threshold: float = PCK_THRESHOLD
+) -> np.ndarray:
+    """Which keypoints lie within `threshold` x the larger side of the box around that person's visible keypoints.
+
+    predicted_px, true_px: (B, K, 2); visible: (B, K) bool; returns (B, K) bool, False where not visible
+    """
+    low = np.where(visible[..., None], true_px, np.inf).min(axis=1)
+    high = np.where(visible[..., None], true_px, -np.inf).max(axis=1)
+    reach_px = threshold * (high - low).max(axis=-1)
+    return visible & (np.linalg.norm(predicted_px - true_px, axis=-1) <= reach_px[:, None])
+
+
+def pck(predicted_px: np.ndarray, true_px: np.ndarray, visible: np.ndarray, threshold: float = PCK_THRESHOLD) -> float:
+    """Share of visible keypoints that are correct, all people pooled; NaN when none is visible."""
+    count = int(visible.sum())
+    return float(correct_keypoints(predicted_px, true_px, visible, threshold).sum() / count) if count else float("nan")
+
+
+def accelerations_m_s2(points_m: np.ndarray, frames_per_s: float) -> np.ndarray:
+    """Second differences of a track: (T, N, 3) -> (T - 2, N, 3) metres per second squared."""
+    return (points_m[2:] - 2 * points_m[1:-1] + points_m[:-2]) * frames_per_s**2
+
+
+def jitter_m_s2(points_m: np.ndarray, frames_per_s: float) -> float:
+    """Mean size of the acceleration of a track (T, N, 3): how much it trembles."""
+    return float(np.linalg.norm(accelerations_m_s2(points_m, frames_per_s), axis=-1).mean())
+
+
+def acceleration_error_m_s2(predicted_m: np.ndarray, true_m: np.ndarray, frames_per_s: float) -> float:
+    """Mean distance between the accelerations of two tracks (T, N, 3)."""
+    difference = accelerations_m_s2(predicted_m, frames_per_s) - accelerations_m_s2(true_m, frames_per_s)
+    return float(np.linalg.norm(difference, axis=-1).mean())
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is compared: one row a person. Prediction and truth use the same type.
+
+    joints_m: (B, 14, 3) regressed from the mesh; vertices_m: (B, V, 3); both with the pelvis at 0
+    joints_crop: (B, 14, 2) crop units in [-1, 1]
+    """
+
+    joints_m: np.ndarray
+    vertices_m: np.ndarray
+    joints_crop: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.joints_m.shape[1:] != (len(JOINT_NAMES), 3):
+            raise ValueError(f"Estimates.joints_m: got shape {self.joints_m.shape}, expected (B, {len(JOINT_NAMES)}, 3)")
+
+    def rows(self, chosen: np.ndarray) -> "Estimates":
+        """The people that a mask or an index array picks."""
+        return Estimates(self.joints_m[chosen], self.vertices_m[chosen], self.joints_crop[chosen])
+
+
+def score(predicted: Estimates, true: Estimates, joint_visibility: np.ndarray) -> Scores:
+    """All scores of a set of people. joint_visibility: (B, 14), above 0.5 = seen."""
+    facing = facing_errors_deg(predicted.joints_m, true.joints_m)
+    seen = joint_visibility > 0.5
+    distance_px = np.linalg.norm(predicted.joints_crop - true.joints_crop, axis=-1) * HALF_CROP_PX
+    return Scores(
+        num_people=len(true.joints_m),
+        mpjpe_mm=float(mpjpe_mm(predicted.joints_m, true.joints_m).mean()),
+        pa_mpjpe_mm=float(pa_mpjpe_mm(predicted.joints_m, true.joints_m).mean()),
+        mpvpe_mm=float(mpvpe_mm(predicted.vertices_m, true.vertices_m).mean()),
+        facing_error_median_deg=float(np.median(facing)),
+        facing_over_60_deg=float((facing > 60).mean()),
+        projection_error_px=float(distance_px[seen].mean()) if seen.any() else None,
+    )

@@ -1,0 +1,201 @@
+"""Shards: the files in which synthetic people are kept. One shard is one `shard-00000.npz` of some hundred people.
+
+`python -m core.training.synthesize` writes them; features, training and evaluation read them here.
+"""
+
+import logging
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.arrays import check_array, check_finite
+from core.errors import InputError
+from core.joints import JOINT_NAMES
+
+log = logging.getLogger(__name__)
+
+SHARD_PATTERN = "shard-*.npz"
+NUM_JOINTS = len(JOINT_NAMES)
+MAKE_SHARDS = "make some with `python -m core.training.synthesize`"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known about n people. Camera axes x right, y down, z away; the pelvis is at 0.
+
+    intermediate_m:   (n, V', 3) float16 metres, vertices of the intermediate mesh level
+    joints_m:         (n, 14, 3) float32 metres
+    joints_crop:      (n, 14, 2) float32 perspective projection in crop units, [-1, 1] inside the crop
+    joint_visibility: (n, 14) float32, 1 visible, 0 hidden or outside the picture
+    camera:           (n, 3) float32 scale, tx, ty: the weak-perspective camera that fits the projection best
+    family:           (n,) uint8 index into the shard's family_names
+    """
+
+    intermediate_m: np.ndarray
+    joints_m: np.ndarray
+    joints_crop: np.ndarray
+    joint_visibility: np.ndarray
+    camera: np.ndarray
+    family: np.ndarray
+
+    def __post_init__(self) -> None:
+        check_array("intermediate_m", self.intermediate_m, (None, None, 3), np.float16)
+        count = len(self.intermediate_m)
+        check_array("joints_m", self.joints_m, (count, NUM_JOINTS, 3), np.float32)
+        check_array("joints_crop", self.joints_crop, (count, NUM_JOINTS, 2), np.float32)
+        check_array("joint_visibility", self.joint_visibility, (count, NUM_JOINTS), np.float32)
+        check_array("camera", self.camera, (count, 3), np.float32)
+        check_array("family", self.family, (count,), np.uint8)
+        for name in ("intermediate_m", "joints_m", "joints_crop", "joint_visibility", "camera"):
+            check_finite(name, getattr(self, name))
+
+    def __len__(self) -> int:
+        return len(self.camera)
+
+
+TRUTH_FIELDS = tuple(Truth.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard without its pictures. body: name of the body model; family_names: (K,) names of the pose families."""
+
+    path: Path
+    truth: Truth
+    family_names: tuple[str, ...]
+    body: str
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+@dataclass(frozen=True)
+class JpegPictures:
+    """The pictures of a shard, still compressed. data: uint8 bytes of all; offsets: (n + 1,) where each begins."""
+
+    data: np.ndarray
+    offsets: np.ndarray
+
+    def __post_init__(self) -> None:
+        check_array("jpeg", self.data, (None,), np.uint8)
+        check_array("jpeg_offsets", self.offsets, (None,), np.int64)
+        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.data) or (np.diff(self.offsets) <= 0).any():
+            raise ValueError(f"jpeg_offsets do not divide the {len(self.data)} bytes of jpeg")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def decoded(self, index: int) -> np.ndarray:
+        """(224, 224, 3) uint8 RGB of one picture; ValueError when the JPEG is damaged."""
+        import cv2
+
+        picture = cv2.imdecode(self.data[self.offsets[index] : self.offsets[index + 1]], cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            raise ValueError(f"picture {index} is no readable JPEG")
+        return picture
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """The shard files of a folder in the order of their names; InputError when there are none."""
+    if not folder.is_dir():
+        raise InputError(f"shards: got {folder}, which is no folder; {MAKE_SHARDS}")
+    paths = sorted(folder.glob(SHARD_PATTERN))
+    if not paths:
+        raise InputError(f"shards: {folder} holds no {SHARD_PATTERN}; {MAKE_SHARDS}")
+    return paths
+
+
+def load_shard(path: Path) -> Shard:
+    """The truth of a shard. Raises ValueError or OSError when the file is damaged or incomplete."""
+    with _opened(path) as content:
+        truth = Truth(**{name: content[name] for name in TRUTH_FIELDS})
+        names = tuple(str(name) for name in content["family_names"])
+        if len(truth) == 0:
+            raise ValueError("holds no people")
+        if truth.family.max() >= len(names):
+            raise ValueError(f"family {truth.family.max()} has no name among {len(names)}")
+        return Shard(path, truth, names, str(content["body"]))
+
+
+def load_pictures(path: Path) -> JpegPictures:
+    """The pictures of a shard. Raises ValueError or OSError when the file is damaged."""
+    with _opened(path) as content:
+        return JpegPictures(content["jpeg"], content["jpeg_offsets"].astype(np.int64))
+
+
+class _opened:
+    """numpy.load of a shard, whatever is wrong with the file told as a ValueError that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> np.lib.npyio.NpzFile:
+        try:
+            self.content = np.load(self.path, allow_pickle=False)
+        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            raise ValueError(f"{self.path.name}: no readable npz ({error})") from error
+        if not isinstance(self.content, np.lib.npyio.NpzFile):
+            raise ValueError(f"{self.path.name}: a single array, expected an npz archive")
+        return self.content
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self.content.close()
+        if isinstance(error, KeyError):
+            raise ValueError(f"{self.path.name}: {error.args[0]}") from error
+        if isinstance(error, (zipfile.BadZipFile, EOFError, ValueError)):
+            raise ValueError(f"{self.path.name}: {error}") from error
+
+
+def load_good_shards(paths: list[Path]) -> list[Shard]:
+    """The readable shards among `paths`; broken ones are left out with a warning and their count.
+
+    Raises InputError when none is readable, or when they hold different bodies or pose families.
+    """
+    shards, broken = [], 0
+    for path in paths:
+        try:
+            shards.append(load_shard(path))
+        except (ValueError, OSError) as error:
+            broken += 1
+            log.warning("shard skipped: %s", error)
+    if broken:
+        log.warning("%d of %d shards are broken and were skipped", broken, len(paths))
+    if not shards:
+        raise InputError(f"shards: none of {len(paths)} files is readable; {MAKE_SHARDS}")
+    check_same_kind(shards)
+    return shards
+
+
+def check_same_kind(shards: list[Shard]) -> None:
+    """Raise InputError unless all shards hold the same body, mesh size and pose families."""
+    first = shards[0]
+    for shard in shards[1:]:
+        for what, got, expected in (
+            ("body", shard.body, first.body),
+            ("number of vertices", shard.truth.intermediate_m.shape[1], first.truth.intermediate_m.shape[1]),
+            ("pose families", shard.family_names, first.family_names),
+        ):
+            if got != expected:
+                raise InputError(f"shards: {shard.path.name} has {what} {got}, {first.path.name} {expected}; keep them in separate folders")
+
+
+def write_shard(path: Path, truth: Truth, jpegs: list[bytes], family_names: tuple[str, ...], body: str, seed: int) -> None:
+    """Write a shard beside its final name first, then move it there, so that a reader never sees half a file."""
+    if len(jpegs) != len(truth):
+        raise ValueError(f"write_shard: got {len(jpegs)} pictures for {len(truth)} people")
+    offsets = np.concatenate([[0], np.cumsum([len(jpeg) for jpeg in jpegs])]).astype(np.int64)
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb") as file:
+        np.savez(
+            file,
+            jpeg=np.frombuffer(b"".join(jpegs), np.uint8),
+            jpeg_offsets=offsets,
+            family_names=np.array(family_names),
+            body=np.array(body),
+            seed=np.array(seed),
+            **{name: getattr(truth, name) for name in TRUTH_FIELDS},
+        )
+    os.replace(unfinished, path)

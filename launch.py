@@ -1,0 +1,121 @@
+"""The door of FastMETRO Live: flags -> config -> app. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 fine, 1 an expected error (one line on stderr), 2 usage. A bug keeps its traceback.
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.config import LiveConfig, default_of, flag_fields
+
+USAGE_ERROR, EXPECTED_ERROR = 2, 1
+SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
+MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
+QUIET_NATIVE_LIBRARIES = {"GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the app; returns the exit code."""
+    parser = build_parser()
+    flags = parser.parse_args(arguments)
+    config = config_from(flags, parser)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name, value in QUIET_NATIVE_LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    try:
+        return run(flags, config)
+    except KeyboardInterrupt:
+        return fail("interrupted; what was done until then is kept")
+    except (ImportError, OSError, ValueError) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        return fail(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: modes by hand, all other flags from LiveConfig's fields."""
+    parser = argparse.ArgumentParser(prog="launch.py", description="FastMETRO Live: people in videos and pictures -> 3D meshes.")
+    modes = parser.add_mutually_exclusive_group(required=True)
+    modes.add_argument("--video", nargs="+", type=Path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
+    modes.add_argument("--images", nargs="+", type=Path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
+    modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
+    modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo: out)")
+    for item in flag_fields():
+        options: dict[str, Any] = dict(item.metadata["flag"])
+        default = default_of(item)
+        shown = "" if default in (None, False) else f" (default: {default})"
+        flag = "--" + item.name.replace("_", "-")
+        parser.add_argument(flag, dest=item.name, default=default, help=f"{item.metadata['help']}{shown}", **options)
+    return parser
+
+
+def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> LiveConfig:
+    """The config; ends the program with a usage error (2) when flags do not fit."""
+    if (flags.video or flags.images) and flags.out is None:
+        parser.error("--video and --images need --out DIR, the folder for the results")
+    if flags.check and flags.out is not None:
+        parser.error("--check writes nothing; --out has no effect there")
+    try:
+        return LiveConfig(**{item.name: getattr(flags, item.name) for item in flag_fields()})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def run(flags: argparse.Namespace, config: LiveConfig) -> int:
+    """Do what the flags ask; returns the exit code."""
+    if flags.check:
+        from app.check import check
+
+        report, usable = check(config)
+        print(report)
+        return 0 if usable else EXPECTED_ERROR
+    if flags.demo:
+        from app.demo import run_demo
+
+        print(run_demo(flags.out or Path("out"), config))
+        return 0
+    from app.jobs import run_pictures, run_videos
+
+    report = run_videos(flags.video, flags.out, config) if flags.video else run_pictures(flags.images, flags.out, config)
+    for line in report.done:
+        print(line)
+    return EXPECTED_ERROR if report.failed else 0
+
+
+def explain(error: Exception) -> str | None:
+    """One line for an expected error; None for a bug."""
+    from core.errors import InputError
+
+    text = " ".join(str(error).split())
+    library = MISSING_LIBRARY.search(text)
+    if library:
+        return f"the system library {library[1]} is missing; on Debian or Ubuntu: apt-get install -y {SYSTEM_LIBRARIES}"
+    if isinstance(error, ModuleNotFoundError) and error.name and is_foreign(error.name):
+        return f"the Python package {error.name.split('.')[0]!r} is missing; install what the app needs: {sys.executable} -m pip install -r requirements.txt"
+    if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+        return text
+    return None
+
+
+def is_foreign(module: str) -> bool:
+    """True when a missing module's package is none of ours and not installed (a missing part of an installed one is a bug)."""
+    package = module.split(".")[0]
+    return package not in ("app", "core") and importlib.util.find_spec(package) is None
+
+
+def fail(message: str) -> int:
+    """Say it on stderr."""
+    print(f"launch.py: {message}", file=sys.stderr)
+    return EXPECTED_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import core.checkpoint as checkpoint_module
+from core.bodies import BODIES
+from core.backbones import BACKBONES
+from core.checkpoint import find_checkpoint, known_checkpoints, load_checkpoint, save_checkpoint
+from core.config import ModelConfig
+from core.errors import InputError
+from core.model import FastMETRO, build_model
+from tests.toy import ToyBackbone, ToyBody
+
+CONFIG = ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4)
+METADATA = {"licence": "MIT", "training": {"samples": 12, "mpjpe_mm": 100.5}}
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The toy body and backbone in the registries, and an empty folder of checkpoints."""
+    monkeypatch.setitem(BODIES._entries, "toy", ToyBody)
+    monkeypatch.setitem(BACKBONES._entries, "toy", ToyBackbone)
+    (tmp_path / "known").mkdir()
+    monkeypatch.setattr(checkpoint_module, "FOLDER", tmp_path / "known")
+
+
+@pytest.fixture
+def model() -> FastMETRO:
+    torch.manual_seed(0)
+    return build_model(CONFIG)
+
+
+def test_there_and_back(tmp_path: Path, model: FastMETRO) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", model, CONFIG, METADATA)
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.metadata == METADATA
+    assert loaded.model.config == CONFIG
+    assert not loaded.model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_half_the_size(tmp_path: Path, model: FastMETRO) -> None:
+    save_checkpoint(tmp_path / "full.safetensors", model, CONFIG)
+    save_checkpoint(tmp_path / "half.safetensors", model, CONFIG, half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "full.safetensors").stat().st_size
+    loaded = load_checkpoint(tmp_path / "half.safetensors").model
+    assert loaded.joint_tokens.dtype == torch.float32
+    torch.testing.assert_close(loaded.joint_tokens, model.joint_tokens, atol=2e-3, rtol=1e-3)
+
+
+def test_names(tmp_path: Path, model: FastMETRO) -> None:
+    save_checkpoint(tmp_path / "known" / "default.safetensors", model, CONFIG)
+    save_file({"x": torch.zeros(1)}, tmp_path / "known" / "body.safetensors")
+    (tmp_path / "known" / "broken.safetensors").write_bytes(b"no")
+    assert list(known_checkpoints()) == ["default"]
+    assert find_checkpoint("default") == tmp_path / "known" / "default.safetensors"
+    assert load_checkpoint().model.config == CONFIG
+    with pytest.raises(InputError, match="unknown checkpoint 'best'; known: default"):
+        load_checkpoint("best")
+    with pytest.raises(InputError, match="no such file.*default"):
+        load_checkpoint(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.99])
+def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path, model: FastMETRO, keep: float) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, model, CONFIG)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(InputError, match="damaged") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(torch.randint(0, 256, (5000,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy().tobytes())
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="got format None, expected 'fastmetro-live/1'"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+def rewrite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, model: FastMETRO) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, model, CONFIG)
+    tensors = load_file(path)
+    rewrite(path, {name: tensor for name, tensor in tensors.items() if name != "joint_tokens"})
+    with pytest.raises(InputError, match=r"1 missing \(joint_tokens"):
+        load_checkpoint(path)
+    rewrite(path, {**tensors, "extra": torch.zeros(2)})
+    with pytest.raises(InputError, match=r"1 unknown \(extra"):
+        load_checkpoint(path)
+    rewrite(path, {**tensors, "joint_tokens": torch.zeros(3, 32)})
+    with pytest.raises(InputError, match=r"joint_tokens is \(3, 32\), expected \(14, 32\)"):
+        load_checkpoint(path)
+    rewrite(path, {**tensors, "joint_tokens": torch.full((14, 32), torch.nan)})
+    with pytest.raises(InputError, match="NaN"):
+        load_checkpoint(path)
+
+
+def test_a_config_of_an_unknown_backbone_is_refused(tmp_path: Path, model: FastMETRO) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", model, ModelConfig("small", "warp-drive", "toy", widths=(32, 16)))
+    with pytest.raises(InputError, match="unknown backbone 'warp-drive'"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_saving_leaves_the_model_alone(tmp_path: Path, model: FastMETRO) -> None:
+    model = model.to(memory_format=torch.channels_last)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_checkpoint(tmp_path / "a.safetensors", model, CONFIG, half=True)
+    assert all(torch.equal(tensor, before[name]) and tensor.dtype == torch.float32 for name, tensor in model.state_dict().items())
+    assert isinstance(model, nn.Module)
