@@ -99,7 +99,8 @@ def explain(error: Exception) -> str | None:
     if library:
         return f"the system library {library[1]} is missing; on Debian or Ubuntu: apt-get install -y {SYSTEM_LIBRARIES}"
     if isinstance(error, ModuleNotFoundError) and error.name and is_foreign(error.name):
-        return f"the Python package {error.name.split('.')[0]!r} is missing; install what the app needs: {sys.executable} -m pip install -r requirements.txt"
+        package = error.name.split(".")[0]
+        return f"the Python package {package!r} is missing; install what the app needs: {sys.executable} -m pip install -r requirements.txt"
     if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
         return text
     return None
@@ -107,7 +108,7 @@ def explain(error: Exception) -> str | None:
 
 def is_foreign(module: str) -> bool:
     """True when a missing module's package is none of ours and not installed (a missing part of an installed one is a bug)."""
-    package = module.split(".")[0]
+    package = module.split(".", maxsplit=1)[0]
     return package not in ("app", "core") and importlib.util.find_spec(package) is None
 
 

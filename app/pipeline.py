@@ -104,7 +104,7 @@ class VideoPipeline:
     def _look(self, frame: Frame, first: bool = False) -> None:
         """Find people and tell the tracker. Small people are searched for now and then, and whenever fewer are found than before."""
         start_s = time.perf_counter()
-        known = tuple(clipped(track.box_at(frame.time_s), frame.size_px) for track in self._tracker.tracks)
+        known = tuple(clipped(track.box_at(frame.time_s), frame.size_px) for track in self._tracker.tracks if track.confirmed)
         known = tuple(box for box in known if min(box[2:] - box[:2]) > 1)
         search = first or self._num_looks % self._config.detect.search_every == 0
         people = self._detector.detect(frame.image, known, thorough=search)
@@ -174,17 +174,21 @@ class VideoPipeline:
 
     def _place(self, pairs: list[tuple[Placement, MeshEstimate]]) -> list[tuple[int, SmoothedMesh]]:
         """Camera space and smoothing, each person in order of time -> (frame index, mesh), by track id."""
+        if not pairs:
+            return []
         start_s = time.perf_counter()
-        placed = []
-        for placement, estimate in sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id)):
-            frame = placement.frame
-            intrinsics = self._intrinsics(frame)
-            translation_m = translation_of(estimate, intrinsics)
-            vertices_m, translation_m = self._smoother(placement.track_id, estimate.vertices_m, translation_m, frame.time_s)
-            vertices_m, joints_m = with_joints(self._estimator.body, vertices_m)
-            placed.append((frame.index, _smoothed(placement, estimate.camera, vertices_m, joints_m, translation_m, intrinsics)))
+        pairs = sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id))
+        smoothed = []
+        for placement, estimate in pairs:
+            translation_m = translation_of(estimate, self._intrinsics(placement.frame))
+            smoothed.append(self._smoother(placement.track_id, estimate.vertices_m, translation_m, placement.frame.time_s))
+        bodies = with_joints(self._estimator.body, np.stack([vertices_m for vertices_m, _ in smoothed]))
+        meshes = []
+        for (placement, estimate), (_, translation_m), (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
+            intrinsics = self._intrinsics(placement.frame)
+            meshes.append((placement.frame.index, _smoothed(placement, estimate.camera, vertices_m, joints_m, translation_m, intrinsics)))
         self._clock.add("smooth", start_s)
-        return placed
+        return meshes
 
     def _intrinsics(self, frame: Frame) -> Intrinsics:
         return intrinsics_of(frame, self._config.focal_px)
@@ -231,13 +235,15 @@ def _placement(track: Track, frame: Frame, trust: float = 1.0) -> Placement:
     return Placement(frame, track.track_id, box, track.score_at(frame.time_s), track.visibility_at(frame.time_s), trust)
 
 
-def with_joints(body: Body, vertices_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(V, 3) -> vertices (V, 3) and joints (14, 3), float32, pelvis at 0 again: smoothing each vertex by itself moves it a little."""
+def with_joints(body: Body, vertices_m: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(B, V, 3) -> for each body vertices (V, 3) and joints (14, 3), float32, pelvis at 0 again: smoothing each vertex by itself
+    moves it a little.
+    """
     import torch
 
-    pelvis_m = body.pelvis(torch.from_numpy(vertices_m)[None])[0].numpy()
-    joints_m = np.asarray(body.joint_regressor @ vertices_m)
-    return (vertices_m - pelvis_m).astype(np.float32), (joints_m - pelvis_m).astype(np.float32)
+    pelvis_m = body.pelvis(torch.from_numpy(vertices_m)).numpy()
+    centred = (vertices_m - pelvis_m[:, None]).astype(np.float32)
+    return [(vertices, np.asarray(body.joint_regressor @ vertices, np.float32)) for vertices in centred]
 
 
 def _smoothed(

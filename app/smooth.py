@@ -99,9 +99,7 @@ class MeshSmoother:
         self._name, self._config = name, config
         self._people: dict[int, tuple[float, PersonSmoother]] = {}
 
-    def __call__(
-        self, track_id: int, vertices_m: np.ndarray, translation_m: np.ndarray, time_s: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, track_id: int, vertices_m: np.ndarray, translation_m: np.ndarray, time_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Smoothed vertices_m and translation_m of one person at one time."""
         last_s, person = self._people.get(track_id, (-math.inf, None))
         if person is None or time_s - last_s > self._config.max_gap_s:

@@ -17,7 +17,8 @@ MAX_SPAN_BYTES = 128 * 2**20
 @dataclass(frozen=True)
 class Span:
     """frames: one or more, in order. starts_scene: the first one follows a cut or nothing. follower: the first frame of the next
-    span when the scene goes on there, else None."""
+    span when the scene goes on there, else None.
+    """
 
     frames: tuple[Frame, ...]
     starts_scene: bool

@@ -75,6 +75,7 @@ class WriteBehind(Generic[T]):
     def __init__(self, write: Callable[[T], None], capacity: int) -> None:
         self._write, self._queue = write, queue.Queue(maxsize=max(1, capacity))
         self._error: BaseException | None = None
+        self._failed = False
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
 
     def __enter__(self) -> "WriteBehind[T]":
@@ -107,8 +108,9 @@ class WriteBehind(Generic[T]):
 
     def _run(self) -> None:
         while not isinstance(item := self._queue.get(), _End):
-            if self._error is None:
-                try:
-                    self._write(item)
-                except Exception as problem:  # noqa: BLE001 - raised again in the main thread
-                    self._error = problem
+            if self._failed:
+                continue
+            try:
+                self._write(item)
+            except Exception as problem:  # noqa: BLE001 - raised again in the main thread
+                self._error, self._failed = problem, True

@@ -5,7 +5,7 @@ found `confirm_hits` times; somebody lost keeps their id for `forget_s` and gets
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -16,7 +16,8 @@ from app.types import Person
 
 UNCONFIRMED = -1
 TENTATIVE_MISSES = 2
-VELOCITY_DAMPING_S = 0.5
+VELOCITY_DAMPING_S = 0.8
+VELOCITY_MEMORY_S = 0.6
 MAX_SPEED_SIDES_PER_S = 4.0
 MAX_LOG_SIZE_RATIO = 0.8
 DUPLICATE_IOU = 0.7
@@ -36,7 +37,10 @@ class Observation:
 
 @dataclass(frozen=True)
 class Track:
-    """Somebody over time; observations: the last two, the newest at the end. track_id is UNCONFIRMED (-1) at first."""
+    """Somebody over time; observations: the last two, the newest at the end. track_id is UNCONFIRMED (-1) at first.
+
+    velocity_px_s: (2,) of the box's centre, averaged over VELOCITY_MEMORY_S, so that one odd box does not turn somebody round.
+    """
 
     key: int
     observations: tuple[Observation, ...]
@@ -45,6 +49,7 @@ class Track:
     misses: int = 0
     last_seen_s: float = 0.0
     lost: bool = False
+    velocity_px_s: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
     @property
     def last(self) -> Observation:
@@ -61,19 +66,14 @@ class Track:
         return next((item for item in self.observations if item.time_s == time_s), None)
 
     def box_at(self, time_s: float) -> np.ndarray:
-        """(4,) float32 box: interpolated between the last two observations, extrapolated with a fading speed after them."""
-        if len(self.observations) < 2:
-            return self.last.box_px
-        first, last = self.observations
-        span_s = last.time_s - first.time_s
-        if time_s <= last.time_s:
-            weight = np.clip((time_s - first.time_s) / span_s, 0, 1)
+        """(4,) float32 box: interpolated between the last two observations, extrapolated with a fading velocity after them."""
+        last = self.last
+        if time_s <= last.time_s and len(self.observations) == 2:
+            first = self.observations[0]
+            weight = np.clip((time_s - first.time_s) / (last.time_s - first.time_s), 0, 1)
             return ((1 - weight) * first.box_px + weight * last.box_px).astype(np.float32)
-        velocity_px_s = (center_px(last.box_px) - center_px(first.box_px)) / span_s
-        limit_px_s = MAX_SPEED_SIDES_PER_S * side_px(last.box_px)
-        velocity_px_s = velocity_px_s * min(1.0, limit_px_s / max(float(np.linalg.norm(velocity_px_s)), 1e-6))
-        travel_s = VELOCITY_DAMPING_S * (1 - math.exp(-(time_s - last.time_s) / VELOCITY_DAMPING_S))
-        return (last.box_px + np.tile(velocity_px_s * travel_s, 2)).astype(np.float32)
+        travel_s = VELOCITY_DAMPING_S * (1 - math.exp(-max(time_s - last.time_s, 0.0) / VELOCITY_DAMPING_S))
+        return (last.box_px + np.tile(self.velocity_px_s * travel_s, 2)).astype(np.float32)
 
     def visibility_at(self, time_s: float) -> np.ndarray | None:
         """(14,) detector's visibility, interpolated like the box; the last known one after it; None when it never looked."""
@@ -92,10 +92,20 @@ class Track:
     def with_observation(self, observation: Observation) -> "Track":
         """The track one observation later."""
         kept = [item for item in self.observations if item.time_s < observation.time_s][-1:]
-        later = replace(self, observations=(*kept, observation))
+        later = replace(self, observations=(*kept, observation), velocity_px_s=self._velocity_after(observation))
         if not observation.seen:
             return later
         return replace(later, hits=self.hits + 1, misses=0, last_seen_s=observation.time_s, lost=False)
+
+    def _velocity_after(self, observation: Observation) -> np.ndarray:
+        step_s = observation.time_s - self.last.time_s
+        if step_s <= 0:
+            return self.velocity_px_s
+        moved = (center_px(observation.box_px) - center_px(self.last.box_px)) / step_s
+        moved = moved * min(1.0, MAX_SPEED_SIDES_PER_S * side_px(observation.box_px) / max(float(np.linalg.norm(moved)), 1e-6))
+        known = len(self.observations) > 1 or self.hits > 1
+        weight = 1 - math.exp(-step_s / VELOCITY_MEMORY_S) if known else 1.0
+        return self.velocity_px_s + weight * (moved - self.velocity_px_s)
 
 
 class Tracker:
@@ -198,17 +208,22 @@ class Tracker:
 
 
 def without_duplicates(tracks: list[Track], time_s: float) -> list[Track]:
-    """Where two tracks cover each other, only one: the seen before the followed, the confirmed before the new, the older first.
+    """Where two tracks cover each other, only one is shown: the seen before the followed, the confirmed before the new, the older first.
 
+    The other one counts as lost - it may be hidden behind the first and come back - or is dropped when it was never confirmed.
     Two that this very look found apart are two people.
     """
+    shown: list[Track] = []
     kept: list[Track] = []
     for track in sorted(tracks, key=lambda track: (-track.last_seen_s, not track.confirmed, track.key)):
         found_now = track.last_seen_s == time_s
-        rivals = [other for other in kept if not (found_now and other.last_seen_s == time_s)]
+        rivals = [other for other in shown if not (found_now and other.last_seen_s == time_s)]
         box = track.box_at(time_s)[None]
-        if not any(float(box_iou(box, other.box_at(time_s)[None])[0, 0]) > DUPLICATE_IOU for other in rivals):
-            kept.append(track)
+        covered = any(float(box_iou(box, other.box_at(time_s)[None])[0, 0]) > DUPLICATE_IOU for other in rivals)
+        if not covered:
+            shown.append(track)
+        if not covered or track.confirmed:
+            kept.append(replace(track, lost=track.lost or covered))
     return sorted(kept, key=lambda track: track.key)
 
 

@@ -41,7 +41,8 @@ OUTFIT = Outfit(
 @dataclass(frozen=True)
 class WalkerFrame:
     """A picture and its truth. image: (H, W, 3) uint8 RGB; vertices_m (V, 3), joints_m (14, 3): pelvis at 0, camera axes;
-    translation_m: (3,) of the pelvis."""
+    translation_m: (3,) of the pelvis.
+    """
 
     image: np.ndarray
     time_s: float

@@ -65,7 +65,16 @@ def _add_variants() -> None:
         # second. Attention dropout would leave PyTorch's fast attention on the CPU, and so small a network does not overfit.
         name = f"fastmetro-xs-{backbone}"
         VARIANTS.register(name)(
-            ModelConfig(name, backbone, widths=(128, 64), num_heads=4, dropout=0.0, attention_dropout=0.0, token_init="template")
+            ModelConfig(
+                name,
+                backbone,
+                widths=(128, 64),
+                num_heads=4,
+                feedforward_ratio=2,
+                dropout=0.0,
+                attention_dropout=0.0,
+                token_init="template",
+            )
         )
 
 

@@ -81,7 +81,8 @@ class MeshEstimator:
 
     def _estimates(self, prediction: Prediction, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
         full = prediction.levels[2]
-        assert full is not None
+        if full is None:
+            raise RuntimeError("the network gave no full mesh")
         vertices = full.detach().float().cpu()
         pelvis = self.body.pelvis(vertices)[:, None]
         vertices_m, joints_m = (vertices - pelvis).numpy(), (self.body.joints(vertices) - pelvis).numpy()

@@ -110,9 +110,7 @@ def rotvecs_from_rotmats(rotmats: Tensor) -> Tensor:
     # Four ways to write 4 * q_k * (w, x, y, z); the row whose own component is largest is the well-conditioned one.
     skew = torch.stack([m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]], -1)
     symmetric = m + m.transpose(-1, -2) - torch.diag_embed(2 * diagonal) + torch.diag_embed(1 - trace + 2 * diagonal)
-    rows = torch.cat(
-        [torch.cat([1 + trace, skew], -1)[..., None, :], torch.cat([skew[..., :, None], symmetric], -1)], -2
-    )  # (..., 4, 4)
+    rows = torch.cat([torch.cat([1 + trace, skew], -1)[..., None, :], torch.cat([skew[..., :, None], symmetric], -1)], -2)  # (..., 4, 4)
     best = torch.diagonal(rows, dim1=-2, dim2=-1).argmax(-1)
     quaternion = torch.gather(rows, -2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
     quaternion = torch.nn.functional.normalize(quaternion, dim=-1)

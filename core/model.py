@@ -58,8 +58,8 @@ class Upsample(nn.Module):
         self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
 
     def forward(self, vertices: Tensor) -> Tensor:
-        """(B, V, 3) -> (B, V', 3), float32."""
-        table = vertices.float().transpose(0, 1).flatten(1)  # (V, B * 3)
+        """(B, V, 3) -> (B, V', 3)."""
+        table = vertices.to(self.weights.dtype).transpose(0, 1).flatten(1)  # (V, B * 3)
         mixed = F.embedding_bag(self.ids, table, per_sample_weights=self.weights, mode="sum")
         return mixed.unflatten(1, (-1, 3)).transpose(0, 1)
 
@@ -101,17 +101,18 @@ class FastMETRO(nn.Module):
     def decode(self, features: Tensor, num_levels: int = 3) -> Prediction:
         """features: (B, C, 7, 7) from the backbone. num_levels = 2 leaves the full mesh out, as training may."""
         image = self.conv_1x1(features).flatten(2).transpose(1, 2)  # (B, 49, wide)
-        camera = self.camera_token.expand(len(image), 1, -1)
+        camera = self.camera_token.to(image.dtype).expand(len(image), 1, -1)  # under autocast all tokens stay in its type
         first, second = self.stages
-        camera, image, tokens = first(camera, image, *self._begin(), self.mask)
+        tokens, queries = (tensor.to(image.dtype) for tensor in self._begin())
+        camera, image, tokens = first(camera, image, tokens, queries, self.mask)
         camera, image, tokens = self.narrow_encoded(camera), self.narrow_encoded(image), self.narrow_decoded(tokens)
         camera, _, tokens = second(camera, image, *second.begin(tokens, self.mask), self.mask)
-        points = self.xyz_regressor(tokens).float()  # (B, 14 + 431, 3)
+        points = _at_least_float32(self.xyz_regressor(tokens))  # (B, 14 + 431, 3)
         joints, coarse = points.split([self.num_joints, points.shape[1] - self.num_joints], 1)
-        return Prediction(self.camera_predictor(camera[:, 0]).float(), joints, self.upsample(coarse, num_levels))
+        return Prediction(_at_least_float32(self.camera_predictor(camera[:, 0])), joints, self.upsample(coarse, num_levels))
 
     def upsample(self, coarse: Tensor, num_levels: int = 3) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(B, 431, 3) -> coarse, intermediate (B, 1723, 3), full (B, V, 3). In float32: bfloat16 rounds metres to millimetres."""
+        """(B, 431, 3) -> coarse, intermediate (B, 1723, 3), full (B, V, 3)."""
         intermediate = self.upsampling[0](coarse) if num_levels > 1 else None
         full = self.upsampling[1](intermediate) if intermediate is not None and num_levels > 2 else None
         return coarse, intermediate, full
@@ -152,6 +153,11 @@ class FastMETRO(nn.Module):
         for tokens, places_m in ((self.joint_tokens, joints_m), (self.vertex_tokens, vertices_m)):
             phase = places_m @ frequencies + 2 * math.pi * torch.rand(half)  # another phase for joints: a joint is no vertex
             tokens.copy_(math.sqrt(2) * torch.cat([phase.sin(), phase.cos()], 1))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """bfloat16 would round metres to millimetres."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def attention_mask(coarse_adjacency: np.ndarray, num_joints: int) -> Tensor:

@@ -90,6 +90,7 @@ class EncoderLayer(Layer):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """tokens: (B, L, D); position: (L, D), added for queries and keys."""
         tokens = tokens + self.dropout(self.self_attn.self_attend(self.norm1(tokens), position))
         return tokens + self.feed_forward(self.norm2(tokens))
 
@@ -118,6 +119,7 @@ class DecoderLayer(Layer):
         return tokens + self.feed_forward(self.norm3(tokens))
 
     def forward(self, tokens: Tensor, image: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+        """tokens: (B, L, D); image: (B, L', D) with its position (L', D); mask: (L, L)."""
         return self.with_image(*self.before_image(tokens, mask), image, position)
 
 

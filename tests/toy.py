@@ -28,11 +28,11 @@ def tube() -> tuple[np.ndarray, np.ndarray]:
 
 
 def mixing(source: np.ndarray, target: np.ndarray) -> csr_matrix:
-    """(T, S) float32: each target vertex as the affine mixture of its four nearest source vertices that reproduces it best."""
+    """(T, S) float32: each target vertex as the affine mixture of its eight nearest source vertices that reproduces it best."""
     rows = np.zeros((len(target), len(source)))
     for index, place in enumerate(target):
-        near = np.argsort(np.linalg.norm(source - place, axis=1))[:4]
-        system = np.concatenate([source[near].T, np.ones((1, 4))])
+        near = np.argsort(np.linalg.norm(source - place, axis=1))[:8]
+        system = np.concatenate([source[near].T, np.ones((1, len(near)))])
         rows[index, near] = np.linalg.lstsq(system, np.append(place, 1.0), rcond=None)[0]
     return csr_matrix(rows.astype(np.float32))
 

@@ -93,6 +93,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels_in == channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H/stride, W/stride)."""
         y = self.project(F.relu6(self.filter(F.relu6(self.expand(x)))))
         return x + y if self.residual else y
 
@@ -107,6 +108,7 @@ class Separable(nn.Module):
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
         y = self.mix(F.relu6(self.filter(x)))
         return F.relu6(y) if self.activate else y
 
@@ -121,6 +123,7 @@ class SeparableResidual(nn.Module):
         self.mix = nn.Conv2d(channels_in, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H/stride, W/stride)."""
         shortcut, y = x, x
         if self.stride == 2:
             shortcut = F.max_pool2d(x, 2)
@@ -138,6 +141,7 @@ class Refine(nn.Module):
         self.blocks = nn.Sequential(*(SeparableResidual(layout.channels, layout.channels) for _ in range(layout.repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H/2, W/2)."""
         return self.blocks(self.down(x))
 
 

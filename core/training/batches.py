@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
+from core.training.crew import Crew
 from core.training.features import FeatureCache
 from core.training.losses import Targets
 from core.training.shards import TRUTH_FIELDS, Shard, check_same_kind, list_shards, load_good_shards
@@ -108,6 +110,21 @@ class Cursor:
     shard_names: tuple[str, ...]
 
 
+@cache
+def _noise_store(dtype: torch.dtype) -> Tensor:
+    """A few million normal numbers: drawing them anew for each batch would take a tenth of the training's time."""
+    return torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of a tensor's shape: a stretch of a fixed store, from a place that the generator draws."""
+    store = _noise_store(tensor.dtype)
+    if tensor.numel() >= len(store):
+        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+    start = int(torch.randint(len(store) - tensor.numel(), (1,), generator=generator))
+    return store[start : start + tensor.numel()].view(tensor.shape)
+
+
 @dataclass(frozen=True)
 class FeatureNoise:
     """Disturbance of cached features, the only augmentation that they allow.
@@ -124,8 +141,8 @@ class FeatureNoise:
 
     def _disturbed(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         if self.scale:
-            noise = torch.empty_like(tensor).normal_(generator=generator)
-            tensor = tensor + noise * (self.scale * tensor.float().std()).to(tensor)
+            noise = noise_like(tensor, generator)
+            tensor = torch.addcmul(tensor, noise, (self.scale * tensor[:4].float().std()).to(tensor))
         if self.dropped_channels:
             kept = torch.rand(tensor.shape[:2], generator=generator) >= self.dropped_channels
             scale = kept / (1 - self.dropped_channels)
@@ -139,11 +156,14 @@ class BatchStream:
     A context manager: leaving it ends the thread. An error in the thread is raised where the batch is taken.
     """
 
-    def __init__(self, people: People, batch_size: int, seed: int, start: Cursor, dtype: torch.dtype, noise: FeatureNoise) -> None:
+    def __init__(
+        self, people: People, batch_size: int, seed: int, start: Cursor, dtype: torch.dtype, noise: FeatureNoise, crew: Crew | None = None
+    ) -> None:
+        """crew: the processes that share each batch; this one gathers its part only."""
         if batch_size > len(people):
             raise InputError(f"batch: got {batch_size}, but there are only {len(people)} people; make more or lower --batch")
         self.people, self.batch_size, self.seed, self.start = people, batch_size, seed, start
-        self.dtype, self.noise = dtype, noise
+        self.dtype, self.noise, self.crew = dtype, noise, crew or Crew()
         self._ready: queue.Queue = queue.Queue(NUM_BATCHES_AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
@@ -188,8 +208,8 @@ class BatchStream:
             names = tuple(self.people.names)
             for k in range(done, len(order) // self.batch_size):
                 chosen = np.sort(order[k * self.batch_size : (k + 1) * self.batch_size])
-                batch = self.people.gather(chosen, self.dtype)
-                generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch, k]).generate_state(1)[0]))
+                batch = self.people.gather(self.crew.share(chosen), self.dtype)
+                generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch, k, self.crew.rank]).generate_state(1)[0]))
                 features = self.noise.applied(batch.features, generator)
                 yield Cursor(epoch, k + 1, names), Batch(features, batch.targets, batch.family)
             epoch, done = epoch + 1, 0

@@ -137,6 +137,12 @@ class Estimates:
         return Estimates(self.joints_m[chosen], self.vertices_m[chosen], self.joints_crop[chosen])
 
 
+def joined(parts: list[Estimates]) -> Estimates:
+    """The people of several sets in one."""
+    names = ("joints_m", "vertices_m", "joints_crop")
+    return Estimates(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
 def score(predicted: Estimates, true: Estimates, joint_visibility: np.ndarray) -> Scores:
     """All scores of a set of people. joint_visibility: (B, 14), above 0.5 = seen."""
     facing = facing_errors_deg(predicted.joints_m, true.joints_m)

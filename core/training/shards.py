@@ -6,6 +6,9 @@
 import logging
 import os
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,27 +129,16 @@ def load_pictures(path: Path) -> JpegPictures:
         return JpegPictures(content["jpeg"], content["jpeg_offsets"].astype(np.int64))
 
 
-class _opened:
-    """numpy.load of a shard, whatever is wrong with the file told as a ValueError that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> np.lib.npyio.NpzFile:
-        try:
-            self.content = np.load(self.path, allow_pickle=False)
-        except (zipfile.BadZipFile, EOFError, ValueError) as error:
-            raise ValueError(f"{self.path.name}: no readable npz ({error})") from error
-        if not isinstance(self.content, np.lib.npyio.NpzFile):
-            raise ValueError(f"{self.path.name}: a single array, expected an npz archive")
-        return self.content
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self.content.close()
-        if isinstance(error, KeyError):
-            raise ValueError(f"{self.path.name}: {error.args[0]}") from error
-        if isinstance(error, (zipfile.BadZipFile, EOFError, ValueError)):
-            raise ValueError(f"{self.path.name}: {error}") from error
+@contextmanager
+def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """numpy.load of a shard; whatever is wrong with the file becomes a ValueError that names it."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, expected an npz archive")
+            yield content
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def load_good_shards(paths: list[Path]) -> list[Shard]:

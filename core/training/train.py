@@ -4,6 +4,7 @@ python -m core.training.train --shards DIR --validation DIR --variant NAME --tru
 
 Writes RUN/log.jsonl, RUN/state.pt (everything needed to go on), RUN/best.safetensors and RUN/last.safetensors. Started again
 with the same --out it goes on where it was, batch for batch; Ctrl-C and SIGTERM save the state first.
+On a CPU `torchrun --nproc-per-node=CORES -m core.training.train ... --threads 1` is nearly twice as quick as one process.
 """
 
 import json
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -27,6 +28,7 @@ from core.training.attention import quick_attention
 from core.training.averages import EVERY_STEPS, AveragedWeights
 from core.training.batches import Batch, BatchStream, Cursor, FeatureNoise, People
 from core.training.config import RunFiles, TrainConfig, build_parser, from_flags
+from core.training.crew import Crew
 from core.training.features import best_precision, open_cache
 from core.training.losses import Criterion, LossWeights
 from core.training.parts import Parts, build_for_training
@@ -71,8 +73,13 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 class Trainer:
     """One run: everything that changes while it goes, and how it is saved and taken up again."""
 
-    def __init__(self, parts: Parts, config: TrainConfig, weights: LossWeights, files: RunFiles, data: dict[str, Any]) -> None:
-        """data: what the checkpoint shall say about the data."""
+    def __init__(
+        self, parts: Parts, config: TrainConfig, weights: LossWeights, files: RunFiles, data: dict[str, Any], crew: Crew | None = None
+    ) -> None:
+        """data: what the checkpoint shall say about the data; crew: the processes that train together."""
+        self.crew = crew or Crew()
+        self.crew.check_batch(config.batch)
+        self.stopping = False
         self.parts, self.config, self.loss_weights, self.files, self.data = parts, config, weights, files, data
         self.model = parts.model
         self.optimizer = build_optimizer(self.model, config)
@@ -96,8 +103,11 @@ class Trainer:
             prediction = self.model.decode(self.model.backbone.tail(*batch.features), num_levels=2)
         return self.criterion(prediction, batch.targets)
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the optimiser; returns the loss and its terms. Raises FloatingPointError on a loss that is not finite."""
+    def step(self, batch: Batch, stop: bool = False) -> dict[str, Tensor]:
+        """One step of the optimiser; returns the loss and its terms. Raises FloatingPointError on a loss that is not finite.
+
+        stop: this process was asked to end; all of the crew then see `stopping` after the same step.
+        """
         self.model.train()
         factor = learning_rate_factor(self.config, self.num_samples, self.elapsed_s)
         for group in self.optimizer.param_groups:
@@ -107,12 +117,14 @@ class Trainer:
             raise FloatingPointError(f"the loss is {loss.item()} after {self.num_samples} samples")
         self.optimizer.zero_grad()
         loss.backward()
+        stops, self.elapsed_s = self.crew.average(self.trainable, float(stop), self.elapsed_s)
+        self.stopping = stops > 0
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.clip_norm)
         self.optimizer.step()
         self.num_steps += 1
         if self.num_steps % EVERY_STEPS == 0:
             self.average.update()
-        self.num_samples += len(batch.family)
+        self.num_samples += len(batch.family) * self.crew.size
         return {"loss": loss.detach(), "gradient_norm": norm, **{name: term.detach() for name, term in terms.items()}}
 
     @property
@@ -126,7 +138,7 @@ class Trainer:
         torch.save(
             {
                 "config": self.identity(),
-                "model": {name: value for name, value in self.average.trained.items()},
+                "model": {name: value.detach() for name, value in self.average.trained.items()},
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state(),
                 "random": torch.get_rng_state(),
@@ -225,7 +237,7 @@ class StopRequest:
         self.signal_name = signal.Signals(number).name
 
     @contextmanager
-    def listening(self):  # noqa: ANN201 - a context manager
+    def listening(self) -> Iterator["StopRequest"]:
         """Both signals only ask to stop inside this block."""
         previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -241,14 +253,18 @@ def run(trainer: Trainer, people: People, validation: Validation, stop: StopRequ
     noise = FeatureNoise(config.feature_noise, config.feature_drop)
     saved_s = marked_s = time.monotonic()
     marked_samples = trainer.num_samples
-    with BatchStream(people, config.batch, config.seed, trainer.cursor, trainer.dtype, noise) as stream:
+    with BatchStream(people, config.batch, config.seed, trainer.cursor, trainer.dtype, noise, trainer.crew) as stream:
         for cursor, batch in stream:
             started_s = time.monotonic()
-            journal.add(checked_step(trainer, batch))
+            journal.add(checked_step(trainer, batch, stop.signal_name is not None))
             trainer.cursor = cursor
             trainer.elapsed_s += time.monotonic() - started_s
             now_s, before = time.monotonic(), trainer.num_samples - config.batch
-            ended = trainer.finished or stop.signal_name is not None
+            ended = trainer.finished or trainer.stopping
+            if not trainer.crew.leads:
+                if ended:
+                    break
+                continue
             if crossed(config.log_samples, before, trainer.num_samples) or ended:
                 speed = (trainer.num_samples - marked_samples) / max(now_s - marked_s, 1e-9)
                 journal.write(progress_record(trainer, cursor, people, speed, journal.means()))
@@ -261,7 +277,7 @@ def run(trainer: Trainer, people: People, validation: Validation, stop: StopRequ
                 saved_s = time.monotonic()
             if ended:
                 break
-    if stop.signal_name:
+    if stop.signal_name and trainer.crew.leads:
         log.warning("stopped by %s; start the same command again to go on from %d samples", stop.signal_name, trainer.num_samples)
 
 
@@ -270,10 +286,10 @@ def crossed(every: int, before: int, after: int) -> bool:
     return before // every != after // every
 
 
-def checked_step(trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
+def checked_step(trainer: Trainer, batch: Batch, stop: bool) -> dict[str, Tensor]:
     """A step; when its loss is not finite the batch is kept in RUN/bad-batch.pt and the run ends with an InputError."""
     try:
-        return trainer.step(batch)
+        return trainer.step(batch, stop)
     except FloatingPointError as error:
         path = trainer.files.run / "bad-batch.pt"
         torch.save({"features": batch.features, "targets": vars(batch.targets)}, path)
@@ -293,7 +309,7 @@ def progress_record(trainer: Trainer, cursor: Cursor, people: People, speed: flo
     }
 
 
-def open_run(files: RunFiles, config: TrainConfig, weights: LossWeights) -> tuple[Trainer, People, Validation]:
+def open_run(files: RunFiles, config: TrainConfig, weights: LossWeights, crew: Crew | None = None) -> tuple[Trainer, People, Validation]:
     """Everything checked and loaded, an earlier state of the run taken up. Raises InputError."""
     torch.manual_seed(config.seed)
     parts = build_for_training(files.variant, files.trunk, files.init)
@@ -301,7 +317,7 @@ def open_run(files: RunFiles, config: TrainConfig, weights: LossWeights) -> tupl
     validation_cache = open_cache(files.validation, parts.backbone_name, parts.model.backbone)
     validation = Validation(People(files.validation, validation_cache), config.validate_limit, files.coco)
     names = None
-    trainer = Trainer(parts, config, weights, files, {"validation": files.validation.name})
+    trainer = Trainer(parts, config, weights, files, {"validation": files.validation.name}, crew)
     if files.state.exists():
         trainer.load_state()
         names = list(trainer.cursor.shard_names) or None
@@ -337,7 +353,8 @@ def main(arguments: list[str] | None = None) -> int:
         files = RunFiles(options.shards, options.validation, options.out, options.variant, options.trunk, options.init, options.coco)
         torch.set_num_threads(config.threads)
         torch.set_flush_denormal(True)
-        trainer, people, validation = open_run(files, config, weights)
+        crew = Crew()
+        trainer, people, validation = open_run(files, config, weights, crew)
         if options.dry_run:
             dry_run(trainer, people, validation)
             return 0
@@ -345,10 +362,14 @@ def main(arguments: list[str] | None = None) -> int:
         with StopRequest().listening() as stop:
             if not trainer.finished:
                 run(trainer, people, validation, stop)
+        crew.close()
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{trainer.num_samples} samples seen; best MPJPE + PA-MPJPE {trainer.best} mm; {files.best}")
+    if not crew.leads:
+        return 0
+    best = "no validation yet" if trainer.best is None else f"best MPJPE + PA-MPJPE {trainer.best:.1f} mm in {files.best}"
+    print(f"{trainer.num_samples} samples seen; {best}")
     return 0
 
 

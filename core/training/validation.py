@@ -14,7 +14,7 @@ from core.training.batches import People
 from core.training.coco import KeypointPerson, KeypointScores, keypoint_scores, read_people, read_picture
 from core.training.features import normalised
 from core.training.losses import HIPS, Criterion
-from core.training.metrics import Estimates, Scores, score
+from core.training.metrics import Estimates, Scores, joined, score
 
 BATCH_SIZE = 64
 LIMBS = indices(LIMB_JOINT_NAMES)
@@ -40,12 +40,6 @@ class Network:
         pelvis = joints[:, HIPS].mean(1, keepdim=True)
         projected = project(joints - pelvis, prediction.camera.float())
         return Estimates(*((tensor.numpy()) for tensor in (joints - pelvis, vertices - pelvis, projected)))
-
-
-def joined(parts: list[Estimates]) -> Estimates:
-    """The people of several batches in one."""
-    names = ("joints_m", "vertices_m", "joints_crop")
-    return Estimates(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class Validation:

@@ -49,6 +49,6 @@ def test_backbone_weights_there_and_back(tmp_path: Path) -> None:
         load_backbone(tmp_path / "a.safetensors", BACKBONES["blazepose-heavy"](), "blazepose-heavy")
 
 
-@pytest.mark.parametrize("name, millions", [("blazepose", 1.80), ("blazepose-heavy", 12.01)])
+@pytest.mark.parametrize(("name", "millions"), [("blazepose", 1.80), ("blazepose-heavy", 12.01)])
 def test_number_of_parameters(name: str, millions: float) -> None:
     assert sum(parameter.numel() for parameter in BACKBONES[name]().parameters()) / 1e6 == pytest.approx(millions, abs=0.005)

@@ -6,8 +6,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import core.checkpoint as checkpoint_module
-from core.bodies import BODIES
 from core.backbones import BACKBONES
+from core.bodies import BODIES
 from core.checkpoint import find_checkpoint, known_checkpoints, load_checkpoint, save_checkpoint
 from core.config import ModelConfig
 from core.errors import InputError
@@ -62,7 +62,7 @@ def test_names(tmp_path: Path, model: FastMETRO) -> None:
     assert load_checkpoint().model.config == CONFIG
     with pytest.raises(InputError, match="unknown checkpoint 'best'; known: default"):
         load_checkpoint("best")
-    with pytest.raises(InputError, match="no such file.*default"):
+    with pytest.raises(InputError, match=r"no such file.*default"):
         load_checkpoint(tmp_path / "missing.safetensors")
 
 

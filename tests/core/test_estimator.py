@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from core import load_estimator
-from core.bodies import BODIES
 from core.backbones import BACKBONES
+from core.bodies import BODIES
 from core.checkpoint import save_checkpoint
 from core.config import ModelConfig
-from core.crop import crop_person
+from core.crop import CROP_SCALE, crop_person
 from core.errors import InputError
 from core.estimator import MAX_BATCH, MeshEstimator, choose_device, choose_precision
 from core.model import FastMETRO
@@ -44,7 +44,7 @@ def test_one_estimate_per_box_centred_on_the_pelvis(estimator: MeshEstimator, im
 def test_joints_px_are_where_the_camera_puts_them(estimator: MeshEstimator, image: np.ndarray) -> None:
     person = estimator.from_boxes(image, BOXES[:1])[0]
     unit = person.camera[0] * (person.joints_m[:, :2] + person.camera[1:])
-    side_px = 1.2 * 80
+    side_px = CROP_SCALE * 80
     np.testing.assert_allclose(person.joints_px, [35, 50] + unit * side_px / 2, atol=1e-3)
 
 

@@ -32,7 +32,7 @@ def test_frame_projection_is_crop_projection_placed_in_the_frame() -> None:
     points = np.random.default_rng(0).normal(0, 0.4, (9, 3))
     unit = project(torch.from_numpy(points)[None], torch.from_numpy(CAMERA)[None])[0].numpy()
     crop_px = crop_px_from_unit(unit)
-    frame_px = np.concatenate([crop_px, np.ones((9, 1))], 1) @ FRAME_FROM_CROP.T
+    frame_px = np.pad(crop_px, ((0, 0), (0, 1)), constant_values=1.0) @ FRAME_FROM_CROP.T
     np.testing.assert_allclose(weak_to_frame_px(points, CAMERA, FRAME_FROM_CROP), frame_px, atol=1e-9)
     np.testing.assert_allclose(crop_px_from_unit(np.array([-1.0, 0.0, 1.0])), [0, 112, 224])
 
@@ -56,7 +56,7 @@ def test_translation_reprojects_a_distant_body_within_a_pixel() -> None:
 
 
 def test_translation_beats_the_closed_form_up_close() -> None:
-    points = np.random.default_rng(3).normal(0, 0.35, (200, 3)) + [0, 0, 0.3]
+    points = np.random.default_rng(3).normal(0, 0.35, (200, 3)) + np.array([0, 0, 0.3])
     focal_px = default_focal_px(1280, 720)
     target = weak_to_frame_px(points, CAMERA, FRAME_FROM_CROP)
 

@@ -1,0 +1,27 @@
+"""Flags and defaults."""
+
+from dataclasses import fields
+
+import pytest
+
+from app.config import DetectConfig, LiveConfig, SmoothConfig, TrackConfig, default_of, flag_fields
+
+
+def test_every_setting_has_help() -> None:
+    for config in (LiveConfig, DetectConfig, TrackConfig, SmoothConfig):
+        for item in fields(config):
+            if item.default_factory in (DetectConfig, TrackConfig, SmoothConfig):
+                continue
+            assert item.metadata["help"].strip(), item.name
+
+
+def test_flags_are_those_of_the_contract() -> None:
+    names = {item.name for item in flag_fields()}
+    assert names == {"checkpoint", "body", "device", "precision", "max_people", "smoothing", "focal_px", "overwrite"}
+    assert LiveConfig(**{item.name: default_of(item) for item in flag_fields()}) == LiveConfig()
+
+
+@pytest.mark.parametrize("bad", [{"max_people": 0}, {"focal_px": 0.0}, {"focal_px": -5.0}, {"focal_px": float("nan")}])
+def test_bad_values_are_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        LiveConfig(**bad)

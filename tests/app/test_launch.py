@@ -1,0 +1,263 @@
+"""The door: exit codes, messages, imports, interrupted and repeated runs."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import app.jobs
+import launch
+from app.config import LiveConfig
+from app.jobs import Engine, process_video, result_folders, run_videos
+from tests.app.fakes import RectangleDetector, TubeEstimator
+from tests.app.media import write_video
+
+HEAVY = ("torch", "cv2", "mediapipe", "av", "numba", "scipy", "numpy")
+
+
+@pytest.fixture
+def fake_engine(monkeypatch: pytest.MonkeyPatch) -> RectangleDetector:
+    """Runs of launch.main use a detector and a network that know the answer."""
+    detector = RectangleDetector()
+
+    @contextmanager
+    def opened(config: LiveConfig) -> Iterator[Engine]:
+        yield Engine(TubeEstimator(), detector, config)
+
+    monkeypatch.setattr(app.jobs, "open_engine", opened)
+    return detector
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """30 frames with somebody in the middle (write_video draws a red quarter, which is bright in the red channel)."""
+    return write_video(tmp_path / "clip.mp4", (96, 64), [index / 30 for index in range(30)])
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of launch.py."""
+    try:
+        code = launch.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("arguments", [
+    (), ("--video",), ("--video", "a.mp4"), ("--images", "a.jpg"), ("--bogus",), ("--demo", "--check"), ("--check", "--out", "x"),
+    ("--demo", "--max-people", "0"), ("--demo", "--focal-px", "-3"), ("--demo", "--device", "tpu"), ("--demo", "--smoothing", "kalman"),
+])  # fmt: skip
+def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    code, out, err = outcome(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert "usage:" in err
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = outcome(capsys, "--help")
+    assert code == 0
+    for flag in ("--video", "--images", "--demo", "--check", "--out", "--checkpoint", "--max-people", "--smoothing"):
+        assert flag in out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = "import sys, launch\ntry: launch.main(['--help'])\nexcept SystemExit: pass\n"
+    program += f"print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(launch.__file__).parent)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_video_to_files(fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
+    code, out, _ = outcome(capsys, "--video", clip, "--out", tmp_path / "out")
+    assert code == 0
+    assert "30 frames, 1 person" in out
+    folder = tmp_path / "out" / "clip"
+    assert {path.name for path in folder.iterdir()} == {"overlay.mp4", "meshes.npz", "summary.json"}
+    with np.load(folder / "meshes.npz") as rows:
+        assert rows["frame_index"].tolist() == list(range(30))
+        assert set(rows["track_id"].tolist()) == {1}
+    assert json.loads((folder / "summary.json").read_text())["settings"]["state"] == "complete"
+
+
+def test_a_second_run_says_so_and_skips(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
+    arguments = ("--video", clip, "--out", tmp_path / "out")
+    outcome(capsys, *arguments)
+    looks = fake_engine.looks
+    code, out, _ = outcome(capsys, *arguments)
+    assert code == 0
+    assert "already done" in out
+    assert "--overwrite" in out
+    assert fake_engine.looks == looks
+    code, out, _ = outcome(capsys, *arguments, "--smoothing", "none")
+    assert code == 0
+    assert "another smoothing" in out
+    assert fake_engine.looks == looks
+    code, out, _ = outcome(capsys, *arguments, "--overwrite")
+    assert code == 0
+    assert "30 frames" in out
+    assert fake_engine.looks > looks
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_does_it_again(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect = fake_engine.detect
+
+    def interrupted(*arguments: object, **options: object) -> list:
+        if fake_engine.looks == 3:
+            raise KeyboardInterrupt
+        return detect(*arguments, **options)
+
+    monkeypatch.setattr(fake_engine, "detect", interrupted)
+    arguments = ("--video", clip, "--out", tmp_path / "out")
+    code, _, err = outcome(capsys, *arguments)
+    assert code == 1
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    folder = tmp_path / "out" / "clip"
+    with np.load(folder / "meshes.npz") as rows:
+        assert 0 < len(rows["frame_index"]) < 30
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["settings"]["state"] == "interrupted"
+    assert "interrupted" in summary["warnings"][0]
+    monkeypatch.setattr(fake_engine, "detect", detect)
+    code, out, _ = outcome(capsys, *arguments)
+    assert code == 0
+    assert "30 frames" in out
+
+
+def test_a_failing_model_keeps_its_traceback_and_the_results_so_far(clip: Path, tmp_path: Path) -> None:
+    class Breaks(TubeEstimator):
+        def from_crops(self, crops: list) -> list:
+            if len(self.batches) == 2:
+                raise RuntimeError("a bug")
+            return super().from_crops(crops)
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        process_video(clip, tmp_path / "out", Engine(Breaks(), RectangleDetector(), LiveConfig()))
+    with np.load(tmp_path / "out" / "meshes.npz") as rows:
+        assert len(rows["frame_index"]) > 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["state"] == "failed"
+
+
+def test_bad_inputs_are_reported_and_the_others_done(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
+    empty, text = tmp_path / "empty.mp4", tmp_path / "text.mp4"
+    empty.touch()
+    text.write_text("not a video\n" * 50)
+    code, out, _ = outcome(capsys, "--video", tmp_path / "none.mp4", empty, clip, text, "--out", tmp_path / "out")
+    assert code == 1
+    assert out.count("\n") == 1
+    assert "30 frames" in out
+    report = run_videos([tmp_path / "none.mp4", empty, text], tmp_path / "out2", LiveConfig())
+    assert len(report.failed) == 3
+    assert all("\n" not in line for line in report.failed)
+    assert not (tmp_path / "out2").exists()
+
+
+def test_an_output_folder_that_cannot_be_made(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, _ = outcome(capsys, "--video", clip, "--out", tmp_path / "file")
+    assert code == 1
+
+
+def test_nobody_in_the_video(fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
+    fake_engine.blind_at_s = (-1.0, 9.0)
+    code, out, _ = outcome(capsys, "--video", clip, "--out", tmp_path / "out")
+    assert code == 0
+    assert "nobody" in out
+    with np.load(tmp_path / "out" / "clip" / "meshes.npz") as rows:
+        assert rows["vertices_m"].shape == (0, 30, 3)
+
+
+def test_pictures(fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from app.export.pictures import write_picture
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[20:110, 40:80] = 255
+    write_picture(folder / "one.png", image)
+    write_picture(folder / "two.jpg", image)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8nothing")
+    code, out, _ = outcome(capsys, "--images", folder, "--out", tmp_path / "out")
+    assert code == 1
+    assert out.count("1 person") == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"one", "two"}
+    assert (tmp_path / "out" / "one" / "meshes.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"), [("nosuch", "unknown checkpoint"), ("x/none.safetensors", "no such file"), ("broken", "damaged")]
+)
+def test_bad_checkpoints_are_one_line(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, checkpoint: str, said: str) -> None:
+    if checkpoint == "broken":
+        checkpoint = str(tmp_path / "broken.safetensors")
+        Path(checkpoint).write_bytes(b"\x10\0\0\0\0\0\0\0garbage")
+    code, out, err = outcome(capsys, "--video", clip, "--out", tmp_path / "out", "--checkpoint", checkpoint)
+    lines = [line for line in err.splitlines() if line.startswith("launch.py:")]
+    assert code == 1
+    assert out == ""
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_inputs_of_one_name_get_different_folders() -> None:
+    paths = [Path("a/in.mp4"), Path("b/in.mp4"), Path("in.mov"), Path("other.mp4")]
+    folders = [folder.name for folder in result_folders(paths, Path("out"))]
+    assert len(set(folders)) == 4
+    assert folders[3] == "other"
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (ImportError("libGL.so.1: cannot open shared object file: No such file"), "libGL.so.1 is missing; on Debian or Ubuntu: apt-get"),
+    (OSError("libGLESv2.so.2: cannot open shared object file: No such file or directory"), "libGLESv2.so.2"),
+    (ModuleNotFoundError("No module named 'nosuchpackage'", name="nosuchpackage"), "pip install -r requirements.txt"),
+    (PermissionError(13, "Permission denied", "/x"), "Permission denied"),
+])  # fmt: skip
+def test_expected_errors_become_one_line(error: Exception, said: str) -> None:
+    message = launch.explain(error)
+    assert message
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("error", [
+    ModuleNotFoundError("No module named 'app.gone'", name="app.gone"), ImportError("cannot import name 'x'"), ValueError("a bug"),
+])  # fmt: skip
+def test_bugs_keep_their_traceback(error: Exception) -> None:
+    assert launch.explain(error) is None
+
+
+def test_imports_go_one_way(repository: Path) -> None:
+    for path in (*repository.glob("core/**/*.py"), *repository.glob("app/**/*.py")):
+        room = path.relative_to(repository).parts[0]
+        forbidden = {"launch", "app"} if room == "core" else {"launch"}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            bad = {name.split(".")[0] for name in names} & forbidden
+            assert not bad, f"{path} imports {bad}"
+
+
+def test_settings_do_not_leak_between_runs(clip: Path, tmp_path: Path) -> None:
+    engine = Engine(TubeEstimator(), RectangleDetector(), LiveConfig())
+    process_video(clip, tmp_path / "a", engine)
+    process_video(clip, tmp_path / "b", replace(engine, config=replace(engine.config, smoothing="none")))
+    states = [json.loads((tmp_path / name / "summary.json").read_text())["settings"] for name in "ab"]
+    assert [state["smoothing"] for state in states] == ["one-euro", "none"]
+    assert {state["state"] for state in states} == {"complete"}

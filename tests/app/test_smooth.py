@@ -1,0 +1,134 @@
+"""The filters on synthetic jitter, with the irregular times of real cameras."""
+
+import numpy as np
+import pytest
+
+from app.config import SmoothConfig
+from app.smooth import FILTERS, MeshSmoother, OneEuroFilter, PersonSmoother
+from core.errors import InputError
+
+CONFIG = SmoothConfig()
+
+
+def body_filter() -> OneEuroFilter:
+    return OneEuroFilter(CONFIG.min_cutoff_hz, CONFIG.beta_hz_per_m_s, CONFIG.derivative_cutoff_hz)
+
+
+def irregular_times(rate_hz: float, duration_s: float, seed: int = 0) -> np.ndarray:
+    """Frames that come up to 40 % early or late."""
+    random = np.random.default_rng(seed)
+    count = int(rate_hz * duration_s)
+    return (np.arange(count) + random.uniform(-0.4, 0.4, count)) / rate_hz
+
+
+def run(filter_: OneEuroFilter, signal: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    return np.stack([filter_(values, time_s) for values, time_s in zip(signal, times_s, strict=True)])
+
+
+@pytest.mark.parametrize("rate_hz", [25.0, 30.0, 60.0])
+def test_jitter_at_rest_is_halved(rate_hz: float) -> None:
+    times_s = irregular_times(rate_hz, 6)
+    noise = np.random.default_rng(1).normal(0, 0.008, (len(times_s), 50, 3))
+    smooth = run(body_filter(), noise, times_s)[len(times_s) // 3 :]
+    assert smooth.std() < 0.5 * 0.008
+    steps = np.diff(smooth, axis=0).std() / np.diff(noise, axis=0).std()
+    assert steps < 0.4
+
+
+@pytest.mark.parametrize("speed_m_s", [0.8, 1.5, 3.0])
+def test_lag_in_motion_is_under_half_a_frame(speed_m_s: float) -> None:
+    rate_hz = 30.0
+    times_s = irregular_times(rate_hz, 3)
+    path = np.zeros((len(times_s), 1, 3))
+    path[:, 0, 0] = speed_m_s * times_s
+    smooth = run(body_filter(), path, times_s)
+    lag_s = ((path - smooth)[len(times_s) // 2 :, 0, 0] / speed_m_s).mean()
+    assert 0 <= lag_s < 0.5 / rate_hz
+
+
+def test_the_frame_rate_hardly_matters() -> None:
+    def wave(times_s: np.ndarray) -> np.ndarray:
+        return 0.2 * np.sin(2 * np.pi * 0.7 * times_s)[:, None, None] * np.ones((1, 1, 3))
+
+    slow, quick = irregular_times(25, 4), irregular_times(100, 4)
+    slow_path, quick_path = run(body_filter(), wave(slow), slow)[:, 0, 0], run(body_filter(), wave(quick), quick)[:, 0, 0]
+    later = slow > 1
+    assert np.abs(np.interp(slow[later], quick, quick_path) - slow_path[later]).max() < 0.02
+
+
+def test_each_point_has_its_own_cutoff() -> None:
+    filter_, random = body_filter(), np.random.default_rng(0)
+    still, errors = [], []
+    for index in range(90):
+        values = np.array([[index / 30 * 2.0, 0, 0], [0.0, 0, 0]]) + random.normal(0, 0.005, (2, 3))
+        smooth = filter_(values, index / 30)
+        still.append(smooth[1])
+        errors.append(abs(smooth[0, 0] - index / 30 * 2.0))
+    assert np.std(still[30:]) < 0.0027
+    assert np.mean(errors[30:]) < 0.03
+
+
+def test_time_standing_still_changes_nothing() -> None:
+    filter_ = body_filter()
+    first = filter_(np.zeros((1, 3)), 1.0)
+    assert np.array_equal(filter_(np.ones((1, 3)), 1.0), first)
+    assert np.isfinite(filter_(np.ones((1, 3)), 1.1)).all()
+
+
+def test_input_is_not_changed_and_output_not_shared() -> None:
+    filter_, values = body_filter(), np.ones((4, 3), np.float32)
+    result = filter_(values, 0.0)
+    result[:] = 7
+    assert (values == 1).all()
+    assert np.allclose(filter_(values, 0.1), 1)
+    assert filter_(values, 0.2).dtype == np.float32
+
+
+def test_noisy_depth_does_not_move_the_picture() -> None:
+    random, person = np.random.default_rng(0), PersonSmoother("one-euro", CONFIG)
+    places, depths = [], []
+    for index in range(120):
+        depth_m = 5 * np.exp(random.normal(0, 0.02))
+        _, translation_m = person(np.zeros((3, 3), np.float32), np.array([0.2, -0.1, 1.0]) * depth_m, index / 30)
+        places.append(translation_m[:2] / translation_m[2])
+        depths.append(translation_m[2])
+    assert np.allclose(places, [0.2, -0.1], atol=1e-9)
+    assert np.std(depths[30:]) < 0.5 * 0.02 * 5
+
+
+def test_people_are_kept_apart_and_forgotten() -> None:
+    smoother = MeshSmoother("one-euro", CONFIG)
+    here, there = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    forward = np.array([0.0, 0.0, 4.0])
+    smoother(1, here, forward, 0.0)
+    assert np.array_equal(smoother(2, there, forward, 0.0)[0], there)
+    assert np.abs(smoother(1, there, forward, 0.03)[0] - there).max() > 0.02
+    assert np.array_equal(smoother(1, there, forward, 0.03 + CONFIG.max_gap_s + 0.1)[0], there)
+    smoother.forget_before(0.2 + CONFIG.max_gap_s)
+    assert len(smoother) == 1
+    smoother.reset()
+    assert len(smoother) == 0
+
+
+@pytest.mark.parametrize("name", list(FILTERS))
+def test_every_filter_keeps_a_still_signal(name: str) -> None:
+    person = PersonSmoother(name, CONFIG)
+    vertices, place = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32), np.array([0.1, 0.2, 3.0])
+    for index in range(5):
+        smooth_vertices, smooth_place = person(vertices, place, index * 0.1)
+    assert np.allclose(smooth_vertices, vertices)
+    assert np.allclose(smooth_place, place)
+
+
+def test_none_changes_nothing() -> None:
+    person, random = PersonSmoother("none", CONFIG), np.random.default_rng(0)
+    for index in range(5):
+        vertices, place = random.normal(size=(5, 3)).astype(np.float32), np.array([*random.normal(size=2), 3.0])
+        smooth_vertices, smooth_place = person(vertices, place, index * 0.1)
+        assert np.array_equal(smooth_vertices, vertices)
+        assert np.allclose(smooth_place, place)
+
+
+def test_unknown_filter_lists_the_known() -> None:
+    with pytest.raises(InputError, match="one-euro"):
+        MeshSmoother("kalman", CONFIG)
