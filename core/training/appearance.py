@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -48,7 +49,9 @@ class BodySurface:
         shares["torso"] = np.clip(1 - sum(shares.values()), 0, 1)
         eyes = skinning[:, [i for i, name in enumerate(names) if name.startswith("eye")]].sum(1)
         centers = self._bone_centers(body)
-        arm, leg = (self._along(template, centers, chain) for chain in (("upperarm01", "lowerarm01", "wrist"), ("upperleg01", "lowerleg01", "foot")))
+        arm, leg = (
+            self._along(template, centers, chain) for chain in (("upperarm01", "lowerarm01", "wrist"), ("upperleg01", "lowerleg01", "foot"))
+        )
         columns = [*template.T, arm, leg, *(shares[name] for name in REGION_NAMES), eyes, np.zeros(len(template))]
         self.channels = np.stack(columns, 1).astype(np.float32)
         self.eye_m = np.abs(template[eyes > 0.6]).mean(0) * np.sign([1, *template[eyes > 0.6][:, 1:].mean(0)])
@@ -69,7 +72,7 @@ class BodySurface:
         for side in ("L", "R"):
             nodes = [centers[f"{name}.{side}"] for name in chain]
             best, place = np.full(len(points), np.inf), np.zeros(len(points))
-            for i, (start, end) in enumerate(zip(nodes, nodes[1:], strict=False)):
+            for i, (start, end) in enumerate(pairwise(nodes)):
                 bone = end - start
                 along = (points - start) @ bone / (bone @ bone)
                 along = np.clip(along, 0 if i else -1, 1 if i == 0 else 2)
@@ -122,7 +125,7 @@ class Outfit:
 
 def label(channels: np.ndarray, outfit: Outfit, surface: BodySurface) -> np.ndarray:
     """(N, NUM_CHANNELS) surface description -> (N,) Part values."""
-    x, y, z, arm, leg = channels[:, :5].T
+    y, z, arm, leg = channels[:, 1:5].T
     region = channels[:, 5:12].argmax(1)
     head, neck, arms, hand, legs, foot, torso = (region == i for i in range(7))
     parts = np.full(len(channels), Part.SKIN)
@@ -201,7 +204,18 @@ def _fabric(random: np.random.Generator, points: np.ndarray) -> np.ndarray:
     return np.where(mask[:, None], first, second).astype(np.float32)
 
 
-HAIR_COLOURS = np.array([[0.06, 0.05, 0.04], [0.06, 0.05, 0.04], [0.12, 0.08, 0.05], [0.45, 0.32, 0.2], [0.75, 0.6, 0.38], [0.55, 0.53, 0.5], [0.3, 0.15, 0.08], [0.85, 0.83, 0.8]])
+HAIR_COLOURS = np.array(
+    [
+        [0.06, 0.05, 0.04],
+        [0.06, 0.05, 0.04],
+        [0.12, 0.08, 0.05],
+        [0.45, 0.32, 0.2],
+        [0.75, 0.6, 0.38],
+        [0.55, 0.53, 0.5],
+        [0.3, 0.15, 0.08],
+        [0.85, 0.83, 0.8],
+    ]
+)
 LIGHT_SKIN, DARK_SKIN = np.array([0.93, 0.76, 0.66]), np.array([0.28, 0.17, 0.11])
 
 

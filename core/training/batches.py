@@ -93,10 +93,7 @@ class People:
         for k in range(len(self.features[0])):
             stacked = torch.from_numpy(np.stack([self.features[s][k][r] for s, r in places])).to(dtype)
             features.append(stacked.permute(0, 3, 1, 2) if stacked.dim() == 4 else stacked)
-        truth = {
-            name: torch.from_numpy(np.stack([getattr(self.shards[s].truth, name)[r] for s, r in places]))
-            for name in TRUTH_FIELDS
-        }
+        truth = {name: torch.from_numpy(np.stack([getattr(self.shards[s].truth, name)[r] for s, r in places])) for name in TRUTH_FIELDS}
         family = truth.pop("family")
         return Batch(tuple(features), Targets(**{name: value.float() for name, value in truth.items()}), family)
 
@@ -209,7 +206,8 @@ class BatchStream:
             for k in range(done, len(order) // self.batch_size):
                 chosen = np.sort(order[k * self.batch_size : (k + 1) * self.batch_size])
                 batch = self.people.gather(self.crew.share(chosen), self.dtype)
-                generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch, k, self.crew.rank]).generate_state(1)[0]))
+                seeds = np.random.SeedSequence([self.seed, epoch, k, self.crew.rank]).generate_state(1)
+                generator = torch.Generator().manual_seed(int(seeds[0]))
                 features = self.noise.applied(batch.features, generator)
                 yield Cursor(epoch, k + 1, names), Batch(features, batch.targets, batch.family)
             epoch, done = epoch + 1, 0

@@ -84,9 +84,7 @@ def evaluate_synthetic(estimator: MeshEstimator, folder: Path, limit: int, num_w
             for (image, estimate), row, error in zip(results, rows, errors_mm, strict=True)
         ]  # fmt: skip
         panels = sorted(panels, key=lambda panel: -panel.error)[:num_worst]
-    return SyntheticSet(
-        joined(predicted), joined(true), np.concatenate(visibility), np.concatenate(family), shards[0].family_names, panels
-    )
+    return SyntheticSet(joined(predicted), joined(true), np.concatenate(visibility), np.concatenate(family), shards[0].family_names, panels)
 
 
 def _estimates(people: list[MeshEstimate], vertex_ids: np.ndarray) -> Estimates:

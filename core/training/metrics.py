@@ -63,9 +63,7 @@ def mpvpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
 
 def body_rotations(joints_m: np.ndarray) -> np.ndarray:
     """The torso's frame from hips and shoulders: (B, 14, 3) -> (B, 3, 3), columns left, up, front."""
-    right_hip, left_hip, right_shoulder, left_shoulder = (
-        joints_m[:, i] for i in indices(("R_Hip", "L_Hip", "R_Shoulder", "L_Shoulder"))
-    )
+    right_hip, left_hip, right_shoulder, left_shoulder = (joints_m[:, i] for i in indices(("R_Hip", "L_Hip", "R_Shoulder", "L_Shoulder")))
     up = (right_shoulder + left_shoulder - right_hip - left_hip) / 2
     up = up / np.maximum(np.linalg.norm(up, axis=-1, keepdims=True), 1e-9)
     left = left_hip - right_hip + left_shoulder - right_shoulder
@@ -81,9 +79,7 @@ def facing_errors_deg(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray
     return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
 
 
-def correct_keypoints(
-    predicted_px: np.ndarray, true_px: np.ndarray, visible: np.ndarray, threshold: float = PCK_THRESHOLD
-) -> np.ndarray:
+def correct_keypoints(predicted_px: np.ndarray, true_px: np.ndarray, visible: np.ndarray, threshold: float = PCK_THRESHOLD) -> np.ndarray:
     """Which keypoints lie within `threshold` x the larger side of the box around that person's visible keypoints.
 
     predicted_px, true_px: (B, K, 2); visible: (B, K) bool; returns (B, K) bool, False where not visible

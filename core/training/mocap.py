@@ -127,7 +127,8 @@ class Motion:
 class Reference:
     """The target with identity rotations: unit vectors (3,) by name.
 
-    Directions of "torso" (hips to shoulders), "arm.L", "forearm.L", "thigh.L", "shin.L", and hinge axes of "elbow.L" and "knee.L"; the same with .R
+    Directions of "torso" (hips to shoulders), "arm.L", "forearm.L", "thigh.L", "shin.L", and hinge axes of "elbow.L" and
+    "knee.L"; the same with .R
     """
 
     vectors: Mapping[str, np.ndarray]
@@ -258,7 +259,8 @@ CMU_PARENTS = np.array([
 ])  # fmt: skip
 CMU_OFFSETS = {  # joints not listed sit on their parent
     2: (1.65674, -1.80282, 0.62477), 3: (2.5972, -7.13576, 0), 4: (2.49236, -6.8477, 0), 5: (0.19704, -0.54136, 2.14581),
-    6: (0, 0, 1.11249), 8: (-1.6107, -1.80282, 0.62476), 9: (-2.59502, -7.12977, 0), 10: (-2.4678, -6.78024, 0), 11: (-0.23024, -0.63258, 2.13368),
+    6: (0, 0, 1.11249), 8: (-1.6107, -1.80282, 0.62476), 9: (-2.59502, -7.12977, 0), 10: (-2.4678, -6.78024, 0),
+    11: (-0.23024, -0.63258, 2.13368),
     12: (0, 0, 1.11569), 14: (0.01961, 2.0545, -0.14112), 15: (0.01021, 2.06436, -0.05921), 17: (0.00713, 1.56711, 0.14968),
     18: (0.03429, 1.56041, -0.10006), 19: (0.01305, 1.6256, -0.05265), 21: (3.54205, 0.90436, -0.17364), 22: (4.86513, 0, 0),
     23: (3.35554, 0, 0), 25: (0.66117, 0, 0), 26: (0.53306, 0, 0), 28: (0.5412, 0, 0.5412), 30: (-3.49802, 0.75994, -0.32616),

@@ -12,7 +12,20 @@ from torch import Tensor
 
 from core.bodies.anny import AVERAGE_ADULT, AnnyBody
 
-FAMILIES = ("standing", "walking", "sitting", "reaching", "crouching", "stepping", "kicking", "kneeling", "cross-legged", "free", "lying", "inverted")
+FAMILIES = (
+    "standing",
+    "walking",
+    "sitting",
+    "reaching",
+    "crouching",
+    "stepping",
+    "kicking",
+    "kneeling",
+    "cross-legged",
+    "free",
+    "lying",
+    "inverted",
+)
 FAMILY_WEIGHTS = (0.19, 0.20, 0.13, 0.07, 0.07, 0.08, 0.05, 0.05, 0.03, 0.07, 0.05, 0.01)
 EVERYDAY_FAMILIES = FAMILIES[:4]
 
@@ -196,7 +209,9 @@ class PoseSampler:
         pitch = np.where(high, random.normal(12, 15, count), random.normal(4, 6, count))
         heading = about_y(yaw) @ tilt
         lying = family == FAMILIES.index("lying")
-        face = about_x(np.where(random.random(count) < 0.6, -90.0, 90.0) + random.normal(0, 12, count)) @ about_y(random.normal(0, 35, count))
+        face = about_x(np.where(random.random(count) < 0.6, -90.0, 90.0) + random.normal(0, 12, count)) @ about_y(
+            random.normal(0, 35, count)
+        )
         heading = np.where(lying[:, None, None], about_y(yaw) @ face, heading)
         inverted = family == FAMILIES.index("inverted")
         heading = np.where(inverted[:, None, None], about_y(yaw) @ about_z(180 + random.normal(0, 12, count)), heading)
@@ -239,7 +254,13 @@ def _sitting(random: np.random.Generator, count: int) -> Legs:
 def _crouching(random: np.random.Generator, count: int) -> Legs:
     normal, size = random.normal, (count, 2)
     depth, spread = random.uniform(30, 122, (count, 1)), random.uniform(0, 35, (count, 1))
-    return depth + normal(0, 8, size), spread + normal(0, 6, size), depth * 1.1 + normal(0, 10, size), random.uniform(0, 30, size), depth[:, 0] * 0.35
+    return (
+        depth + normal(0, 8, size),
+        spread + normal(0, 6, size),
+        depth * 1.1 + normal(0, 10, size),
+        random.uniform(0, 30, size),
+        depth[:, 0] * 0.35,
+    )
 
 
 def _same_side(random: np.random.Generator, pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
@@ -250,7 +271,9 @@ def _same_side(random: np.random.Generator, pairs: list[tuple[np.ndarray, np.nda
 
 def _stepping(random: np.random.Generator, count: int) -> Legs:
     uniform, normal = random.uniform, random.normal
-    flexion, knee = _same_side(random, [(uniform(45, 112, count), uniform(-40, 10, count)), (uniform(40, 112, count), uniform(0, 80, count))])
+    flexion, knee = _same_side(
+        random, [(uniform(45, 112, count), uniform(-40, 10, count)), (uniform(40, 112, count), uniform(0, 80, count))]
+    )
     return flexion, normal(5, 8, (count, 2)), knee, normal(0, 10, (count, 2)), normal(5, 8, count)
 
 
@@ -268,7 +291,13 @@ def _kicking(random: np.random.Generator, count: int) -> Legs:
 def _kneeling(random: np.random.Generator, count: int) -> Legs:
     uniform, normal, size = random.uniform, random.normal, (count, 2)
     one_knee = random.random(count) < 0.5
-    flexion, knee = _same_side(random, [(np.where(one_knee, uniform(75, 105, count), uniform(-10, 50, count)), uniform(-10, 30, count)), (uniform(85, 120, count), uniform(80, 140, count))])
+    flexion, knee = _same_side(
+        random,
+        [
+            (np.where(one_knee, uniform(75, 105, count), uniform(-10, 50, count)), uniform(-10, 30, count)),
+            (uniform(85, 120, count), uniform(80, 140, count)),
+        ],
+    )
     return flexion, normal(6, 6, size), knee, normal(0, 8, size), normal(5, 8, count)
 
 

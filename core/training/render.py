@@ -182,7 +182,9 @@ class Renderer:
         """(V, 3) unit normals that point outwards."""
         a, b, c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
         u, v = b - a, c - a
-        flat = np.stack([u[:, 1] * v[:, 2] - u[:, 2] * v[:, 1], u[:, 2] * v[:, 0] - u[:, 0] * v[:, 2], u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]], 1)
+        flat = np.stack(
+            [u[:, 1] * v[:, 2] - u[:, 2] * v[:, 1], u[:, 2] * v[:, 0] - u[:, 0] * v[:, 2], u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]], 1
+        )
         if faces is self.faces:
             total = self.corner_sum @ flat
         else:
@@ -280,7 +282,9 @@ class Renderer:
         image = np.ascontiguousarray(image, np.float32)
         if random.random() < 0.15:
             small = int(size * random.uniform(0.2, 0.8))
-            image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_LINEAR)
+            image = cv2.resize(
+                cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_LINEAR
+            )
         if random.random() < 0.5:
             image = cv2.GaussianBlur(image, (0, 0), random.uniform(0.2, 1.2))
         if random.random() < 0.07:

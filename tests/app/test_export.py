@@ -43,7 +43,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
-def _moving(index: int, track_id: int):  # noqa: ANN202 - a mesh
+def _moving(index: int, track_id: int):
     return mesh(
         track_id, (0.01 * index, 0.0, 2.0 + track_id), vertices_m=SPHERE_VERTICES_M + np.float32(index) / 100, score=0.5 + index / 100
     )

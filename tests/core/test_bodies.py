@@ -116,7 +116,9 @@ def test_adjacency_is_symmetric_local_and_connected(body):
 
 
 def test_hierarchy_of_a_small_sphere():
-    spots = np.array([[np.sin(a) * np.cos(b), np.cos(a), np.sin(a) * np.sin(b)] for a in np.linspace(0.2, 2.9, 9) for b in np.linspace(0, 5.8, 14)])
+    spots = np.array(
+        [[np.sin(a) * np.cos(b), np.cos(a), np.sin(a) * np.sin(b)] for a in np.linspace(0.2, 2.9, 9) for b in np.linspace(0, 5.8, 14)]
+    )
     ring = [(i * 14 + j, i * 14 + (j + 1) % 14) for i in range(8) for j in range(14)]
     faces = np.array([f for a, b in ring for f in ((a, b, a + 14), (b, b + 14, a + 14))])
     random = np.random.default_rng(0)

@@ -44,7 +44,7 @@ def turned(joints: np.ndarray, degrees: float, axis: int = 1) -> np.ndarray:
 
 def test_mpjpe_is_centred_on_the_hips() -> None:
     true = standing()
-    assert mpjpe_mm(true + [0.3, -0.2, 1.0], true) == pytest.approx([0], abs=1e-9)
+    assert mpjpe_mm(true + np.array([0.3, -0.2, 1.0]), true) == pytest.approx([0], abs=1e-9)
     off = true.copy()
     off[0, indices(("Head",))] += [0.03, 0.04, 0]  # 50 mm in one of 14 joints
     assert mpjpe_mm(off, true) == pytest.approx([50 / 14])
@@ -102,7 +102,7 @@ def test_pck_measures_in_the_box_of_the_visible_keypoints() -> None:
 
 def test_pck_pools_keypoints_not_people() -> None:
     true = np.array([[[0.0, 0.0], [10.0, 0.0]], [[0.0, 0.0], [10.0, 0.0]]])
-    off = true + [[[0, 0], [0, 0]], [[5, 0], [5, 0]]]
+    off = true + np.array([[[0, 0], [0, 0]], [[5, 0], [5, 0]]])
     visible = np.array([[True, True], [True, False]])  # the second person: one keypoint, a box of no size
     assert pck(off, true, visible) == pytest.approx(2 / 3)
 

@@ -131,7 +131,8 @@ def test_bvh_reader_skips_end_sites(tmp_path):
     path = tmp_path / "pose.bvh"
     path.write_text(
         "HIERARCHY\nROOT a\n{\n OFFSET 0 0 0\n CHANNELS 3 Xrotation Yrotation Zrotation\n JOINT b\n {\n  OFFSET 1 2 3\n"
-        "  CHANNELS 3 Xrotation Yrotation Zrotation\n  End Site\n  {\n   OFFSET 9 9 9\n  }\n }\n}\nMOTION\nFrames: 1\nFrame Time: 0.04\n1 2 3 4 5 6\n"
+        "  CHANNELS 3 Xrotation Yrotation Zrotation\n  End Site\n  {\n   OFFSET 9 9 9\n  }\n }\n}\n"
+        "MOTION\nFrames: 1\nFrame Time: 0.04\n1 2 3 4 5 6\n"
     )
     names, parents, offsets, _, values = mocap.read_bvh(path)
     assert names == ["a", "b"] and parents == [-1, 0] and offsets == [[0, 0, 0], [1, 2, 3]]

@@ -58,7 +58,9 @@ def test_families_look_like_their_names(body):
 def test_outfits_dress_the_right_parts(body):
     surface = BodySurface(body)
     outfit = Outfit.draw(np.random.default_rng(1))
-    dressed = Outfit(**{**vars(outfit), "sleeve": 1.95, "leg": 2.05, "top": True, "shoes": True, "hair": "short", "skirt": 0.0, "gloves": False})
+    dressed = Outfit(
+        **{**vars(outfit), "sleeve": 1.95, "leg": 2.05, "top": True, "shoes": True, "hair": "short", "skirt": 0.0, "gloves": False}
+    )
     parts, channels = label(surface.channels, dressed, surface), surface.channels
     region = {name: channels[:, 5 + i] > 0.9 for i, name in enumerate(("head", "neck", "arm", "hand", "leg", "foot", "torso"))}
     assert (parts[region["foot"]] == Part.SHOE).all()
@@ -107,7 +109,7 @@ def test_scenery_reads_pictures_and_refuses_empty_folders(tmp_path):
     assert scenery.pictures[0][0, 0].tolist() == [255, 0, 0]
     views = np.stack([scenery.background() for _ in range(12)])
     assert views.shape == (12, 224, 224, 3)
-    assert views.min() >= 0 and views.max() <= 1  # noqa: PT018 - one statement about one range
+    assert views.min() >= 0 and views.max() <= 1
 
 
 def test_shards_are_reproducible_and_resumable(tmp_path):

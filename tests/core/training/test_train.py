@@ -12,17 +12,17 @@ import torch
 from core.training import train
 from core.training.attention import plan_blocks, quick_attention
 from core.training.averages import EVERY_STEPS, AveragedWeights
-from core.training.batches import BatchStream, Cursor, FeatureNoise, People
+from core.training.batches import Batch, BatchStream, Cursor, FeatureNoise, People
 from core.training.config import RunFiles, TrainConfig, build_parser, from_flags
+from core.training.crew import Crew
 from core.training.features import cache_features, open_cache
 from core.training.losses import LossWeights
 from core.training.shards import list_shards
-from tests.core.test_model import SMALL, toy_model
-from tests.core.training.toy_people import toy_parts, write_toy_shards
+from tests.core.training.toy_people import TINY, tiny_model, toy_parts, write_toy_shards
 from tests.toy import ToyBody
 
 CONFIG = TrainConfig(
-    samples=480, batch=8, lr=3e-3, warmup_samples=80, feature_noise=0.01, feature_drop=0.01, threads=1, precision="fp32",
+    samples=320, batch=8, lr=3e-3, warmup_samples=40, feature_noise=0.01, feature_drop=0.01, threads=1, precision="fp32",
     validate_samples=160, log_samples=80, state_minutes=60.0, average_decay=0.9,
 )  # fmt: skip
 
@@ -47,10 +47,10 @@ def give_features(folder: Path) -> None:
     cache_features(list_shards(folder), open_cache(folder, "toy", backbone), backbone, "fp32")
 
 
-def run_all(files: RunFiles, config: TrainConfig = CONFIG, stop: train.StopRequest | None = None) -> train.Trainer:
+def run_all(files: RunFiles, config: TrainConfig = CONFIG) -> train.Trainer:
     files.run.mkdir(parents=True, exist_ok=True)
     trainer, people, validation = train.open_run(files, config, LossWeights())
-    train.run(trainer, people, validation, stop or train.StopRequest())
+    train.run(trainer, people, validation, train.StopRequest())
     return trainer
 
 
@@ -65,20 +65,18 @@ def test_the_loss_falls_and_scores_improve(files: RunFiles) -> None:
     scores = [line["synthetic"]["mpjpe_mm"] for line in lines if "synthetic" in line]
     assert losses[-1] < 0.5 * losses[0]
     assert scores[-1] < scores[0]
-    assert trainer.num_samples == 480
+    assert trainer.num_samples == 320
     metadata = json.loads(files.best.read_text())
-    assert metadata["samples_seen"] == 480
+    assert metadata["samples_seen"] == 320
     assert metadata["scores"]["synthetic"]["mpjpe_mm"] == pytest.approx(scores[-1])
     assert {"licence", "data", "training", "loss_weights", "origin"} <= set(metadata)
 
 
 def test_resumed_equals_uninterrupted(files: RunFiles) -> None:
     whole = run_all(replace(files, run=files.run.with_name("whole")))
-    stop = train.StopRequest()
-    stepped = StopAfter(13, stop)  # in the middle of the third epoch of 6 steps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "checked_step", stepped)
-        assert run_all(files, stop=stop).num_samples == 13 * 8
+        patch.setattr(train, "checked_step", StopAfter(13))  # in the middle of the third epoch of 6 steps
+        assert run_all(files).num_samples == 13 * 8
     resumed = run_all(files)
     assert resumed.num_samples == whole.num_samples
     for name, value in whole.average.trained.items():
@@ -88,16 +86,14 @@ def test_resumed_equals_uninterrupted(files: RunFiles) -> None:
 
 
 class StopAfter:
-    """A step that asks the run to stop after so many."""
+    """A step during the last of which the run is asked to stop."""
 
-    def __init__(self, num_steps: int, stop: train.StopRequest) -> None:
-        self.left, self.stop, self.step = num_steps, stop, train.checked_step
+    def __init__(self, num_steps: int) -> None:
+        self.left, self.step = num_steps, train.checked_step
 
-    def __call__(self, *arguments: object) -> dict:
+    def __call__(self, trainer: train.Trainer, batch: Batch, stop: bool) -> dict:
         self.left -= 1
-        if self.left == 0:
-            self.stop.signal_name = "SIGTERM"
-        return self.step(*arguments)
+        return self.step(trainer, batch, stop or self.left == 0)
 
 
 def test_new_shards_join_at_the_end_of_an_epoch(files: RunFiles) -> None:
@@ -172,6 +168,17 @@ def test_a_state_of_another_run_or_a_broken_one_is_refused(files: RunFiles) -> N
         train.open_run(files, CONFIG, LossWeights())
 
 
+def test_a_crew_shares_a_batch_without_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(12)
+    crews = [Crew() for _ in range(3)]
+    for rank, crew in enumerate(crews):
+        crew.rank, crew.size = rank, 3
+    assert sorted(np.concatenate([crew.share(rows) for crew in crews]).tolist()) == rows.tolist()
+    assert [crew.leads for crew in crews] == [True, False, False]
+    with pytest.raises(train.InputError, match="multiple of the 3 processes"):
+        crews[0].check_batch(32)
+
+
 def test_signals_only_ask(files: RunFiles) -> None:
     with train.StopRequest().listening() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -196,8 +203,8 @@ def test_averages_follow_slowly_and_give_the_weights_back() -> None:
 @pytest.mark.parametrize("num_blocks", [1, 2, 4])
 def test_block_attention_is_the_models_attention(num_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.training.attention.NUM_BLOCKS", num_blocks)
-    config = replace(SMALL, dropout=0.0, attention_dropout=0.0)
-    slow, quick = toy_model(config), toy_model(config)
+    config = replace(TINY, dropout=0.0, attention_dropout=0.0)
+    slow, quick = tiny_model(config), tiny_model(config)
     assert quick_attention(quick, ToyBody())
     features = torch.rand(3, 8, 7, 7)
     outputs = []
@@ -223,7 +230,7 @@ def test_a_plan_holds_every_allowed_pair_once() -> None:
 
 
 def test_dropped_attention_keeps_the_models_own() -> None:
-    assert not quick_attention(toy_model(replace(SMALL, attention_dropout=0.1)), ToyBody())
+    assert not quick_attention(tiny_model(replace(TINY, attention_dropout=0.1)), ToyBody())
 
 
 def test_noise_keeps_the_mean_and_repeats() -> None:
@@ -231,6 +238,8 @@ def test_noise_keeps_the_mean_and_repeats() -> None:
     disturbed: Callable[[], torch.Tensor] = lambda: FeatureNoise(0.0, 0.2).applied(features, torch.Generator().manual_seed(1))[0]  # noqa: E731
     assert disturbed().mean() == pytest.approx(1, abs=0.06)
     assert set(disturbed().unique().tolist()) == {0.0, 1.25}
+    noisy = FeatureNoise(0.5, 0.0).applied((torch.randn(4, 20, 7, 7),), torch.Generator().manual_seed(1))[0]
+    assert noisy.std() == pytest.approx(1.25**0.5, abs=0.05)
     torch.testing.assert_close(disturbed(), disturbed())
 
 
@@ -250,7 +259,7 @@ def test_mistakes_are_one_line(tmp_path: Path, flags: list[str], capsys: pytest.
 
 
 def test_a_dry_run_writes_nothing(files: RunFiles, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--shards", files.shards, "--validation", files.validation, "--out", files.run, "--variant", "toy", "--dry-run", "--batch", "8"]
-    assert train.main([*map(str, flags), "--threads", "1"]) == 0
+    places = ["--shards", files.shards, "--validation", files.validation, "--out", files.run]
+    assert train.main([*map(str, places), "--variant", "toy", "--dry-run", "--batch", "8", "--threads", "1"]) == 0
     assert "48 people to train on" in capsys.readouterr().out
     assert not files.run.exists()

@@ -6,13 +6,15 @@ import cv2
 import numpy as np
 import torch
 
+from core.config import ModelConfig
 from core.geometry import rotmats_from_rotvecs
+from core.model import FastMETRO
 from core.training.parts import Parts
 from core.training.shards import Truth, write_shard
-from tests.core.test_model import SMALL, toy_model
-from tests.toy import ToyBody
+from tests.toy import ToyBackbone, ToyBody
 
 FAMILIES = ("upright", "tilted")
+TINY = ModelConfig("tiny", "toy", "toy", num_layers=1, widths=(16, 8), num_heads=2)
 
 
 def toy_truth(count: int, seed: int = 0) -> tuple[Truth, np.ndarray]:
@@ -50,6 +52,12 @@ def write_toy_shards(folder: Path, num_shards: int = 2, count: int = 24, seed: i
     return folder
 
 
+def tiny_model(config: ModelConfig = TINY) -> FastMETRO:
+    """An untrained network of a few thousand weights."""
+    torch.manual_seed(0)
+    return FastMETRO(config, ToyBackbone(), ToyBody())
+
+
 def toy_parts(*_: object, **__: object) -> Parts:
-    """What build_for_training gives, with a toy network of frozen starting weights."""
-    return Parts(toy_model(), SMALL, ToyBody(), "random weights")
+    """What build_for_training gives, with a toy network that always starts from the same weights."""
+    return Parts(tiny_model(), TINY, ToyBody(), "random weights")
