@@ -33,7 +33,6 @@ class TrainConfig:
     seed: int = setting(0, "seed of the weights, the order and the noise")
     threads: int = setting(2, "CPU threads")
     precision: str = setting("auto", "bf16 multiplies in bfloat16; auto: where the CPU has it", ("auto", "bf16", "fp32"))
-    compile: bool = setting(False, "compile the step with torch.compile (needs a C++ compiler)")
     validate_samples: int = setting(40_000, "samples between validations")
     validate_limit: int = setting(1_500, "people of the validation set to use during training")
     state_minutes: float = setting(4.0, "minutes between saved states")
@@ -83,11 +82,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type, prefix: str = "") -
     for entry in fields(config):
         flag = f"--{prefix}{entry.name.replace('_', '-')}"
         text = f"{entry.metadata['help']} (default {entry.default})"
-        if isinstance(entry.default, bool):
-            parser.add_argument(flag, action="store_true", help=text)
-        else:
-            choices = entry.metadata.get("choices")
-            parser.add_argument(flag, type=type(entry.default), default=entry.default, choices=choices, help=text)
+        choices = entry.metadata.get("choices")
+        parser.add_argument(flag, type=type(entry.default), default=entry.default, choices=choices, help=text)
 
 
 def from_flags(options: argparse.Namespace, config: type, prefix: str = "") -> Any:

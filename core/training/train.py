@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -92,9 +92,6 @@ class Trainer:
         self.num_samples = self.num_steps = 0
         self.elapsed_s = 0.0
         self.best: float | None = None
-        self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = self._forward
-        if config.compile:
-            self._loss = torch.compile(self._forward, dynamic=False)
         quick_attention(self.model, parts.body)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -112,7 +109,7 @@ class Trainer:
         factor = learning_rate_factor(self.config, self.num_samples, self.elapsed_s)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * group["lr_scale"] * factor
-        loss, terms = self._loss(batch)
+        loss, terms = self._forward(batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} after {self.num_samples} samples")
         self.optimizer.zero_grad()
@@ -270,8 +267,10 @@ def run(trainer: Trainer, people: People, validation: Validation, stop: StopRequ
                 journal.write(progress_record(trainer, cursor, people, speed, journal.means()))
                 marked_s, marked_samples = now_s, trainer.num_samples
             if crossed(config.validate_samples, before, trainer.num_samples) or trainer.finished:
+                validating_s = time.monotonic()
+                trainer.data["pictures"] = len(people)  # shards may have joined since the start
                 journal.write({"samples": trainer.num_samples, **trainer.validate(validation)})
-                marked_s = time.monotonic()
+                marked_s += time.monotonic() - validating_s
             if now_s - saved_s > config.state_minutes * 60 or ended:
                 trainer.save_state()
                 saved_s = time.monotonic()
