@@ -22,8 +22,8 @@ from app.types import Frame, Intrinsics, Scene, SmoothedMesh
 from app.visibility import joint_visibility
 from core.bodies import Body
 from core.crop import crop_person
-from core.geometry import default_focal_px, project_pinhole, translation_from_weak_camera, weak_to_frame_px
-from core.types import MeshEstimate, PersonCrop
+from core.geometry import default_focal_px, project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
+from core.types import CROP_SIZE_PX, MeshEstimate, PersonCrop
 
 BATCH_SIZE = 16
 MIN_FOLLOW_IOU = 0.4
@@ -180,8 +180,8 @@ class VideoPipeline:
         pairs = sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id))
         smoothed = []
         for placement, estimate in pairs:
-            translation_m = translation_of(estimate, self._intrinsics(placement.frame))
-            smoothed.append(self._smoother(placement.track_id, estimate.vertices_m, translation_m, placement.frame.time_s))
+            vertices_m, _, translation_m = in_frame(estimate, self._intrinsics(placement.frame))
+            smoothed.append(self._smoother(placement.track_id, vertices_m, translation_m, placement.frame.time_s))
         bodies = with_joints(self._estimator.body, np.stack([vertices_m for vertices_m, _ in smoothed]))
         meshes = []
         for (placement, estimate), (_, translation_m), (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
@@ -207,8 +207,8 @@ def scene_of_picture(frame: Frame, detector: Detector, estimator: Estimator, con
     meshes = []
     for track_id, (person, estimate) in enumerate(zip(people, estimates, strict=True), start=1):
         placement = Placement(frame, track_id, person.box_px, person.score, person.landmark_visibility)
-        translation_m = translation_of(estimate, intrinsics)
-        meshes.append(_smoothed(placement, estimate.camera, estimate.vertices_m, estimate.joints_m, translation_m, intrinsics))
+        vertices_m, joints_m, translation_m = in_frame(estimate, intrinsics)
+        meshes.append(_smoothed(placement, estimate.camera, vertices_m, joints_m, translation_m, intrinsics))
     return Scene(frame, intrinsics, tuple(meshes), clock.timings_ms)
 
 
@@ -218,11 +218,19 @@ def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:
     return Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))
 
 
-def translation_of(estimate: MeshEstimate, intrinsics: Intrinsics) -> np.ndarray:
-    """(3,) metres: where the person stands before the frame's camera. The 14 joints stand for the mesh in the least squares."""
-    return translation_from_weak_camera(
-        estimate.joints_m, estimate.camera, estimate.frame_from_crop, intrinsics.focal_px, intrinsics.principal_px
+def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The estimate before the frame's camera: vertices_m (V, 3), joints_m (14, 3) in its axes, float32, and translation_m (3,).
+
+    The network speaks as if its camera looked straight at the crop, so what it says is turned by the angle between that
+    ray and the optical axis. The 14 joints stand for the mesh in the least squares of the translation.
+    """
+    center_px = estimate.frame_from_crop @ np.array([CROP_SIZE_PX / 2, CROP_SIZE_PX / 2, 1.0])
+    rotation = rotation_towards(center_px, intrinsics.focal_px, intrinsics.principal_px)
+    translation_m = translation_from_weak_camera(
+        estimate.joints_m, estimate.camera, estimate.frame_from_crop, intrinsics.focal_px, intrinsics.principal_px, rotation
     )
+    turn = rotation.T.astype(np.float32)
+    return estimate.vertices_m @ turn, estimate.joints_m @ turn, translation_m
 
 
 def mesh_box_px(estimate: MeshEstimate, size_px: tuple[int, int]) -> np.ndarray:

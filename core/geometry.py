@@ -55,11 +55,13 @@ def translation_from_weak_camera(
     frame_from_crop: np.ndarray,
     focal_px: float,
     principal_px: tuple[float, float] | np.ndarray,
+    rotation: np.ndarray | None = None,
     num_steps: int = 4,
 ) -> np.ndarray:
     """Where the person stands: t such that the pinhole projection of points_m + t matches the weak-perspective one best.
 
     points_m: (N, 3) metres, pelvis at 0; camera: (3,) of the crop; frame_from_crop: (2, 3)
+    rotation: (3, 3) that turns points_m into the frame camera's axes, see `rotation_towards`; none by default
     returns:  (3,) float64 metres. Exact for points at the pelvis' depth; least squares over the points for the rest
     (Gauss-Newton from the closed form tz = focal / pixels per metre).
     """
@@ -68,6 +70,7 @@ def translation_from_weak_camera(
     camera = np.concatenate([np.maximum(camera[:1], MIN_CAMERA_SCALE), camera[1:]])
     principal = np.asarray(principal_px, np.float64)
     target_px = weak_to_frame_px(points, camera, frame_from_crop)
+    points = points if rotation is None else points @ np.asarray(rotation).T
     pelvis_px = weak_to_frame_px(np.zeros((1, 3)), camera, frame_from_crop)[0]
     px_per_m = camera[0] * HALF_CROP_PX * np.hypot(*frame_from_crop[:, 0])
     depth_m = focal_px / px_per_m
@@ -78,6 +81,18 @@ def translation_from_weak_camera(
         translation = translation - _reprojection_step(points + translation, target_px, focal_px, principal)
         translation[2] = max(translation[2], nearest_m)
     return translation
+
+
+def rotation_towards(point_px: np.ndarray, focal_px: float, principal_px: np.ndarray | tuple[float, float]) -> np.ndarray:
+    """(3, 3) smallest rotation from the optical axis to the ray through a pixel (2,).
+
+    A network that sees a crop speaks as if its camera looked straight at the person; this turns what it says into the
+    axes of the frame's camera.
+    """
+    x, y = (np.asarray(point_px, np.float64) - np.asarray(principal_px, np.float64)) / focal_px
+    ray = np.array([x, y, 1.0]) / np.sqrt(x * x + y * y + 1)
+    skew = np.array([[0, 0, ray[0]], [0, 0, ray[1]], [-ray[0], -ray[1], 0]])  # of the axis (0, 0, 1) x ray
+    return np.eye(3) + skew + skew @ skew / (1 + ray[2])
 
 
 def _reprojection_step(points_m: np.ndarray, target_px: np.ndarray, focal_px: float, principal_px: np.ndarray) -> np.ndarray:
