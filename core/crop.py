@@ -9,7 +9,8 @@ from core.errors import InputError
 from core.types import CROP_SIZE_PX, PersonCrop
 
 CROP_SCALE = 1.35
-"""Side of the crop over the longer side of the box. (METRO prepared its data with 1.2.)"""
+"""Side of the crop over the longer side of the box. METRO prepared its data with 1.2; BlazePose's trunk likes people smaller:
+its own landmarks on 42 COCO people have PCK@0.1 0.69, 0.73, 0.74, 0.74 at 1.1, 1.2, 1.3, 1.45."""
 
 
 def square_box(box_px: np.ndarray, scale: float = CROP_SCALE) -> tuple[np.ndarray, float]:
