@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Sink(Protocol):
 class ClosingSink:
     """The context manager part, shared by all sinks."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SinkGroup":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
