@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -67,10 +67,13 @@ class Sink(Protocol):
         """Finish the file. Calling it twice does nothing."""
 
 
+AnySink = TypeVar("AnySink", bound="ClosingSink")
+
+
 class ClosingSink:
     """The context manager part, shared by all sinks."""
 
-    def __enter__(self) -> "SinkGroup":
+    def __enter__(self: AnySink) -> AnySink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
