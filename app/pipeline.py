@@ -23,7 +23,7 @@ from app.visibility import joint_visibility
 from core.bodies import Body
 from core.crop import crop_person
 from core.geometry import default_focal_px, project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
-from core.types import CROP_SIZE_PX, MeshEstimate, PersonCrop
+from core.types import MeshEstimate, PersonCrop, crop_center_px
 
 BATCH_SIZE = 16
 MIN_FOLLOW_IOU = 0.4
@@ -224,8 +224,7 @@ def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics) -> tuple[np.ndarray
     The network speaks as if its camera looked straight at the crop, so what it says is turned by the angle between that
     ray and the optical axis. The 14 joints stand for the mesh in the least squares of the translation.
     """
-    center_px = estimate.frame_from_crop @ np.array([CROP_SIZE_PX / 2, CROP_SIZE_PX / 2, 1.0])
-    rotation = rotation_towards(center_px, intrinsics.focal_px, intrinsics.principal_px)
+    rotation = rotation_towards(crop_center_px(estimate.frame_from_crop), intrinsics.focal_px, intrinsics.principal_px)
     translation_m = translation_from_weak_camera(
         estimate.joints_m, estimate.camera, estimate.frame_from_crop, intrinsics.focal_px, intrinsics.principal_px, rotation
     )

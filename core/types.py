@@ -10,6 +10,11 @@ from core.joints import JOINT_NAMES
 CROP_SIZE_PX = 224
 
 
+def crop_center_px(frame_from_crop: np.ndarray) -> np.ndarray:
+    """(2, 3) place of a crop in its frame -> (2,) the crop's centre in frame pixels."""
+    return frame_from_crop @ np.array([CROP_SIZE_PX / 2, CROP_SIZE_PX / 2, 1.0])
+
+
 @dataclass(frozen=True)
 class PersonCrop:
     """A person's square picture as the network wants it.
@@ -33,7 +38,7 @@ class PersonCrop:
     @property
     def center_px(self) -> np.ndarray:
         """(2,) centre of the crop in frame pixels."""
-        return self.frame_from_crop @ np.array([CROP_SIZE_PX / 2, CROP_SIZE_PX / 2, 1.0])
+        return crop_center_px(self.frame_from_crop)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """The processes of one training run: started by torchrun, or one alone.
 
 On a CPU a process for each core is quicker than one process with as many threads: the network's many small operations
-spend much of their time starting and ending threads (measured: 119 samples/s a core against 133 for two threads).
+spend much of their time starting and ending threads (119 samples/s on one thread, 133 on two, beside other jobs).
 """
 
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from core.errors import InputError
 
@@ -47,8 +48,8 @@ class Crew:
             gradient.copy_(mean.view_as(gradient))
         return extra.tolist()
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process's part of a batch's rows."""
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """This process's part of a batch's row numbers."""
         return rows[self.rank :: self.size]
 
     def close(self) -> None:

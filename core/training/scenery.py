@@ -1,5 +1,6 @@
 """What stands behind and before synthetic people: photographs, views into light probes, drawn rooms, things in the way."""
 
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -144,6 +145,7 @@ class Scenery:
         return total / (total[::7, ::7].std() + np.float32(1e-6))
 
 
+@cache  # a worker makes a scenery for each shard
 def _read_folder(folder: Path | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """(pictures uint8 RGB of at most 640 px, light probes float32 RGB of at most 1024 px) below a folder."""
     if folder is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.joints import JOINT_NAMES, indices
+from core.joints import JOINT_NAMES
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Maker:
 
 def _plausible(joints_m: np.ndarray) -> np.ndarray:
     """(B, 14, 3) -> (B,) bool: no wrist or elbow inside the trunk, no leg inside the other."""
-    at = {name: joints_m[:, index] for name, index in zip(JOINT_NAMES, indices(JOINT_NAMES), strict=True)}
+    at = {name: joints_m[:, index] for index, name in enumerate(JOINT_NAMES)}
     hip, neck = (at["R_Hip"] + at["L_Hip"]) / 2, at["Neck"]
     size = np.linalg.norm(neck - hip, axis=1)
     fine = np.ones(len(joints_m), bool)
