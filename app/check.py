@@ -44,7 +44,7 @@ def check(config: LiveConfig) -> tuple[str, bool]:
         for line, problem in section():
             lines.append(line)
             problems += [problem] if problem else []
-    lines += ["", "body models: anny (default; assets CC0-1.0, commercial use: yes)"]
+    lines += ["", "body models", "  anny: default; assets CC0-1.0, commercial use: yes", *_smpl(config)]
     lines += ["", *(f"missing: {problem}" for problem in problems)] if problems else ["", "everything the default needs is here"]
     return "\n".join(lines), not problems
 
@@ -118,6 +118,23 @@ def _described(path: Path, asset: Asset) -> Iterator[Line]:
     commercial = facts.get("commercial_use") or asset.commercial_use
     yield f"  {asset.name}: {asset.what}, {size_mb:.1f} MB, sha256 {sha256(path)}", None
     yield f"    licence: {licence}; commercial use: {commercial}; origin: {origin}", None
+
+
+def _smpl(config: LiveConfig) -> Iterator[str]:
+    """What there is of SMPL: optional, so nothing of it counts as missing."""
+    from core.bodies import smpl_files as smpl
+
+    folder = config.mesh_dir or smpl.DEFAULT_FOLDER
+    yield f"  smpl: optional, for the official FastMETRO weights; non-commercial research; its files in {folder}:"
+    sources = {smpl.MESH_FILE: smpl.OFFICIAL_SOURCE, smpl.REGRESSOR_FILE: smpl.OFFICIAL_SOURCE}
+    for name, source in sources.items():
+        yield f"    {name}: {'present' if (folder / name).is_file() else f'missing; from {source}'}"
+    model = smpl.find_model_file(folder)
+    yield f"    SMPL model (faces, posing): {model.name if model else f'missing; {smpl.SMPL_SOURCE}'}"
+    try:
+        yield f"    smplx {importlib.metadata.version('smplx')} (posing)"
+    except importlib.metadata.PackageNotFoundError:
+        yield "    smplx: not installed; only for posing SMPL: pip install -r requirements-smpl.txt (non-commercial)"
 
 
 def file_facts(path: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What the live app can be told. Each default stands here once, its help text and unit beside it; launch.py makes flags from it."""
 
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 
@@ -41,6 +42,9 @@ class SmoothConfig:
     depth_min_cutoff_hz: float = setting(0.5, "distance at rest, Hz; it is far noisier than the place in the picture")
     depth_beta_hz_per_m_s: float = setting(0.7, "distance in motion, Hz per m/s")
     derivative_cutoff_hz: float = setting(1.0, "speed estimate, Hz")
+    rotation_min_cutoff_hz: float = setting(1.2, "bones' rotations at rest, Hz")
+    rotation_beta_hz_per_rad_s: float = setting(3.0, "bones' rotations in motion, Hz per rad/s; a limb of 0.3 m then moves as its vertices")
+    shape_cutoff_hz: float = setting(0.2, "shape parameters, Hz; nobody's shape changes")
     max_gap_s: float = setting(0.5, "a person unseen for longer starts afresh, seconds")
 
 
@@ -49,9 +53,15 @@ class LiveConfig:
     """A run of the app. Fields made with `setting(..., flag options)` are flags of launch.py."""
 
     checkpoint: str = setting(
-        "default", "the trained model: a name in checkpoints/, or the path of a .safetensors file", metavar="NAME|PATH"
+        "default", "the trained model: a name in checkpoints/, a .safetensors file, or an official state_dict.bin", metavar="NAME|PATH"
     )
-    body: str = setting("auto", "body model the checkpoint must have; auto takes the checkpoint's", choices=("auto", "anny"))
+    body: str = setting("auto", "body model the checkpoint must have; auto takes the checkpoint's", choices=("auto", "anny", "smpl"))
+    mesh_dir: Path | None = setting(  # noqa: RUF009  as all settings
+        None, "folder of the SMPL body's files, for networks on SMPL (default: checkpoints/smpl)", type=Path, metavar="DIR"
+    )
+    parametric: bool = setting(
+        False, "write the body's parameters too (bone rotations, shape); needs a network with the regressor", action="store_true"
+    )
     device: str = setting("auto", "where the network runs; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting(
         "auto", "numbers of the network; auto takes the quickest the device does well", choices=("auto", "fp32", "bf16")

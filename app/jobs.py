@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
-from app.export import PICTURE_SINKS, Recording, SinkGroup
+from app.export import PICTURE_SINKS, Parameters, Recording, SinkGroup
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.render import vertex_joint_weights
 from app.sources import ImageSource, VideoSource, read_picture
 from app.threads import ReadAhead, WriteBehind
 from app.types import Frame
 from core import load_estimator
+from core.bodies import Body
 from core.errors import InputError
 from core.estimator import MeshEstimator
 
@@ -31,6 +32,7 @@ DETECTOR_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "pose_
 QUEUE_BYTES = 64 * 2**20
 MAX_QUEUE = 32
 PROGRESS_S = 5.0
+NO_FACES = "the body's faces are not known, so skeletons are drawn instead of meshes; they come with an SMPL model"
 DETECTOR_SPARE = 4
 """The detector may report this many more people than are shown, so that a stranger never displaces somebody known."""
 
@@ -50,7 +52,7 @@ class Engine:
         return {
             "checkpoint": config.checkpoint, "body": self.estimator.body.name, "device": self.estimator.device,
             "precision": self.estimator.precision, "max_people": config.max_people, "smoothing": config.smoothing,
-            "focal_px": config.focal_px,
+            "focal_px": config.focal_px, "parametric": config.parametric,
         }  # fmt: skip
 
 
@@ -65,9 +67,11 @@ class Report:
 @contextmanager
 def open_engine(config: LiveConfig) -> Iterator[Engine]:
     """Load the network and the detector. Raises InputError when one is missing, damaged or does not fit the flags."""
-    estimator = load_estimator(config.checkpoint, config.device, config.precision)
+    estimator = load_estimator(config.checkpoint, config.device, config.precision, config.mesh_dir)
     if config.body not in ("auto", estimator.body.name):
         raise InputError(f"--body {config.body}: the checkpoint {config.checkpoint!r} is for {estimator.body.name}; use --body auto")
+    if config.parametric and not estimator.config.parametric:
+        raise InputError(f"--parametric: the checkpoint {config.checkpoint!r} has no parameter regressor; leave it out")
     make = DETECTORS["pose-landmarker"]
     with closing(make(DETECTOR_MODEL, config.max_people + DETECTOR_SPARE, config.detect.min_confidence)) as detector:
         yield Engine(estimator, detector, config)
@@ -122,6 +126,8 @@ def process_video(path: Path, folder: Path, engine: Engine) -> str:
     recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
     start_s = time.perf_counter()
     with SinkGroup(recording) as sinks:
+        if not len(recording.faces):
+            sinks.warn(NO_FACES)
         num_frames, people = _run_pipeline(source, engine, sinks, settings)
         for warning in _video_warnings(source, people):
             sinks.warn(warning)
@@ -195,7 +201,7 @@ def already_done(folder: Path, engine: Engine) -> str | None:
     if state != "complete":
         log.info("%s: the last run ended early (%s); doing it again", folder, state)
         return None
-    changed = sorted(name for name, value in engine.settings.items() if settings.get(name) != value)
+    changed = sorted(name for name, value in engine.settings.items() if settings.get(name, value) != value)
     if changed:
         return f"already done in {folder}, but with another {', '.join(changed)}; use --overwrite to do it again"
     return f"already done in {folder}; use --overwrite to do it again"
@@ -232,9 +238,18 @@ def _recording(
     expected_frames: int | None = None,
 ) -> Recording:
     body = engine.estimator.body
+    parameters = None
+    if engine.config.parametric:
+        parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
+    return Recording(folder, body.faces, _joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters)
+
+
+def _joint_weights(body: Body) -> np.ndarray:
+    """vertex_joint_weights of the body's rest mesh; even ones where it is not known (then there are no faces to draw either)."""
     template_m = body.levels.template_m
-    weights = vertex_joint_weights(template_m, np.asarray(body.joint_regressor @ template_m))
-    return Recording(folder, body.faces, weights, body.name, size_px, fps, source, expected_frames, settings)
+    if template_m is None:
+        return np.full((body.levels.sizes[2], len(body.joint_names)), 1 / len(body.joint_names), np.float32)
+    return vertex_joint_weights(template_m, np.asarray(body.joint_regressor @ template_m))
 
 
 class Progress:

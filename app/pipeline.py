@@ -7,7 +7,7 @@ Somebody found only at the start is followed by their own mesh, frame by frame, 
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,13 +15,12 @@ import numpy as np
 from app.boxes import box_around, box_iou, clipped, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
-from app.smooth import MeshSmoother
+from app.smooth import MeshSmoother, Posture
 from app.spans import Span, split_spans
 from app.track import Track, Tracker
 from app.types import Frame, Intrinsics, Scene, SmoothedMesh
 from app.visibility import joint_visibility
 from core.bodies import Body
-from core.crop import crop_person
 from core.geometry import default_focal_px, project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
 from core.types import MeshEstimate, PersonCrop, crop_center_px
 
@@ -34,6 +33,9 @@ class Estimator(Protocol):
     """What the pipeline needs of core.estimator.MeshEstimator."""
 
     body: Body
+
+    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
+        """The network's view of a box (4,)."""
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
         """One estimate per crop."""
@@ -165,7 +167,7 @@ class VideoPipeline:
         for start in range(0, len(placements), BATCH_SIZE):
             batch = placements[start : start + BATCH_SIZE]
             start_s = time.perf_counter()
-            crops = [crop_person(item.frame.image, item.box_px) for item in batch]
+            crops = [self._estimator.crop(item.frame.image, item.box_px) for item in batch]
             self._clock.add("crop", start_s)
             start_s = time.perf_counter()
             estimates += self._estimator.from_crops(crops)
@@ -180,13 +182,14 @@ class VideoPipeline:
         pairs = sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id))
         smoothed = []
         for placement, estimate in pairs:
-            vertices_m, _, translation_m = in_frame(estimate, self._intrinsics(placement.frame))
-            smoothed.append(self._smoother(placement.track_id, vertices_m, translation_m, placement.frame.time_s))
-        bodies = with_joints(self._estimator.body, np.stack([vertices_m for vertices_m, _ in smoothed]))
+            posture, _ = in_frame(estimate, self._intrinsics(placement.frame), self._config.parametric)
+            smoothed.append(self._smoother(placement.track_id, posture, placement.frame.time_s))
+        bodies = with_joints(self._estimator.body, np.stack([posture.vertices_m for posture in smoothed]))
         meshes = []
-        for (placement, estimate), (_, translation_m), (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
-            intrinsics = self._intrinsics(placement.frame)
-            meshes.append((placement.frame.index, _smoothed(placement, estimate.camera, vertices_m, joints_m, translation_m, intrinsics)))
+        for (placement, estimate), posture, (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
+            centred = replace(posture, vertices_m=vertices_m)
+            mesh = _smoothed(placement, estimate.camera, centred, joints_m, self._intrinsics(placement.frame))
+            meshes.append((placement.frame.index, mesh))
         self._clock.add("smooth", start_s)
         return meshes
 
@@ -201,14 +204,14 @@ def scene_of_picture(frame: Frame, detector: Detector, estimator: Estimator, con
     people = detector.detect(frame.image, thorough=True)[: config.max_people]
     clock.add("detect", start_s)
     start_s = time.perf_counter()
-    estimates = estimator.from_crops([crop_person(frame.image, person.box_px) for person in people]) if people else []
+    estimates = estimator.from_crops([estimator.crop(frame.image, person.box_px) for person in people]) if people else []
     clock.add("estimate", start_s)
     intrinsics = intrinsics_of(frame, config.focal_px)
     meshes = []
     for track_id, (person, estimate) in enumerate(zip(people, estimates, strict=True), start=1):
         placement = Placement(frame, track_id, person.box_px, person.score, person.landmark_visibility)
-        vertices_m, joints_m, translation_m = in_frame(estimate, intrinsics)
-        meshes.append(_smoothed(placement, estimate.camera, vertices_m, joints_m, translation_m, intrinsics))
+        posture, joints_m = in_frame(estimate, intrinsics, config.parametric)
+        meshes.append(_smoothed(placement, estimate.camera, posture, joints_m, intrinsics))
     return Scene(frame, intrinsics, tuple(meshes), clock.timings_ms)
 
 
@@ -218,8 +221,8 @@ def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:
     return Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))
 
 
-def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The estimate before the frame's camera: vertices_m (V, 3), joints_m (14, 3) in its axes, float32, and translation_m (3,).
+def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics, parametric: bool = False) -> tuple[Posture, np.ndarray]:
+    """The estimate before the frame's camera, in its axes, float32; and joints_m (14, 3). parametric: with the body's parameters.
 
     The network speaks as if its camera looked straight at the crop, so what it says is turned by the angle between that
     ray and the optical axis. The 14 joints stand for the mesh in the least squares of the translation.
@@ -229,7 +232,11 @@ def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics) -> tuple[np.ndarray
         estimate.joints_m, estimate.camera, estimate.frame_from_crop, intrinsics.focal_px, intrinsics.principal_px, rotation
     )
     turn = rotation.T.astype(np.float32)
-    return estimate.vertices_m @ turn, estimate.joints_m @ turn, translation_m
+    posture = Posture(estimate.vertices_m @ turn, translation_m)
+    if parametric and estimate.rotmats is not None:
+        root = rotation.astype(np.float32) @ estimate.rotmats[:1]
+        posture = replace(posture, rotmats=np.concatenate([root, estimate.rotmats[1:]]), shape=estimate.shape)
+    return posture, estimate.joints_m @ turn
 
 
 def mesh_box_px(estimate: MeshEstimate, size_px: tuple[int, int]) -> np.ndarray:
@@ -256,15 +263,15 @@ def with_joints(body: Body, vertices_m: np.ndarray) -> list[tuple[np.ndarray, np
 def _smoothed(
     placement: Placement,
     camera: np.ndarray,
-    vertices_m: np.ndarray,
+    posture: Posture,
     joints_m: np.ndarray,
-    translation_m: np.ndarray,
     intrinsics: Intrinsics,
 ) -> SmoothedMesh:
-    joints_px = project_pinhole(joints_m + translation_m, intrinsics.focal_px, intrinsics.principal_px).astype(np.float32)
+    joints_px = project_pinhole(joints_m + posture.translation_m, intrinsics.focal_px, intrinsics.principal_px).astype(np.float32)
     side = side_px(placement.box_px)
     visibility = joint_visibility(joints_px, placement.frame.size_px, side, placement.landmark_visibility, placement.trust)
     return SmoothedMesh(
-        track_id=placement.track_id, score=placement.score, box_px=placement.box_px, vertices_m=vertices_m, joints_m=joints_m,
-        joints_px=joints_px, joint_visibility=visibility, camera=camera, translation_m=translation_m.astype(np.float32),
+        track_id=placement.track_id, score=placement.score, box_px=placement.box_px, vertices_m=posture.vertices_m,
+        joints_m=joints_m, joints_px=joints_px, joint_visibility=visibility, camera=camera,
+        translation_m=posture.translation_m.astype(np.float32), rotmats=posture.rotmats, shape=posture.shape,
     )  # fmt: skip

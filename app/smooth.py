@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
 from core.registry import Registry
@@ -65,6 +67,53 @@ class NoFilter:
         return values.copy()
 
 
+ROTATION_FILTERS: Registry[Callable[[float, float, float], Filter]] = Registry("rotation filter")
+"""Name, as in FILTERS -> maker(min_cutoff_hz, beta_hz_per_rad_s, derivative_cutoff_hz)."""
+
+
+@ROTATION_FILTERS.register("one-euro")
+class OneEuroRotationFilter:
+    """The 1 Euro filter on SO(3): each bone moves along the shortest arc towards its sample, with a speed and a cutoff of its own."""
+
+    def __init__(self, min_cutoff_hz: float, beta_hz_per_rad_s: float, derivative_cutoff_hz: float = 1.0) -> None:
+        self._min_cutoff_hz, self._beta, self._derivative_cutoff_hz = min_cutoff_hz, beta_hz_per_rad_s, derivative_cutoff_hz
+        self._time_s = -math.inf
+        self._rotations: Rotation | None = None
+        self._velocity: np.ndarray | None = None
+
+    def __call__(self, values: np.ndarray, time_s: float, metres_per_unit: float = 1.0) -> np.ndarray:
+        """values: (J, 3, 3) rotation matrices -> the same, smoothed."""
+        del metres_per_unit
+        rotations = Rotation.from_matrix(values)
+        if self._rotations is None or self._velocity is None:
+            self._rotations, self._velocity, self._time_s = rotations, np.zeros((len(values), 3)), time_s
+            return values.copy()
+        step_s = time_s - self._time_s
+        if step_s > 0:
+            arcs = (self._rotations.inv() * rotations).as_rotvec()
+            self._velocity = self._velocity + smoothing_factor(self._derivative_cutoff_hz, step_s) * (arcs / step_s - self._velocity)
+            speed_rad_s = np.linalg.norm(self._velocity, axis=-1, keepdims=True)
+            factor = smoothing_factor(self._min_cutoff_hz + self._beta * speed_rad_s, step_s)
+            self._rotations, self._time_s = self._rotations * Rotation.from_rotvec(factor * arcs), time_s
+        return self._rotations.as_matrix().astype(values.dtype)
+
+
+ROTATION_FILTERS.register("none")(NoFilter)
+
+
+@dataclass(frozen=True)
+class Posture:
+    """What is smoothed of a person.
+
+    vertices_m (V, 3) around the pelvis; translation_m (3,) with z > 0; rotmats (J, 3, 3) and shape (S,), or None
+    """
+
+    vertices_m: np.ndarray
+    translation_m: np.ndarray
+    rotmats: np.ndarray | None = None
+    shape: np.ndarray | None = None
+
+
 def smoothing_factor(cutoff_hz: float | np.ndarray, step_s: float) -> float | np.ndarray:
     """Weight of the new sample in an exponential low-pass with this cutoff, for this step."""
     ratio = 2 * math.pi * cutoff_hz * step_s
@@ -72,7 +121,7 @@ def smoothing_factor(cutoff_hz: float | np.ndarray, step_s: float) -> float | np
 
 
 class PersonSmoother:
-    """One person's filters: the body around its pelvis, the direction in which the pelvis is seen, and its distance.
+    """One person's filters: the body around its pelvis, the direction in which the pelvis is seen, its distance, and its parameters.
 
     Direction (x / z, y / z) and distance (ln z) apart, so that noise in the distance never moves the mesh in the picture.
     """
@@ -82,13 +131,20 @@ class PersonSmoother:
         self._body = make(config.min_cutoff_hz, config.beta_hz_per_m_s, derivative_hz)
         self._direction = make(config.root_min_cutoff_hz, config.root_beta_hz_per_m_s, derivative_hz)
         self._distance = make(config.depth_min_cutoff_hz, config.depth_beta_hz_per_m_s, derivative_hz)
+        self._rotations = ROTATION_FILTERS[name](config.rotation_min_cutoff_hz, config.rotation_beta_hz_per_rad_s, derivative_hz)
+        self._shape = make(config.shape_cutoff_hz, 0.0, derivative_hz)
 
-    def __call__(self, vertices_m: np.ndarray, translation_m: np.ndarray, time_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """vertices_m (V, 3) around the pelvis, translation_m (3,) with z > 0 -> the same, smoothed."""
-        depth_m = float(translation_m[2])
-        direction = self._direction(np.asarray(translation_m[:2] / depth_m), time_s, metres_per_unit=depth_m)
+    def __call__(self, posture: Posture, time_s: float) -> Posture:
+        """The same, smoothed."""
+        depth_m = float(posture.translation_m[2])
+        direction = self._direction(np.asarray(posture.translation_m[:2] / depth_m), time_s, metres_per_unit=depth_m)
         smooth_depth_m = math.exp(float(self._distance(np.array([math.log(depth_m)]), time_s, metres_per_unit=depth_m)[0]))
-        return self._body(vertices_m, time_s), np.array([*(direction * smooth_depth_m), smooth_depth_m])
+        return Posture(
+            self._body(posture.vertices_m, time_s),
+            np.array([*(direction * smooth_depth_m), smooth_depth_m]),
+            None if posture.rotmats is None else self._rotations(posture.rotmats, time_s),
+            None if posture.shape is None else self._shape(posture.shape, time_s),
+        )
 
 
 class MeshSmoother:
@@ -99,13 +155,13 @@ class MeshSmoother:
         self._name, self._config = name, config
         self._people: dict[int, tuple[float, PersonSmoother]] = {}
 
-    def __call__(self, track_id: int, vertices_m: np.ndarray, translation_m: np.ndarray, time_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Smoothed vertices_m and translation_m of one person at one time."""
+    def __call__(self, track_id: int, posture: Posture, time_s: float) -> Posture:
+        """One person at one time, smoothed."""
         last_s, person = self._people.get(track_id, (-math.inf, None))
         if person is None or time_s - last_s > self._config.max_gap_s:
             person = PersonSmoother(self._name, self._config)
         self._people[track_id] = (time_s, person)
-        return person(vertices_m, translation_m, time_s)
+        return person(posture, time_s)
 
     def forget_before(self, time_s: float) -> None:
         """Drop everybody not seen within max_gap_s before `time_s`."""

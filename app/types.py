@@ -6,6 +6,7 @@ import numpy as np
 
 from core.arrays import check_array
 from core.joints import JOINT_NAMES
+from core.types import check_parameters
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class SmoothedMesh:
     translation_m: (3,) float32; vertices_m + translation_m projects with the scene's focal_px and principal_px
     joints_px: (14, 2) float32, that projection; joint_visibility: (14,) float32 0..1
     camera: (3,) float32 scale, tx, ty of the crop; box_px: (4,) float32; score: 0..1
+    rotmats, shape: (J, 3, 3) and (S,) float32 body parameters in the same axes; None where they were not asked for
     """
 
     track_id: int
@@ -63,6 +65,8 @@ class SmoothedMesh:
     joint_visibility: np.ndarray
     camera: np.ndarray
     translation_m: np.ndarray
+    rotmats: np.ndarray | None = None
+    shape: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         num_joints = len(JOINT_NAMES)
@@ -72,6 +76,7 @@ class SmoothedMesh:
         }  # fmt: skip
         for name, shape in shapes.items():
             check_array(f"SmoothedMesh.{name}", getattr(self, name), shape, np.float32)
+        check_parameters("SmoothedMesh", self.rotmats, self.shape)
 
 
 @dataclass(frozen=True)

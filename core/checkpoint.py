@@ -1,4 +1,7 @@
-"""Weights on disk: safetensors with the config, the licence and the training's figures inside; loading needs that file alone."""
+"""Weights on disk: safetensors with the config, the licence and the training's figures inside; loading needs that file alone.
+
+The official release's files are read as well, see core.official.
+"""
 
 import json
 import os
@@ -10,55 +13,106 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from core.bodies import Body, body_from_tensors, load_body
 from core.config import ModelConfig
 from core.errors import InputError
-from core.model import FastMETRO, build_model
+from core.model import FastMETRO, assemble
+from core.official import SUFFIXES, read_official
 
-FORMAT = "fastmetro-live/1"
+FORMAT = "fastmetro-live/2"
+OLD_FORMAT = "fastmetro-live/1"
 BACKBONE_FORMAT = "fastmetro-live/backbone/1"
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SUFFIX = ".safetensors"
+BODY_PREFIX = "body."
+"""Names of what a file holds of its body, where the body's own files do not ship with us."""
+
+OLD_NAMES = {
+    "joint_tokens": "tokens.joints", "vertex_tokens": "tokens.vertices", "camera_token": "camera.token",
+    "camera_predictor.weight": "camera.predictor.weight", "camera_predictor.bias": "camera.predictor.bias",
+    "narrow_encoded.weight": "reduction.encoded.weight", "narrow_encoded.bias": "reduction.encoded.bias",
+    "narrow_decoded.weight": "reduction.decoded.weight", "narrow_decoded.bias": "reduction.decoded.bias",
+}  # fmt: skip
+OLD_TOKENS = {"normal": "learned", "template": "fourier"}
+"""What files of OLD_FORMAT call things."""
 
 
 class Checkpoint(NamedTuple):
-    """A loaded network (in evaluation mode; its config is model.config), and what was written beside the weights."""
+    """A loaded network (in evaluation mode; its config is model.config), its body, and what was written beside the weights."""
 
     model: FastMETRO
+    body: Body
     metadata: dict[str, Any]
 
 
 def save_checkpoint(
-    path: str | Path, model: nn.Module, config: ModelConfig, metadata: dict[str, Any] | None = None, half: bool = False
+    path: str | Path,
+    model: nn.Module,
+    config: ModelConfig,
+    metadata: dict[str, Any] | None = None,
+    half: bool = False,
+    body: Body | None = None,
 ) -> None:
     """Write weights, config and metadata (licence, origin, training figures: anything JSON) into one file, all or nothing.
 
     half: store float16, which halves the file and is read back as float32.
-    Fixed matrices are not in it: the body's file has them.
+    body: keep its mesh levels and joint regressor in the file as well, so that it needs no mesh files; for SMPL.
+    The fixed matrices of bodies that ship with us are not in it: the body's own file has them.
     """
-    _write(path, model, {"format": FORMAT, "config": config.to_dict(), "metadata": metadata or {}}, half)
+    extra = {} if body is None else {f"{BODY_PREFIX}{name}": tensor for name, tensor in body.tensors().items()}
+    header = {"format": FORMAT, "config": config.to_dict(), "metadata": metadata or {}}
+    _write(path, _stored(model, half) | extra, header)
 
 
 def save_backbone(path: str | Path, backbone: nn.Module, name: str, metadata: dict[str, Any] | None = None, half: bool = True) -> None:
     """Write a backbone's weights alone, for training to begin from; `name` is its name in BACKBONES."""
-    _write(path, backbone, {"format": BACKBONE_FORMAT, "backbone": name, "metadata": metadata or {}}, half)
+    _write(path, _stored(backbone, half), {"format": BACKBONE_FORMAT, "backbone": name, "metadata": metadata or {}})
 
 
-def load_checkpoint(name_or_path: str | Path = "default") -> Checkpoint:
-    """The network of a file, or of a name in checkpoints/. Strict.
+def load_checkpoint(name_or_path: str | Path = "default", mesh_dir: str | Path | None = None) -> Checkpoint:
+    """The network of a file, or of a name in checkpoints/; an official .bin as well. Strict.
 
-    Raises InputError when there is no such file, when it is damaged or no checkpoint of ours, and when weights and config differ.
+    mesh_dir: folder of the SMPL body's files, where the network is on SMPL and its file does not hold them
+    Raises InputError when there is no such file, when it is damaged or no checkpoint, and when weights and config differ.
     """
     path = find_checkpoint(name_or_path)
-    header, tensors = _read(path, FORMAT)
+    if path.suffix in SUFFIXES:
+        return _load_official(path, mesh_dir)
+    header, tensors = _read(path, (FORMAT, OLD_FORMAT))
     config = ModelConfig.from_dict(header.get("config"))
-    model = build_model(config)
+    own = {name.removeprefix(BODY_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(BODY_PREFIX)}
+    body = body_from_tensors(config.body, own, str(path)) if own else load_body(config.body, mesh_dir)
+    model = assemble(config, body)
+    _fill(model, {name: tensor for name, tensor in tensors.items() if not name.startswith(BODY_PREFIX)}, path)
+    return Checkpoint(model.eval(), body, header.get("metadata", {}))
+
+
+def load_official(path: str | Path, mesh_dir: str | Path | None = None) -> FastMETRO:
+    """A network of the official release from its state dict, in evaluation mode; variant and options are found from the keys.
+
+    mesh_dir: folder of the official mesh_downsampling.npz; checkpoints/smpl by default. An SMPL model is not needed.
+    Strict, and nothing in the file is executed. Raises InputError when anything is missing, left over or of another shape, and for
+    whole pickled models.
+    """
+    return _load_official(Path(path), mesh_dir).model
+
+
+def _load_official(path: Path, mesh_dir: str | Path | None) -> Checkpoint:
+    config, tensors = read_official(path)
+    body = load_body(config.body, mesh_dir)
+    model = assemble(config, body)
     _fill(model, tensors, path)
-    return Checkpoint(model.eval(), header.get("metadata", {}))
+    metadata = {
+        "origin": f"official FastMETRO release, {path.name}",
+        "licence": "code MIT; trained with SMPL and research data sets: non-commercial research",
+        "commercial_use": "no",
+    }
+    return Checkpoint(model.eval(), body, metadata)
 
 
 def load_backbone(path: str | Path, backbone: nn.Module, name: str) -> dict[str, Any]:
     """Fill `backbone`, called `name` in BACKBONES, from a file of save_backbone; returns the file's metadata. Strict as load_checkpoint."""
-    header, tensors = _read(Path(path), BACKBONE_FORMAT)
+    header, tensors = _read(Path(path), (BACKBONE_FORMAT,))
     if header.get("backbone") != name:
         raise InputError(f"backbone file {path}: holds {header.get('backbone')!r}, expected {name!r}")
     _fill(backbone, tensors, Path(path))
@@ -67,7 +121,7 @@ def load_backbone(path: str | Path, backbone: nn.Module, name: str) -> dict[str,
 
 def known_checkpoints() -> dict[str, Path]:
     """Name -> file of the networks in checkpoints/."""
-    return {path.stem: path for path in sorted(FOLDER.glob(f"*{SUFFIX}")) if _format(path) == FORMAT}
+    return {path.stem: path for path in sorted(FOLDER.glob(f"*{SUFFIX}")) if _format(path) in (FORMAT, OLD_FORMAT)}
 
 
 def find_checkpoint(name_or_path: str | Path) -> Path:
@@ -80,38 +134,54 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
         return path
     known = ", ".join(known_checkpoints()) or "none"
     if path.suffix or path.name != str(name_or_path):
-        raise InputError(f"checkpoint {path}: no such file; give a {SUFFIX} file or one of the names in checkpoints/: {known}")
+        raise InputError(f"checkpoint {path}: no such file; give a {SUFFIX} file, an official .bin, or a name in checkpoints/: {known}")
     raise InputError(f"unknown checkpoint {str(name_or_path)!r}; known: {known}; or give the path of a {SUFFIX} file")
 
 
-def _write(path: str | Path, module: nn.Module, header: dict[str, Any], half: bool) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _stored(module: nn.Module, half: bool) -> dict[str, Tensor]:
+    """A module's state as it is written."""
     dtype = torch.float16 if half else torch.float32
-    tensors = {
+    return {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         for name, tensor in module.state_dict().items()
     }
+
+
+def _write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_bytes(save(tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}))
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
+    unfinished.write_bytes(save(tensors, texts))
     os.replace(unfinished, path)
 
 
-def _read(path: Path, wanted_format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors (floating point ones as float32) of one of our files."""
+def _read(path: Path, wanted_formats: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors (floating point ones as float32) of one of our files, old names changed to the present ones."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        if header.get("format") == wanted_format:
+        if header.get("format") in wanted_formats:
             header |= {key: json.loads(header[key]) for key in ("config", "metadata") if key in header}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: damaged or no safetensors file ({error}); copy it again from where it came from") from error
-    if header.get("format") != wanted_format:
-        raise InputError(f"{path}: got format {header.get('format')!r}, expected {wanted_format!r}; this file is not of that kind")
+    if header.get("format") not in wanted_formats:
+        raise InputError(f"{path}: got format {header.get('format')!r}, expected {wanted_formats[0]!r}; this file is not of that kind")
+    if header["format"] == OLD_FORMAT:
+        header["config"] = _renewed(header.get("config"))
+        tensors = {OLD_NAMES.get(name, name): tensor for name, tensor in tensors.items()}
     return header, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _renewed(config: Any) -> Any:
+    """A config of OLD_FORMAT in today's fields."""
+    if not isinstance(config, dict):
+        return config
+    kept = {name: value for name, value in config.items() if name not in ("token_init", "release")}
+    return kept | {"tokens": OLD_TOKENS.get(config.get("token_init", "normal"), config.get("token_init"))}
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from core.checkpoint import load_checkpoint
 from core.crop import check_image, crop_person
 from core.errors import InputError
+from core.folding import fold_batch_norms
 from core.geometry import weak_to_frame_px
 from core.model import FastMETRO, Prediction
 from core.types import MeshEstimate, PersonCrop
@@ -33,11 +35,16 @@ class MeshEstimator:
     """
 
     def __init__(self, model: FastMETRO, body: "Body", device: str = "cpu", precision: str = "fp32", description: str = "") -> None:
-        """`model` is moved to the device and changed to the precision."""
+        """`model` becomes the estimator's: its batch norms are folded, it is moved to the device and changed to the precision.
+
+        The result is exact: the same function as the plain network's within rounding, with all that does not depend on the picture
+        computed once.
+        """
         self.body, self.config, self.device, self.precision = body, model.config, device, precision
+        body.joint_regressor  # noqa: B018  a body without joints says so here, not at the first person
         self.metadata: dict[str, object] = {}
         self.description = description or f"{model.config.name} on {device}, {precision}"
-        self._model = model.eval().to(device=device, memory_format=torch.channels_last)
+        self._model = fold_batch_norms(model.eval()).to(device=device, memory_format=torch.channels_last)
         # Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision.
         self._backbone_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._model.backbone.to(self._backbone_dtype)
@@ -61,7 +68,11 @@ class MeshEstimator:
             return []
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise InputError(f"boxes_px: got shape {boxes.shape}, expected (N, 4): x0, y0, x1, y1 of each person")
-        return self.from_crops([crop_person(image, box) for box in boxes])
+        return self.from_crops([self.crop(image, box) for box in boxes])
+
+    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
+        """The square around a box (4,), as wide as the network was trained for. Raises InputError as `from_boxes`."""
+        return crop_person(image, box_px, self.config.crop_scale)
 
     def from_crops(self, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
         """One estimate per crop, in order; batches of up to 16 run at once."""
@@ -87,6 +98,7 @@ class MeshEstimator:
         pelvis = self.body.pelvis(vertices)[:, None]
         vertices_m, joints_m = (vertices - pelvis).numpy(), (self.body.joints(vertices) - pelvis).numpy()
         cameras = _as_array(prediction.camera)
+        rotmats, shapes = (None if values is None else _as_array(values) for values in (prediction.rotmats, prediction.betas))
         return [
             MeshEstimate(
                 vertices_m=vertices_m[index],
@@ -94,25 +106,29 @@ class MeshEstimator:
                 joints_px=weak_to_frame_px(joints_m[index], cameras[index], crop.frame_from_crop).astype(np.float32),
                 camera=cameras[index],
                 frame_from_crop=crop.frame_from_crop,
+                rotmats=None if rotmats is None else rotmats[index],
+                shape=None if shapes is None else shapes[index],
             )
             for index, crop in enumerate(crops)
         ]
 
 
-def load_estimator(name_or_path: str = "default", device: str = "auto", precision: str = "auto") -> MeshEstimator:
+def load_estimator(
+    name_or_path: str | Path = "default", device: str = "auto", precision: str = "auto", mesh_dir: str | Path | None = None
+) -> MeshEstimator:
     """A ready estimator.
 
-    name_or_path: a name in checkpoints/ or a file; device: auto, cpu, cuda, mps; precision: auto, fp32, bf16
+    name_or_path: a name in checkpoints/, a .safetensors file or an official .bin
+    device: auto, cpu, cuda, mps; precision: auto, fp32, bf16
+    mesh_dir: folder of the SMPL body's files, for networks on SMPL; checkpoints/smpl by default
     Raises InputError for an unknown or damaged checkpoint, and for a device or precision that this machine does not have.
     """
-    from core.bodies import load_body
-
     device, device_reason = choose_device(device)
     precision, precision_reason = choose_precision(precision, device)
-    checkpoint = load_checkpoint(name_or_path)
+    checkpoint = load_checkpoint(name_or_path, mesh_dir)
     description = f"{checkpoint.model.config.name} on {device} ({device_reason}), {precision} ({precision_reason})"
     log.info("%s", description)
-    estimator = MeshEstimator(checkpoint.model, load_body(checkpoint.model.config.body), device, precision, description)
+    estimator = MeshEstimator(checkpoint.model, checkpoint.body, device, precision, description)
     estimator.metadata = checkpoint.metadata
     return estimator
 

@@ -1,8 +1,9 @@
 """Mesh levels: the coarse mesh that the transformer predicts, and the way up to the full one, for any body.
 
-A coarse and an intermediate mesh are nested subsets of the full mesh's vertices, chosen by farthest-point sampling along
-the surface. Their neighbours follow from the Voronoi cells of the chosen vertices, and the sparse up-sampling matrices
-from a least-squares fit over posed bodies: each vertex is a fixed mixture of a few near vertices of the level below.
+A coarse and an intermediate mesh are nested subsets of the full mesh's vertices. For SMPL the official files say which; for
+other bodies core.hierarchy chooses them by farthest-point sampling along the surface, takes their neighbours from the Voronoi
+cells of the chosen vertices, and the sparse up-sampling matrices from a least-squares fit over posed bodies: each vertex is a
+fixed mixture of a few near vertices of the level below.
 """
 
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ NUM_INTERMEDIATE = 1723
 class MeshLevels:
     """Coarse, intermediate and full mesh of one body.
 
-    template_m: (V, 3) float32, the rest mesh in camera axes (x right, y down, z away), facing the camera
-    faces: (F, 3) int32               intermediate_faces: (F', 3) int32, indices into the intermediate mesh
-    coarse_ids, intermediate_ids: int64 vertex indices of the full mesh; the coarse ones come first among the intermediate
+    template_m: (V, 3) float32, the rest mesh in camera axes (x right, y down, z away), facing the camera; None where unknown
+    faces: (F, 3) int32, none where unknown       intermediate_faces: (F', 3) int32, indices into the intermediate mesh
+    coarse_ids, intermediate_ids: int64 vertex indices of the full mesh; the coarse ones are among the intermediate
     coarse_adjacency: (C, C) bool, True for neighbours and on the diagonal
     upsample: (intermediate from coarse, full from intermediate), float32 sparse
     """
 
-    template_m: np.ndarray
+    template_m: np.ndarray | None
     faces: np.ndarray
     intermediate_faces: np.ndarray
     coarse_ids: np.ndarray
@@ -38,7 +39,8 @@ class MeshLevels:
 
     def __post_init__(self) -> None:
         coarse, intermediate, full = self.sizes
-        check_array("MeshLevels.template_m", self.template_m, (full, 3), np.float32)
+        if self.template_m is not None:
+            check_array("MeshLevels.template_m", self.template_m, (full, 3), np.float32)
         check_array("MeshLevels.faces", self.faces, (None, 3), np.int32)
         check_array("MeshLevels.coarse_adjacency", self.coarse_adjacency, (coarse, coarse), np.bool_)
         shapes = [matrix.shape for matrix in self.upsample]
@@ -48,7 +50,7 @@ class MeshLevels:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Number of vertices: coarse, intermediate, full."""
-        return len(self.coarse_ids), len(self.intermediate_ids), len(self.template_m)
+        return len(self.coarse_ids), len(self.intermediate_ids), self.upsample[1].shape[0]
 
 
 def edges_of(faces: np.ndarray) -> np.ndarray:

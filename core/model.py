@@ -5,26 +5,24 @@ Source: Cho et al., Cross-Attention of Disentangled Modalities for 3D Human Mesh
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  its usual name
 
-from core.config import GRID, ModelConfig, variant
-from core.errors import InputError
-from core.transformer import Transformer
+from core.body_regressor import BodyRegressor
+from core.cameras import CAMERAS
+from core.config import GRID, VARIANTS, ModelConfig, adapted
+from core.reductions import REDUCTIONS
+from core.tokens import TOKENS
+from core.transformer import POSITIONS, Transformer
+from core.upsampling import UPSAMPLINGS
 
 if TYPE_CHECKING:
     from core.bodies import Body
-
-START_CAMERA = (0.9, 0.0, 0.0)
-"""A person that fills a crop as ours are cut: saves training the first thousand steps of finding that out."""
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -32,7 +30,7 @@ class Prediction:
 
     camera: (B, 3) scale, tx, ty of the crop          joints: (B, 14, 3) metres, from the joint tokens
     levels: coarse (B, 431, 3), intermediate (B, 1723, 3), full (B, V, 3) metres; those that were not asked for are None
-    rotmats, betas: body parameters, or None
+    rotmats, betas: body parameters, or None: rotations (B, J, 3, 3) of the bones and shape (B, S): SMPL's betas, Anny's phenotype
     """
 
     camera: Tensor
@@ -42,57 +40,32 @@ class Prediction:
     betas: Tensor | None = None
 
 
-class Upsample(nn.Module):
-    """A fixed sparse matrix over vertices. Rows hold few entries, so it runs as a weighted sum of looked-up rows.
-
-    (1723 -> 13718 vertices for 16 people on one CPU thread: 0.3 ms; PyTorch's sparse product 0.7 ms, plain indexing 23 ms.)
-    """
-
-    def __init__(self, matrix: csr_matrix) -> None:
-        super().__init__()
-        counts = np.diff(matrix.indptr)
-        filled = np.arange(counts.max())[None] < counts[:, None]
-        ids, weights = np.zeros(filled.shape, np.int64), np.zeros(filled.shape, np.float32)
-        ids[filled], weights[filled] = matrix.indices, matrix.data
-        self.register_buffer("ids", torch.from_numpy(ids), persistent=False)
-        self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
-
-    def forward(self, vertices: Tensor) -> Tensor:
-        """(B, V, 3) -> (B, V', 3)."""
-        table = vertices.to(self.weights.dtype).transpose(0, 1).flatten(1)  # (V, B * 3)
-        mixed = F.embedding_bag(self.ids, table, per_sample_weights=self.weights, mode="sum")
-        return mixed.unflatten(1, (-1, 3)).transpose(0, 1)
-
-
 class FastMETRO(nn.Module):
     """Pictures -> camera, joints and three levels of mesh."""
 
     def __init__(self, config: ModelConfig, backbone: nn.Module, body: "Body") -> None:
         super().__init__()
         self.config, self.backbone = config, backbone
-        self.num_joints, (num_coarse, *_) = len(body.joint_names), body.levels.sizes
         wide, narrow = config.widths
+        positions, upsampling = POSITIONS[config.positions], [UPSAMPLINGS[name] for name in config.upsampling]
+        layers = (config.num_layers, config.num_heads, config.feedforward_ratio, config.dropout, config.attention_dropout)
         self.conv_1x1 = nn.Conv2d(backbone.channels, wide, 1)
-        self.stages = nn.ModuleList(
-            Transformer(
-                width, config.num_layers, config.num_heads, config.feedforward_ratio, config.dropout, config.attention_dropout, GRID
-            )
-            for width in config.widths
-        )
-        self.narrow_encoded = nn.Linear(wide, narrow)  # camera and image
-        self.narrow_decoded = nn.Linear(wide, narrow)  # joints and vertices
-        self.camera_token = nn.Parameter(torch.randn(1, wide))
-        self.joint_tokens = nn.Parameter(torch.randn(self.num_joints, wide))
-        self.vertex_tokens = nn.Parameter(torch.randn(num_coarse, wide))
+        self.stages = nn.ModuleList(Transformer(positions(GRID, width), width, *layers) for width in config.widths)
+        self.reduction = REDUCTIONS[config.reduction](wide, narrow)
+        self.tokens = TOKENS[config.tokens](wide, body)
+        self.camera = CAMERAS[config.camera](wide, narrow, body)
         self.xyz_regressor = nn.Linear(narrow, 3)
-        self.camera_predictor = nn.Linear(narrow, 3)
-        with torch.no_grad():
-            self.camera_predictor.bias.copy_(torch.tensor(START_CAMERA))
-            if config.token_init == "template":
-                self._init_tokens(body)
-        self.register_buffer("mask", attention_mask(body.levels.coarse_adjacency, self.num_joints), persistent=False)
-        self.upsampling = nn.ModuleList(Upsample(matrix) for matrix in body.levels.upsample)
+        self.upsampling = nn.ModuleList(make(matrix) for make, matrix in zip(upsampling, body.levels.upsample, strict=True))
+        self.body_regressor = _body_regressor(config, body) if config.parametric else None
+        self.num_tokens = (self.camera.num_decoder_tokens, len(body.joint_names), body.levels.sizes[0])
+        mask = attention_mask(body.levels.coarse_adjacency, self.num_free_tokens) if config.masked else None
+        self.register_buffer("mask", mask, persistent=False)
         self._constants: tuple[tuple[object, ...], tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def num_free_tokens(self) -> int:
+        """Decoder tokens that see all others and are seen by all: a camera's, if it is there, and the joints'. The vertices' follow."""
+        return sum(self.num_tokens[:-1])
 
     def forward(self, images: Tensor) -> Prediction:
         """images: (B, 3, 224, 224), normalised as the backbone wants them."""
@@ -101,15 +74,18 @@ class FastMETRO(nn.Module):
     def decode(self, features: Tensor, num_levels: int = 3) -> Prediction:
         """features: (B, C, 7, 7) from the backbone. num_levels = 2 leaves the full mesh out, as training may."""
         image = self.conv_1x1(features).flatten(2).transpose(1, 2)  # (B, 49, wide)
-        camera = self.camera_token.to(image.dtype).expand(len(image), 1, -1)  # under autocast all tokens stay in its type
+        camera = self.camera.encoder_tokens.to(image.dtype).expand(len(image), -1, -1)  # under autocast all tokens stay in its type
         first, second = self.stages
         tokens, queries = (tensor.to(image.dtype) for tensor in self._begin())
         camera, image, tokens = first(camera, image, tokens, queries, self.mask)
-        camera, image, tokens = self.narrow_encoded(camera), self.narrow_encoded(image), self.narrow_decoded(tokens)
+        camera, image, tokens = self.reduction(camera, image, tokens)
         camera, _, tokens = second(camera, image, *second.begin(tokens, self.mask), self.mask)
-        points = _at_least_float32(self.xyz_regressor(tokens))  # (B, 14 + 431, 3)
-        joints, coarse = points.split([self.num_joints, points.shape[1] - self.num_joints], 1)
-        return Prediction(_at_least_float32(self.camera_predictor(camera[:, 0])), joints, self.upsample(coarse, num_levels))
+        camera_token, joints, coarse = tokens.split(self.num_tokens, 1)
+        joints, coarse = (_at_least_float32(self.xyz_regressor(points)) for points in (joints, coarse))  # (B, 14, 3), (B, 431, 3)
+        levels = self.upsample(coarse, num_levels)
+        camera = _at_least_float32(self.camera(camera, camera_token, coarse))
+        parameters = self.body_regressor(levels[1]) if self.body_regressor is not None and levels[1] is not None else (None, None)
+        return Prediction(camera, joints, levels, *parameters)
 
     def upsample(self, coarse: Tensor, num_levels: int = 3) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, 431, 3) -> coarse, intermediate (B, 1723, 3), full (B, V, 3)."""
@@ -118,15 +94,15 @@ class FastMETRO(nn.Module):
         return coarse, intermediate, full
 
     def _begin(self) -> tuple[Tensor, Tensor]:
-        """Joint and vertex tokens (1, 445, wide) after the first self-attention, and their queries to the image.
+        """Decoder tokens (1, 445, wide) after the first self-attention, and their queries to the image.
 
         They are the same for every picture, so they are computed for a batch of one; in training one dropout mask then serves the
         whole batch. Inference computes them once and again only when a weight behind them has changed.
         """
         if self.training or torch.is_grad_enabled():
             return self._compute_constants()
-        device = self.joint_tokens.device.type
-        weights = (self.joint_tokens, self.vertex_tokens, *self.stages[0].decoder.layers[0].parameters())
+        device = self.xyz_regressor.weight.device.type
+        weights = (*self.tokens.parameters(), *self.camera.parameters(), *self.stages[0].decoder.layers[0].parameters())
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (autocast, *((weight.data_ptr(), weight._version) for weight in weights))
         if self._constants is None or self._constants[0] != key:
@@ -134,7 +110,7 @@ class FastMETRO(nn.Module):
         return self._constants[1]
 
     def _compute_constants(self) -> tuple[Tensor, Tensor]:
-        tokens = torch.cat([self.joint_tokens, self.vertex_tokens])[None]
+        tokens = torch.cat([self.camera.decoder_tokens, self.tokens()])[None]
         return self.stages[0].begin(tokens, self.mask)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FastMETRO":
@@ -142,17 +118,9 @@ class FastMETRO(nn.Module):
         self._constants = None
         return super()._apply(fn, recurse)
 
-    def _init_tokens(self, body: "Body") -> None:
-        """Fourier features of the places in the rest mesh, of unit variance: near vertices begin with similar tokens."""
-        template_m = torch.from_numpy(body.levels.template_m)
-        joints_m = torch.from_numpy(body.joint_regressor @ body.levels.template_m).float()
-        vertices_m = template_m[torch.from_numpy(np.asarray(body.levels.coarse_ids))]
-        half = self.config.widths[0] // 2
-        scales_m = torch.logspace(math.log10(0.08), math.log10(0.8), half)
-        frequencies = torch.randn(3, half) / scales_m
-        for tokens, places_m in ((self.joint_tokens, joints_m), (self.vertex_tokens, vertices_m)):
-            phase = places_m @ frequencies + 2 * math.pi * torch.rand(half)  # another phase for joints: a joint is no vertex
-            tokens.copy_(math.sqrt(2) * torch.cat([phase.sin(), phase.cos()], 1))
+
+def _body_regressor(config: ModelConfig, body: "Body") -> BodyRegressor:
+    return BodyRegressor(body.levels.sizes[1], body.num_bones, body.num_shape, config.rotations)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -160,29 +128,37 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def attention_mask(coarse_adjacency: np.ndarray, num_joints: int) -> Tensor:
-    """(J + C, J + C) float32 to add to attention scores: -inf between vertices that are no neighbours. Joints see and are seen by all."""
-    num_tokens = num_joints + len(coarse_adjacency)
+def attention_mask(coarse_adjacency: np.ndarray, num_free: int) -> Tensor:
+    """(F + C, F + C) float32 to add to attention scores: -inf between vertices that are no neighbours.
+
+    coarse_adjacency: (C, C) bool, True on the diagonal; num_free: tokens before the vertices (joints) that see and are seen by all
+    """
+    num_tokens = num_free + len(coarse_adjacency)
     allowed = torch.ones(num_tokens, num_tokens, dtype=torch.bool)
-    allowed[num_joints:, num_joints:] = torch.from_numpy(np.asarray(coarse_adjacency, bool))
+    allowed[num_free:, num_free:] = torch.from_numpy(np.asarray(coarse_adjacency, bool))
     return torch.zeros(num_tokens, num_tokens).masked_fill(~allowed, -math.inf)
 
 
 def build_model(
-    config: ModelConfig | str, body: str | None = None, mesh_dir: str | Path | None = None, release: str | None = None
+    config: ModelConfig | str,
+    body: str | None = None,
+    mesh_dir: str | Path | None = None,
+    release: str | None = None,
+    parametric: bool | None = None,
 ) -> FastMETRO:
     """An untrained network, in training mode. `config`: a ModelConfig, or a name of core.variants.
 
-    body, release: instead of the config's. mesh_dir: folder of the official SMPL mesh files.
-    Raises InputError for unknown names and for what this version does not offer.
+    body, release, parametric: instead of the config's. mesh_dir: folder of the official SMPL mesh files, for the body "smpl".
+    Raises InputError for unknown names, and when the body's files are missing or damaged.
     """
-    from core.backbones import BACKBONES
     from core.bodies import load_body
 
-    if isinstance(config, str):
-        config = variant(config, body, release)
-    else:
-        config = replace(config, body=body or config.body, release=release or config.release)
-    if mesh_dir is not None:
-        raise InputError(f"mesh_dir: got {mesh_dir}, but the SMPL body that it serves is not available yet; use body 'anny' without it")
-    return FastMETRO(config, BACKBONES[config.backbone](), load_body(config.body))
+    config = adapted(VARIANTS[config] if isinstance(config, str) else config, body, release, parametric)
+    return assemble(config, load_body(config.body, mesh_dir))
+
+
+def assemble(config: ModelConfig, body: "Body") -> FastMETRO:
+    """An untrained network on a body that is loaded already."""
+    from core.backbones import BACKBONES
+
+    return FastMETRO(config, BACKBONES[config.backbone](), body)

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
+from core.registry import Registry
+
+POSITIONS: Registry[type[nn.Module]] = Registry("kind of positions")
+"""Name -> module(grid, channels) whose forward gives the positions (grid * grid, channels) of the image tokens, row by row."""
+
 
 def sine_positions(height: int, width: int, channels: int) -> Tensor:
     """(height * width, channels) encodings of a grid, row by row: half the channels for y, half for x, sine and cosine in turn.
@@ -24,6 +29,32 @@ def sine_positions(height: int, width: int, channels: int) -> Tensor:
         return torch.stack([phase[:, 0::2].sin(), phase[:, 1::2].cos()], -1).flatten(1)
 
     return torch.cat([encode(y, height), encode(x, width)], 1)
+
+
+@POSITIONS.register("sine")
+class SinePositions(nn.Module):
+    """Fixed, as in the paper."""
+
+    def __init__(self, grid: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("encodings", sine_positions(grid, grid, channels), persistent=False)
+
+    def forward(self) -> Tensor:
+        """(grid * grid, channels)."""
+        return self.encodings
+
+
+@POSITIONS.register("learned")
+class LearnedPositions(nn.Module):
+    """One vector for each place, learned; uniform at first, as DETR's are."""
+
+    def __init__(self, grid: int, channels: int) -> None:
+        super().__init__()
+        self.encodings = nn.Parameter(torch.rand(grid * grid, channels))
+
+    def forward(self) -> Tensor:
+        """(grid * grid, channels)."""
+        return self.encodings
 
 
 class Attention(nn.Module):
@@ -107,7 +138,7 @@ class DecoderLayer(Layer):
         self.multihead_attn = Attention(width, num_heads, attention_dropout)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def before_image(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def before_image(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The tokens after self-attention, and their queries to the image."""
         tokens = tokens + self.dropout(self.self_attn.self_attend(self.norm1(tokens), mask=mask))
         return tokens, self.multihead_attn.queries(self.norm2(tokens))
@@ -118,7 +149,7 @@ class DecoderLayer(Layer):
         tokens = tokens + self.dropout(seen)
         return tokens + self.feed_forward(self.norm3(tokens))
 
-    def forward(self, tokens: Tensor, image: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, image: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """tokens: (B, L, D); image: (B, L', D) with its position (L', D); mask: (L, L)."""
         return self.with_image(*self.before_image(tokens, mask), image, position)
 
@@ -136,30 +167,44 @@ class Transformer(nn.Module):
     """Encoder over camera and image tokens, decoder over joint and vertex tokens."""
 
     def __init__(
-        self, width: int, num_layers: int, num_heads: int, feedforward_ratio: int, dropout: float, attention_dropout: float, grid: int
+        self,
+        positions: nn.Module,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        feedforward_ratio: int,
+        dropout: float,
+        attention_dropout: float,
     ) -> None:
         super().__init__()
         layer = (width, num_heads, feedforward_ratio, dropout, attention_dropout)
+        self.positions = positions
         self.encoder = Stack([EncoderLayer(*layer) for _ in range(num_layers)], width)
         self.decoder = Stack([DecoderLayer(*layer) for _ in range(num_layers)], width)
-        self.register_buffer("position", sine_positions(grid, grid, width), persistent=False)
-        for parameter in self.parameters():
+        for parameter in (*self.encoder.parameters(), *self.decoder.parameters()):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def begin(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def begin(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The first half of the first decoder layer, which sees no image."""
         return self.decoder.layers[0].before_image(tokens, mask)
 
-    def forward(self, camera: Tensor, image: Tensor, tokens: Tensor, queries: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """camera: (B, 1, D); image: (B, H * W, D); tokens, queries: from `begin`. Returns camera, image and tokens after the stage."""
-        position = F.pad(self.position, (0, 0, 1, 0))  # the camera token has none
+    def forward(
+        self, camera: Tensor, image: Tensor, tokens: Tensor, queries: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns camera, image and tokens after the stage.
+
+        camera: (B, 0 or 1, D); image: (B, H * W, D); tokens, queries: from `begin`; mask: see Attention.attend, None lets all see all
+        """
+        num_camera = camera.shape[1]
+        position = self.positions()
         sequence = torch.cat([camera, image], 1)
+        sequence_position = F.pad(position, (0, 0, num_camera, 0))  # the camera token has none
         for layer in self.encoder.layers:
-            sequence = layer(sequence, position)
+            sequence = layer(sequence, sequence_position)
         sequence = self.encoder.norm(sequence)
-        camera, image = sequence[:, :1], sequence[:, 1:]
-        tokens = self.decoder.layers[0].with_image(tokens, queries, image, self.position)
+        camera, image = sequence[:, :num_camera], sequence[:, num_camera:]
+        tokens = self.decoder.layers[0].with_image(tokens, queries, image, position)
         for layer in self.decoder.layers[1:]:
-            tokens = layer(tokens, image, self.position, mask)
+            tokens = layer(tokens, image, position, mask)
         return camera, image, self.decoder.norm(tokens)

@@ -15,6 +15,15 @@ def crop_center_px(frame_from_crop: np.ndarray) -> np.ndarray:
     return frame_from_crop @ np.array([CROP_SIZE_PX / 2, CROP_SIZE_PX / 2, 1.0])
 
 
+def check_parameters(owner: str, rotmats: np.ndarray | None, shape: np.ndarray | None) -> None:
+    """Raise ValueError unless both are None, or (J, 3, 3) and (S,) float32."""
+    if (rotmats is None) != (shape is None):
+        raise ValueError(f"{owner}: rotmats and shape come together, got one of them")
+    if rotmats is not None:
+        check_array(f"{owner}.rotmats", rotmats, (None, 3, 3), np.float32)
+        check_array(f"{owner}.shape", shape, (None,), np.float32)
+
+
 @dataclass(frozen=True)
 class PersonCrop:
     """A person's square picture as the network wants it.
@@ -49,6 +58,7 @@ class MeshEstimate:
     joints_px:  (14, 2) float32, weak-perspective projection into the frame
     camera:     (3,) float32 scale, tx, ty of the crop: crop units = scale * (xy + t), in [-1, 1]
     frame_from_crop: (2, 3) float64, the crop's place in the frame
+    rotmats, shape: (J, 3, 3) rotations of the body's bones and (S,) its shape, float32; None without a parameter regressor
     """
 
     vertices_m: np.ndarray
@@ -56,6 +66,8 @@ class MeshEstimate:
     joints_px: np.ndarray
     camera: np.ndarray
     frame_from_crop: np.ndarray
+    rotmats: np.ndarray | None = None
+    shape: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         num_joints = len(JOINT_NAMES)
@@ -64,5 +76,6 @@ class MeshEstimate:
         check_array("MeshEstimate.joints_px", self.joints_px, (num_joints, 2), np.float32)
         check_array("MeshEstimate.camera", self.camera, (3,), np.float32)
         check_array("MeshEstimate.frame_from_crop", self.frame_from_crop, (2, 3), np.float64)
+        check_parameters("MeshEstimate", self.rotmats, self.shape)
         check_finite("MeshEstimate.vertices_m", self.vertices_m)
         check_finite("MeshEstimate.camera", self.camera)

@@ -61,6 +61,10 @@ class ToyBody:
     name: str = "toy"
     joint_names: tuple[str, ...] = JOINT_NAMES
     levels: MeshLevels = field(default_factory=toy_levels)
+    num_bones: int = 1
+    num_shape: int = 1
+    parameter_names: tuple[str, str] = ("rotmats", "stretch")
+    parameter_labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def faces(self) -> np.ndarray:

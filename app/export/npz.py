@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from app.export.sink import SINKS, ClosingSink, Recording
+from app.export.sink import SINKS, ClosingSink, Parameters, Recording
 from app.types import Intrinsics, Scene, SmoothedMesh
 from core.joints import JOINT_NAMES
 
@@ -24,7 +24,7 @@ ROW_DTYPE = np.dtype([
     ("joints_m", np.float32, (NUM_JOINTS, 3)), ("joint_visibility", np.float32, (NUM_JOINTS,)), ("joints_px", np.float32, (NUM_JOINTS, 2)),
     ("camera", np.float32, (3,)), ("translation_m", np.float32, (3,)),
 ])  # fmt: skip
-"""One row without its vertices."""
+"""One row without its vertices and its body parameters."""
 
 NPY_HEADER_BYTES = 256
 CHUNK_ROWS = 4096
@@ -45,6 +45,7 @@ class NpzSink(ClosingSink):
         self._rows_path = recording.folder / "meshes.rows.partial"
         self._intrinsics: Intrinsics | None = None
         self._num_rows = 0
+        self._row_dtype = row_dtype(recording.parameters)
         self._vertices_start = len(_entry("vertices_m", 0, 0, 0).FileHeader(zip64=True)) + NPY_HEADER_BYTES
         self._vertices: BinaryIO | None = self._partial.open("w+b", buffering=0)
         self._rows: BinaryIO = self._rows_path.open("w+b", buffering=0)
@@ -56,7 +57,7 @@ class NpzSink(ClosingSink):
             raise ValueError("meshes.npz is closed already")
         self._intrinsics = self._intrinsics or scene.intrinsics
         for mesh in scene.meshes:
-            self._write_row(_row(scene, mesh), mesh.vertices_m)
+            self._write_row(self._row(scene, mesh), mesh.vertices_m)
 
     def close(self) -> None:
         """Turn what was written into a finished .npz and give it its name."""
@@ -70,6 +71,19 @@ class NpzSink(ClosingSink):
             self._rows.close()
         self._partial.replace(self.path)
         self._rows_path.unlink()
+
+    def _row(self, scene: Scene, mesh: SmoothedMesh) -> np.ndarray:
+        """() of the row's dtype. Raises ValueError when parameters are to be written and the mesh has none."""
+        row = np.zeros((), self._row_dtype)
+        row["frame_index"], row["time_s"] = scene.frame.index, scene.frame.time_s
+        for name in ("track_id", "score", "box_px", "joints_m", "joint_visibility", "joints_px", "camera", "translation_m"):
+            row[name] = getattr(mesh, name)
+        if self._recording.parameters is not None:
+            if mesh.rotmats is None:
+                raise ValueError("meshes.npz: body parameters are to be written, but a mesh came without them")
+            for name, values in zip(self._recording.parameters.names, (mesh.rotmats, mesh.shape), strict=True):
+                row[name] = values
+        return row
 
     @property
     def _row_bytes(self) -> int:
@@ -94,7 +108,7 @@ class NpzSink(ClosingSink):
     def _cut_to(self, file: BinaryIO, num_rows: int) -> None:
         """Drop what lies behind the first `num_rows` rows."""
         self._num_rows = num_rows
-        for handle, end in ((file, self._vertices_start + num_rows * self._row_bytes), (self._rows, num_rows * ROW_DTYPE.itemsize)):
+        for handle, end in ((file, self._vertices_start + num_rows * self._row_bytes), (self._rows, num_rows * self._row_dtype.itemsize)):
             handle.truncate(end)
             handle.seek(end)
 
@@ -108,7 +122,7 @@ class NpzSink(ClosingSink):
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or self._num_rows == 0:
                     raise _explained(error, self._partial) from error
-                needed_bytes = self._num_rows * ROW_DTYPE.itemsize + self._recording.faces.nbytes + ROOM_FOR_INDEX_BYTES
+                needed_bytes = self._num_rows * self._row_dtype.itemsize + self._recording.faces.nbytes + ROOM_FOR_INDEX_BYTES
                 self._cut_to(file, max(0, self._num_rows - 1 - needed_bytes // self._row_bytes))
         if self._num_rows < num_rows:
             self.warnings.append(f"the disk is full: meshes.npz keeps {self._num_rows} of {num_rows} rows")
@@ -128,30 +142,40 @@ class NpzSink(ClosingSink):
         with zipfile.ZipFile(_AllOrError(file), "w", zipfile.ZIP_STORED) as archive:
             archive.filelist.append(entry)
             archive.NameToInfo[entry.filename] = entry
-            for name in ROW_DTYPE.names:
+            for name in self._row_dtype.names:
                 self._write_column(archive, name)
             for name, value in self._constants().items():
                 _write_array(archive, name, value)
 
     def _write_column(self, archive: zipfile.ZipFile, name: str) -> None:
         """One field of all rows, some thousand rows at a time."""
-        field = np.empty(0, ROW_DTYPE)[name]
+        field = np.empty(0, self._row_dtype)[name]
         with archive.open(_entry(name, 0, 0, None), "w", force_zip64=True) as file:
             file.write(_npy_header((self._num_rows, *field.shape[1:]), field.dtype))
             self._rows.seek(0)
             for start in range(0, self._num_rows, CHUNK_ROWS):
                 count = min(CHUNK_ROWS, self._num_rows - start)
-                rows = np.frombuffer(_read_exactly(self._rows, count * ROW_DTYPE.itemsize), ROW_DTYPE)
+                rows = np.frombuffer(_read_exactly(self._rows, count * self._row_dtype.itemsize), self._row_dtype)
                 file.write(np.ascontiguousarray(rows[name]).tobytes())
 
     def _constants(self) -> dict[str, np.ndarray]:
         """What is the same for all rows. The camera is unknown (NaN) when there was no frame at all."""
         intrinsics = self._intrinsics or Intrinsics(float("nan"), (float("nan"), float("nan")))
-        return {
+        labels = self._recording.parameters.labels if self._recording.parameters else {}
+        return {name: np.array(values) for name, values in labels.items()} | {
             "focal_px": np.float64(intrinsics.focal_px), "principal_px": np.array(intrinsics.principal_px, np.float64),
             "image_size_px": np.array(self._recording.size_px, np.int32), "fps": np.float64(self._recording.fps),
             "faces": self._recording.faces, "joint_names": np.array(JOINT_NAMES), "body": np.array(self._recording.body),
         }  # fmt: skip
+
+
+def row_dtype(parameters: Parameters | None) -> np.dtype:
+    """ROW_DTYPE, with the body's parameters where they are written."""
+    if parameters is None:
+        return ROW_DTYPE
+    rotations, shape = parameters.names
+    extra = [(rotations, np.float32, (parameters.num_bones, 3, 3)), (shape, np.float32, (parameters.num_shape,))]
+    return np.dtype(ROW_DTYPE.descr + extra)
 
 
 class _AllOrError(io.RawIOBase):
@@ -175,15 +199,6 @@ class _AllOrError(io.RawIOBase):
 
     def flush(self) -> None:
         """Nothing is held back."""
-
-
-def _row(scene: Scene, mesh: SmoothedMesh) -> np.ndarray:
-    """() of ROW_DTYPE."""
-    row = np.zeros((), ROW_DTYPE)
-    row["frame_index"], row["time_s"] = scene.frame.index, scene.frame.time_s
-    for name in ("track_id", "score", "box_px", "joints_m", "joint_visibility", "joints_px", "camera", "translation_m"):
-        row[name] = getattr(mesh, name)
-    return row
 
 
 def _entry(name: str, num_bytes: int, offset: int, crc: int | None) -> zipfile.ZipInfo:

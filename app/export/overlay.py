@@ -7,15 +7,20 @@ import numpy as np
 
 from app.export.mp4 import Mp4Writer, Soundtrack
 from app.export.sink import SINKS, ClosingSink, Recording
-from app.render import draw_overlay
+from app.render import draw_overlay, draw_skeletons
 from app.types import Scene
 
 log = logging.getLogger(__name__)
 
 
 def draw_or_plain(scene: Scene, recording: Recording) -> tuple[np.ndarray, str | None]:
-    """The drawn picture, or the plain one and a sentence about why: what draws may fail without stopping what infers."""
+    """The drawn picture, or the plain one and a sentence about why: what draws may fail without stopping what infers.
+
+    Skeletons are drawn where the body's faces are not known.
+    """
     try:
+        if not len(recording.faces):
+            return draw_skeletons(scene.frame.image, scene.meshes), None
         return draw_overlay(scene, recording.faces, recording.vertex_joint_weights), None
     except Exception as error:
         log.debug("drawing failed", exc_info=True)

@@ -23,15 +23,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Parameters:
+    """The body parameters that are written: names of rotations and shape, their sizes, and labels of their axes."""
+
+    names: tuple[str, str]
+    num_bones: int
+    num_shape: int
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Recording:
     """What the sinks know before the first scene.
 
     folder: where the files go; made when missing
-    faces: (F, 3) int32    vertex_joint_weights: (V, 14) float32, see render.vertex_joint_weights
+    faces: (F, 3) int32, F = 0 where unknown    vertex_joint_weights: (V, 14) float32, see render.vertex_joint_weights
     body: "anny" or "smpl"
     size_px: width, height of the input        fps: its average rate
     source: the input file (its sound goes into the overlay), None when there is none
     settings: what summary.json says about how the result was made (JSON values)
+    parameters: of the body, where they are written as well
     """
 
     folder: Path
@@ -43,6 +54,7 @@ class Recording:
     source: Path | None = None
     expected_frames: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Parameters | None = None
 
     def __post_init__(self) -> None:
         check_array("Recording.faces", self.faces, (None, 3), np.int32)

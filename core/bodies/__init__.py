@@ -1,18 +1,21 @@
 """Body models behind one contract.
 
 A body has `name`, `faces` (F, 3), `joint_names`, `levels` (MeshLevels), `joint_regressor` (14, V) sparse,
-`vertices(pose, shape)` -> (B, V, 3), `joints(vertices)` -> (B, 14, 3) and `pelvis(vertices)` -> (B, 3).
+`vertices(pose, shape)` -> (B, V, 3), `joints(vertices)` -> (B, 14, 3) and `pelvis(vertices)` -> (B, 3);
+and of its parameters `num_bones`, `num_shape`, the names that files give them, and labels for their axes.
 A new body is one file here and one row below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from core.errors import InputError
 from core.mesh import MeshLevels
 from core.registry import Registry
 
@@ -24,10 +27,18 @@ class Body(Protocol):
     faces: np.ndarray
     joint_names: tuple[str, ...]
     levels: MeshLevels
-    joint_regressor: csr_matrix
+    num_bones: int
+    num_shape: int
+    parameter_names: tuple[str, str]  # of rotations and shape, in meshes.npz
+    parameter_labels: Mapping[str, tuple[str, ...]]  # what else meshes.npz says about them
+
+    @property
+    def joint_regressor(self) -> csr_matrix:
+        """(14, V) float32."""
+        ...
 
     def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
-        """Pose and shape -> (B, V, 3) metres."""
+        """Pose (B, num_bones, 3, 3) and shape (B, num_shape) -> (B, V, 3) metres."""
 
     def joints(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) -> (B, 14, 3)."""
@@ -36,17 +47,39 @@ class Body(Protocol):
         """(B, V, 3) -> (B, 3)."""
 
 
-BODIES: Registry[Callable[[], Body]] = Registry("body")
+BODIES: Registry[Callable[[Path | None], Body]] = Registry("body")
+"""Name -> builder(mesh_dir); only bodies that do not ship with us have files in a mesh_dir."""
 
 
 @BODIES.register("anny")
-def _anny() -> Body:
+def _anny(mesh_dir: Path | None) -> Body:
     from core.bodies.anny import AnnyBody
 
+    if mesh_dir is not None:
+        raise InputError(f"mesh_dir: got {mesh_dir}, but the body 'anny' ships with its files; leave it out, or use the body 'smpl'")
     return AnnyBody()
 
 
+@BODIES.register("smpl")
+def _smpl(mesh_dir: Path | None) -> Body:
+    from core.bodies.smpl import SmplBody
+
+    return SmplBody.from_folder(mesh_dir)
+
+
 @cache
-def load_body(name: str) -> Body:
-    """The body of that name, read once; raises InputError that lists the known names."""
-    return BODIES[name]()
+def load_body(name: str, mesh_dir: str | Path | None = None) -> Body:
+    """The body of that name, read once for each folder; raises InputError that lists the known names.
+
+    mesh_dir: where the official mesh files of "smpl" lie; None looks into checkpoints/smpl.
+    """
+    return BODIES[name](None if mesh_dir is None else Path(mesh_dir))
+
+
+def body_from_tensors(name: str, tensors: Mapping[str, Tensor], source: str) -> Body:
+    """A body whose mesh levels a checkpoint holds; InputError for one that cannot be kept there."""
+    from core.bodies.smpl import SmplBody
+
+    if name != SmplBody.name:
+        raise InputError(f"{source}: holds a body {name!r}, but only {SmplBody.name!r} is kept in checkpoints")
+    return SmplBody.from_tensors(tensors, f"SMPL body from {source}")

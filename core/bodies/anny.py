@@ -7,15 +7,13 @@ axes (x right, y down, z away); with identity rotations the body stands in an A-
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from core.bodies.storage import unpack_levels, unpack_sparse
 from core.errors import InputError
 from core.joints import JOINT_NAMES, indices
-from core.mesh import MeshLevels
 
 DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_body.safetensors"
 AVERAGE_ADULT = torch.tensor([[0.5, 0.67, 0.5, 0.5, 0.5, 0.5]])
@@ -32,16 +30,19 @@ class AnnyBody:
 
     name = "anny"
     joint_names = JOINT_NAMES
+    parameter_names = ("bone_rotmats", "phenotype")
 
     def __init__(self, path: Path = DATA_FILE) -> None:
         """Read the exported data; raises InputError when the file is missing or no Anny export."""
         tensors, metadata = _read(path)
         self.bone_names = tuple(metadata["bone_names"].split())
         self.phenotype_names = tuple(metadata["phenotype_names"].split())
+        self.num_bones, self.num_shape = len(self.bone_names), len(self.phenotype_names)
+        self.parameter_labels = {"bone_names": self.bone_names, "phenotype_names": self.phenotype_names}
         self.parents = tensors["parents"].tolist()
-        self.levels = _levels(tensors)
+        self.levels = unpack_levels(tensors)
         self.faces = self.levels.faces
-        self.joint_regressor = _sparse(tensors, "joint_regressor", (len(JOINT_NAMES), len(self.levels.template_m)))
+        self.joint_regressor = unpack_sparse(tensors, "joint_regressor", (len(JOINT_NAMES), len(self.levels.template_m)))
         self.shape_bank = tensors["shape_bank"].float()
         self._tensors = {name: tensors[name].float() for name in _FLOATS}
         dense = torch.zeros(len(self.levels.template_m), len(self.bone_names))
@@ -148,27 +149,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.get("format") != "fastmetro-live/anny-body/1":
         raise InputError(f"body file {path}: format {metadata.get('format')!r}, expected 'fastmetro-live/anny-body/1'")
     return tensors, metadata
-
-
-def _sparse(tensors: dict[str, Tensor], name: str, shape: tuple[int, int]) -> csr_matrix:
-    parts = (tensors[f"{name}.{part}"].numpy() for part in ("data", "indices", "indptr"))
-    return csr_matrix(tuple(parts), shape=shape)
-
-
-def _levels(tensors: dict[str, Tensor]) -> MeshLevels:
-    template = tensors["template_m"].numpy()
-    ids = tensors["intermediate_ids"].numpy()
-    adjacency = tensors["coarse_adjacency"].numpy().astype(np.bool_)
-    num_coarse = len(adjacency)
-    return MeshLevels(
-        template_m=template,
-        faces=tensors["faces"].numpy().astype(np.int32),
-        intermediate_faces=tensors["intermediate_faces"].numpy().astype(np.int32),
-        coarse_ids=ids[:num_coarse],
-        intermediate_ids=ids,
-        coarse_adjacency=adjacency,
-        upsample=(
-            _sparse(tensors, "upsample_intermediate", (len(ids), num_coarse)),
-            _sparse(tensors, "upsample_full", (len(template), len(ids))),
-        ),
-    )

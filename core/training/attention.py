@@ -108,12 +108,12 @@ def attend(module: Attention, plan: BlockPlan, queries: Tensor, keys: Tensor, va
 
 
 def quick_attention(model: FastMETRO, body: Body) -> bool:
-    """Let the model's attention run as above; False where it may not, because it drops attention weights in training."""
+    """Let the model's attention run as above; False where it may not: without a mask, or when attention weights are dropped."""
     modules: list[nn.Module] = [module for module in model.modules() if isinstance(module, Attention)]
-    if any(module.dropout for module in modules):
+    if model.mask is None or any(module.dropout for module in modules):
         return False
     levels = body.levels
-    plan = plan_blocks(levels.coarse_adjacency, levels.template_m[levels.coarse_ids], len(body.joint_names))
+    plan = plan_blocks(levels.coarse_adjacency, levels.template_m[levels.coarse_ids], model.num_free_tokens)
     for module in modules:
         module.attend = partial(attend, module, plan)
     return True

@@ -125,10 +125,8 @@ def keypoint_report(people: list[KeypointPerson], estimates: list[MeshEstimate])
     return {**asdict(keypoint_scores(people, predicted_px)), "joints": per_joint}
 
 
-def keypoint_panels(people: list[KeypointPerson], estimates: list[MeshEstimate], num_worst: int) -> list[Panel]:
+def keypoint_panels(estimator: MeshEstimator, people: list[KeypointPerson], estimates: list[MeshEstimate], num_worst: int) -> list[Panel]:
     """The people with the smallest share of correct keypoints."""
-    from core.crop import crop_person
-
     panels = []
     for person, estimate in zip(people, estimates, strict=True):
         visible = person.flags >= VISIBLE
@@ -141,7 +139,7 @@ def keypoint_panels(people: list[KeypointPerson], estimates: list[MeshEstimate],
         points[LIMBS] = (person.keypoints_px - to_frame[:, 2]) @ np.linalg.inv(to_frame[:, :2]).T
         seen = np.zeros(len(JOINT_NAMES), bool)
         seen[LIMBS] = visible
-        crop = crop_person(read_picture(person.picture), person.box_px)
+        crop = estimator.crop(read_picture(person.picture), person.box_px)
         panels.append(Panel(crop.image, estimate, points, seen, 1 - share, f"{person.picture.stem} PCK {share:.2f}"))
     return sorted(panels, key=lambda panel: -panel.error)[:num_worst]
 
@@ -164,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = argparse.ArgumentParser(prog="python -m core.training.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--checkpoint", default="default", help="a name in checkpoints/ or a file (default: default)")
+    parser.add_argument("--mesh-dir", type=Path, help="folder of the SMPL body's files, for networks on SMPL (default: checkpoints/smpl)")
     parser.add_argument("--shards", type=Path, help="folder of synthetic people")
     parser.add_argument("--limit", type=int, default=1000, help="at most so many synthetic people, spread evenly; 0 = all (default 1000)")
     parser.add_argument("--coco", type=Path, nargs="+", default=[], help="folders of pictures with COCO keypoints")
@@ -180,7 +179,7 @@ def evaluate(options: argparse.Namespace) -> tuple[dict[str, Any], list[Panel]]:
     """Everything that was asked for: scores, and the worst cases."""
     if not options.shards and not options.coco:
         raise InputError("evaluate: got neither --shards nor --coco, so there is nothing to measure; give one of them")
-    estimator = load_estimator(options.checkpoint, options.device, options.precision)
+    estimator = load_estimator(options.checkpoint, options.device, options.precision, options.mesh_dir)
     report: dict[str, Any] = {"checkpoint": options.checkpoint, "estimator": estimator.description}
     panels: list[Panel] = []
     if options.shards:
@@ -191,7 +190,7 @@ def evaluate(options: argparse.Namespace) -> tuple[dict[str, Any], list[Panel]]:
         people = read_people(folder, options.min_keypoints)
         estimates = evaluate_keypoints(estimator, people)
         report.setdefault("keypoints", {})[str(folder)] = keypoint_report(people, estimates)
-        panels += keypoint_panels(people, estimates, SHEET_PANELS)
+        panels += keypoint_panels(estimator, people, estimates, SHEET_PANELS)
     if options.sheet and panels:
         write_sheet(options.sheet, panels, estimator.faces)
     return report, panels

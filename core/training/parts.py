@@ -33,10 +33,10 @@ def build_for_training(variant_name: str, trunk: Path | None = None, init: Path 
 
     config = variant(variant_name)
     if init is not None:
-        model, _ = load_checkpoint(init)
+        model, body, _ = load_checkpoint(init)
         if model.config != config:
             raise InputError(f"--init: {init} holds {model.config.name!r} ({model.config}), expected {config}; choose that --variant")
-        return Parts(model, config, load_body(config.body), f"checkpoint {init.name}")
+        return Parts(model, config, body, f"checkpoint {init.name}")
     if trunk is None:
         raise InputError("training: got neither --trunk nor --init; give the backbone's weights, or a checkpoint to start from")
     model = build_model(config)

@@ -83,7 +83,7 @@ def _split(features: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
 @torch.inference_mode()
 def prepared(people: list[KeypointPerson], network: Network) -> tuple[tuple[Tensor, ...], np.ndarray]:
     """Frozen features of people's crops, and (B, 2, 3) where each crop lies in its picture."""
-    crops = [crop_person(read_picture(person.picture), person.box_px) for person in people]
+    crops = [crop_person(read_picture(person.picture), person.box_px, network.model.config.crop_scale) for person in people]
     images = normalised(np.stack([crop.image for crop in crops]), network.model.backbone)
     with network.autocast():
         kept = [network.model.backbone.frozen(part) for part in images.split(BATCH_SIZE)]

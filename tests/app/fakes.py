@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.types import Frame, Person
+from core.crop import crop_person
 from core.geometry import crop_px_from_unit
 from core.types import MeshEstimate, PersonCrop
 from tests.toy import ToyBody
@@ -55,6 +56,10 @@ class TubeEstimator:
     def faces(self) -> np.ndarray:
         """(F, 3)."""
         return self.body.faces
+
+    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
+        """As training cuts them."""
+        return crop_person(image, box_px)
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
         """One per crop."""

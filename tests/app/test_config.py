@@ -17,7 +17,9 @@ def test_every_setting_has_help() -> None:
 
 def test_flags_are_those_of_the_contract() -> None:
     names = {item.name for item in flag_fields()}
-    assert names == {"checkpoint", "body", "device", "precision", "max_people", "smoothing", "focal_px", "overwrite"}
+    assert names == {
+        "checkpoint", "body", "mesh_dir", "parametric", "device", "precision", "max_people", "smoothing", "focal_px", "overwrite",
+    }  # fmt: skip
     assert LiveConfig(**{item.name: default_of(item) for item in flag_fields()}) == LiveConfig()
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
-from app.smooth import FILTERS, MeshSmoother, OneEuroFilter, PersonSmoother
+from app.smooth import FILTERS, ROTATION_FILTERS, MeshSmoother, OneEuroFilter, OneEuroRotationFilter, PersonSmoother, Posture
 from core.errors import InputError
 
 CONFIG = SmoothConfig()
@@ -89,7 +90,7 @@ def test_noisy_depth_does_not_move_the_picture() -> None:
     places, depths = [], []
     for index in range(120):
         depth_m = 5 * np.exp(random.normal(0, 0.02))
-        _, translation_m = person(np.zeros((3, 3), np.float32), np.array([0.2, -0.1, 1.0]) * depth_m, index / 30)
+        translation_m = person(Posture(np.zeros((3, 3), np.float32), np.array([0.2, -0.1, 1.0]) * depth_m), index / 30).translation_m
         places.append(translation_m[:2] / translation_m[2])
         depths.append(translation_m[2])
     assert np.allclose(places, [0.2, -0.1], atol=1e-9)
@@ -100,10 +101,10 @@ def test_people_are_kept_apart_and_forgotten() -> None:
     smoother = MeshSmoother("one-euro", CONFIG)
     here, there = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     forward = np.array([0.0, 0.0, 4.0])
-    smoother(1, here, forward, 0.0)
-    assert np.array_equal(smoother(2, there, forward, 0.0)[0], there)
-    assert np.abs(smoother(1, there, forward, 0.03)[0] - there).max() > 0.02
-    assert np.array_equal(smoother(1, there, forward, 0.03 + CONFIG.max_gap_s + 0.1)[0], there)
+    smoother(1, Posture(here, forward), 0.0)
+    assert np.array_equal(smoother(2, Posture(there, forward), 0.0).vertices_m, there)
+    assert np.abs(smoother(1, Posture(there, forward), 0.03).vertices_m - there).max() > 0.02
+    assert np.array_equal(smoother(1, Posture(there, forward), 0.03 + CONFIG.max_gap_s + 0.1).vertices_m, there)
     smoother.forget_before(0.2 + CONFIG.max_gap_s)
     assert len(smoother) == 1
     smoother.reset()
@@ -114,19 +115,48 @@ def test_people_are_kept_apart_and_forgotten() -> None:
 def test_every_filter_keeps_a_still_signal(name: str) -> None:
     person = PersonSmoother(name, CONFIG)
     vertices, place = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32), np.array([0.1, 0.2, 3.0])
+    rotmats, shape = Rotation.random(4, random_state=0).as_matrix().astype(np.float32), np.ones(3, np.float32)
     for index in range(5):
-        smooth_vertices, smooth_place = person(vertices, place, index * 0.1)
-    assert np.allclose(smooth_vertices, vertices)
-    assert np.allclose(smooth_place, place)
+        smooth = person(Posture(vertices, place, rotmats, shape), index * 0.1)
+    assert np.allclose(smooth.vertices_m, vertices)
+    assert np.allclose(smooth.translation_m, place)
+    assert np.allclose(smooth.rotmats, rotmats, atol=1e-5)
+    assert np.allclose(smooth.shape, shape)
+
+
+def test_rotations_are_calmed_and_stay_rotations() -> None:
+    random, smooth = np.random.default_rng(0), OneEuroRotationFilter(1.0, 0.5)
+    true = Rotation.from_rotvec([[0, 0, 3.1], [1.0, -2.0, 0.5]])  # one beside the half turn, where rotation vectors jump
+    errors_rad = []
+    for index in range(90):
+        noisy = Rotation.from_rotvec(random.normal(0, 0.1, (2, 3))) * true
+        rotmats = smooth(noisy.as_matrix().astype(np.float32), index / 30 + random.uniform(0, 0.01))
+        np.testing.assert_allclose(rotmats @ rotmats.transpose(0, 2, 1), np.tile(np.eye(3), (2, 1, 1)), atol=1e-5)
+        errors_rad.append([(Rotation.from_matrix(rotmats) * true.inv()).magnitude(), (noisy * true.inv()).magnitude()])
+    smoothed_rad, noisy_rad = np.mean(errors_rad[30:], axis=0)
+    assert (smoothed_rad < 0.5 * noisy_rad).all()
+
+
+def test_fast_rotations_are_followed() -> None:
+    smooth = OneEuroRotationFilter(1.2, 3.0)
+    for index in range(60):
+        true = Rotation.from_rotvec([[0.0, 4.0 * index / 30, 0.0]])
+        rotmats = smooth(true.as_matrix(), index / 30)
+    lag_rad = (Rotation.from_matrix(rotmats) * true.inv()).magnitude()
+    assert lag_rad < 4.0 / 30 / 2  # half a frame
+
+
+def test_every_filter_has_its_kind_for_rotations() -> None:
+    assert set(FILTERS) == set(ROTATION_FILTERS)
 
 
 def test_none_changes_nothing() -> None:
     person, random = PersonSmoother("none", CONFIG), np.random.default_rng(0)
     for index in range(5):
         vertices, place = random.normal(size=(5, 3)).astype(np.float32), np.array([*random.normal(size=2), 3.0])
-        smooth_vertices, smooth_place = person(vertices, place, index * 0.1)
-        assert np.array_equal(smooth_vertices, vertices)
-        assert np.allclose(smooth_place, place)
+        smooth = person(Posture(vertices, place), index * 0.1)
+        assert np.array_equal(smooth.vertices_m, vertices)
+        assert np.allclose(smooth.translation_m, place)
 
 
 def test_unknown_filter_lists_the_known() -> None:

@@ -49,8 +49,8 @@ def test_half_the_size(tmp_path: Path, model: FastMETRO) -> None:
     save_checkpoint(tmp_path / "half.safetensors", model, CONFIG, half=True)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "full.safetensors").stat().st_size
     loaded = load_checkpoint(tmp_path / "half.safetensors").model
-    assert loaded.joint_tokens.dtype == torch.float32
-    torch.testing.assert_close(loaded.joint_tokens, model.joint_tokens, atol=2e-3, rtol=1e-3)
+    assert loaded.tokens.joints.dtype == torch.float32
+    torch.testing.assert_close(loaded.tokens.joints, model.tokens.joints, atol=2e-3, rtol=1e-3)
 
 
 def test_names(tmp_path: Path, model: FastMETRO) -> None:
@@ -86,7 +86,7 @@ def test_random_bytes_are_refused(tmp_path: Path) -> None:
 
 def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="got format None, expected 'fastmetro-live/1'"):
+    with pytest.raises(InputError, match="got format None, expected 'fastmetro-live/2'"):
         load_checkpoint(tmp_path / "a.safetensors")
 
 
@@ -102,16 +102,16 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, model: FastMETRO) -
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, model, CONFIG)
     tensors = load_file(path)
-    rewrite(path, {name: tensor for name, tensor in tensors.items() if name != "joint_tokens"})
-    with pytest.raises(InputError, match=r"1 missing \(joint_tokens"):
+    rewrite(path, {name: tensor for name, tensor in tensors.items() if name != "tokens.joints"})
+    with pytest.raises(InputError, match=r"1 missing \(tokens.joints"):
         load_checkpoint(path)
     rewrite(path, {**tensors, "extra": torch.zeros(2)})
     with pytest.raises(InputError, match=r"1 unknown \(extra"):
         load_checkpoint(path)
-    rewrite(path, {**tensors, "joint_tokens": torch.zeros(3, 32)})
-    with pytest.raises(InputError, match=r"joint_tokens is \(3, 32\), expected \(14, 32\)"):
+    rewrite(path, {**tensors, "tokens.joints": torch.zeros(3, 32)})
+    with pytest.raises(InputError, match=r"tokens.joints is \(3, 32\), expected \(14, 32\)"):
         load_checkpoint(path)
-    rewrite(path, {**tensors, "joint_tokens": torch.full((14, 32), torch.nan)})
+    rewrite(path, {**tensors, "tokens.joints": torch.full((14, 32), torch.nan)})
     with pytest.raises(InputError, match="NaN"):
         load_checkpoint(path)
 

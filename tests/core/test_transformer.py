@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.transformer import Attention, Transformer, sine_positions
+from core.transformer import Attention, SinePositions, Transformer, sine_positions
 
 
 def test_attention_equals_torchs_own() -> None:
@@ -68,7 +68,7 @@ def official_mask(shared: Path) -> torch.Tensor:
 def test_each_stage_equals_the_official_one(shared: Path, number: int) -> None:
     rule, golden = official(shared)
     width = {1: 512, 2: 128}[number]
-    stage = Transformer(width, 1, 8, 4, 0.1, 0.1, 7).eval()
+    stage = Transformer(SinePositions(7, width), width, 1, 8, 4, 0.1, 0.1).eval()
     weights = {key: torch.from_numpy(rule.tensor(f"transformer_{number}.{key}", value.shape)) for key, value in stage.state_dict().items()}
     stage.load_state_dict(weights)
 

@@ -1,0 +1,142 @@
+"""The official release's weights: what their names say about the network, and their names in ours.
+
+Source of the names: postech-ami/FastMETRO; its files are `torch.save(model.state_dict())`
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.config import SIZES, ModelConfig, variant
+from core.errors import InputError
+
+SUFFIXES = (".bin", ".pt", ".pth")
+"""What official files are called; ours are .safetensors."""
+
+BACKBONE_KEYS = {"r50": "backbone.4.0.conv1.weight", "h64": "backbone.incre_modules.0.0.conv1.weight"}
+"""Short name of a backbone -> a key that only it has."""
+TOKEN_COUNTS = {"joint_token_embed.weight": 14, "vertex_token_embed.weight": 431}
+RELEASED_KEY = "dim_reduce_enc_cam.weight"
+PARAMETRIC_PREFIX = "smpl_parameter_regressor."
+
+RESNET_NAMES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+"""The release cuts torchvision's ResNet into a Sequential, which numbers its parts."""
+
+Rename = str | Callable[[re.Match[str]], str]
+RENAMES: tuple[tuple[re.Pattern[str], Rename], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"backbone\.([014567])\.(.+)", lambda found: f"backbone.{RESNET_NAMES[found[1]]}.{found[2]}"),
+        (r"transformer_([12])\.(.+)", lambda found: f"stages.{int(found[1]) - 1}.{found[2]}"),
+        (r"dim_reduce_enc_cam\.(.+)", r"reduction.camera.\1"),
+        (r"dim_reduce_enc_img\.(.+)", r"reduction.image.\1"),
+        (r"dim_reduce_dec\.(.+)", r"reduction.tokens.\1"),
+        (r"cam_token_embed\.weight", "camera.token"),
+        (r"cam_predictor\.(.+)", r"camera.predictor.\1"),
+        (r"joint_token_embed\.weight", "tokens.joints"),
+        (r"vertex_token_embed\.weight", "tokens.vertices"),
+        (r"coarse2intermediate_upsample\.(.+)", r"upsampling.0.\1"),
+        (r"smpl_parameter_regressor\.regressor\.0\.fc_block\.(.+)", r"body_regressor.entry.\1"),
+        (
+            r"smpl_parameter_regressor\.regressor\.([12])\.fc_block\.(.+)",
+            lambda found: f"body_regressor.blocks.{int(found[1]) - 1}.{found[2]}",
+        ),
+        (r"smpl_parameter_regressor\.regressor\.3\.(.+)", r"body_regressor.exit.\1"),
+    )
+)
+"""Official name -> ours. What matches none keeps its name."""
+
+
+class OfficialWeights(NamedTuple):
+    """A network of the release: its config, and its weights under our names."""
+
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+
+
+def read_official(path: Path) -> OfficialWeights:
+    """Read a state dict of the release. Executes nothing (weights_only).
+
+    Raises InputError for a file that is damaged, a whole pickled model, or no body network of the release.
+    """
+    state = _without_wrapper(read_state_dict(path))
+    return OfficialWeights(config_of(state, path), {our_name(name): tensor for name, tensor in state.items()})
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a file by torch.save. Raises InputError."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: {_refusal(error)}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
+            zipfile.BadZipFile, MemoryError, OverflowError, ImportError) as error:  # fmt: skip
+        raise InputError(f"{path}: damaged or no PyTorch file ({_first_line(error)}); get it again from where it came from") from error
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: got {_kind(state)}, expected a state dict: names and tensors, from torch.save(model.state_dict(), ...)")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """What to say about a pickle with more than tensors in it."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"class(?:es)?:? \W*([\w.]+)", str(error))
+    if found is None:
+        return f"damaged or no PyTorch file ({_first_line(error)}); get it again from where it came from"
+    return (
+        f"it holds objects of {found[1]}, not only tensors: a whole pickled model, which could run code; nothing was executed. "
+        "Where the official code runs, convert it: "
+        'torch.save(torch.load("model.bin", map_location="cpu", weights_only=False).state_dict(), "state_dict.bin")'
+    )
+
+
+def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the `module.` that DistributedDataParallel puts before all names."""
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def config_of(state: Mapping[str, Tensor], path: Path) -> ModelConfig:
+    """What names and shapes say: size, backbone, regressor. Raises InputError when they are not the release's."""
+    backbone = next((short for short, key in BACKBONE_KEYS.items() if key in state), None)
+    layers = {int(found[1]) for name in state if (found := re.match(r"transformer_1\.encoder\.layers\.(\d+)\.", name))}
+    size = next((size for size, num_layers in SIZES.items() if layers == set(range(num_layers))), None)
+    found = {"a ResNet-50 or HRNet-W64": backbone, "1, 2 or 3 layers a transformer": size, RELEASED_KEY: RELEASED_KEY in state or None}
+    missing = [what for what, value in found.items() if value is None]
+    if missing:
+        raise InputError(
+            f"{path}: no official FastMETRO weights: {len(state)} tensors ({next(iter(state))} ...), but no {' and no '.join(missing)}; "
+            "give a FastMETRO-*_state_dict.bin of the release"
+        )
+    for name, count in TOKEN_COUNTS.items():
+        if name in state and state[name].shape[:1] != (count,):
+            rows = " x ".join(map(str, state[name].shape))
+            raise InputError(f"{path}: {name} is {rows}, expected {count} rows: not a network of bodies (FreiHAND's is one of hands)")
+    parametric = any(name.startswith(PARAMETRIC_PREFIX) for name in state)
+    return variant(f"fastmetro-{size}-{backbone}", body="smpl", release="released", parametric=parametric)
+
+
+def our_name(name: str) -> str:
+    """A parameter's name in our network."""
+    for pattern, replacement in RENAMES:
+        if pattern.fullmatch(name):
+            return pattern.sub(replacement, name)
+    return name
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"a dictionary with {', '.join(map(str, list(value)[:3])) or 'nothing'} in it"
+    return f"an object of type {type(value).__name__}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
