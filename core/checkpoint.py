@@ -17,13 +17,15 @@ from core.bodies import Body, body_from_tensors, load_body
 from core.config import ModelConfig
 from core.errors import InputError
 from core.model import FastMETRO, assemble
-from core.official import SUFFIXES, read_official
+from core.official import SUFFIXES, read_official, read_state_dict
 
 FORMAT = "fastmetro-live/2"
 OLD_FORMAT = "fastmetro-live/1"
 BACKBONE_FORMAT = "fastmetro-live/backbone/1"
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SUFFIX = ".safetensors"
+CLASSIFIER = "fc."
+"""What torchvision calls the layer behind ResNet's features."""
 BODY_PREFIX = "body."
 """Names of what a file holds of its body, where the body's own files do not ship with us."""
 
@@ -111,7 +113,16 @@ def _load_official(path: Path, mesh_dir: str | Path | None) -> Checkpoint:
 
 
 def load_backbone(path: str | Path, backbone: nn.Module, name: str) -> dict[str, Any]:
-    """Fill `backbone`, called `name` in BACKBONES, from a file of save_backbone; returns the file's metadata. Strict as load_checkpoint."""
+    """Fill `backbone`, called `name` in BACKBONES, from a file of save_backbone; returns the file's metadata. Strict as load_checkpoint.
+
+    A .pth file holds ImageNet weights as torchvision's ResNet-50 or the official HRNet-W64 names them; a classifier that the backbone
+    does not have is left out, and so are batch counters that old files lack.
+    """
+    if Path(path).suffix in SUFFIXES:
+        tensors = read_state_dict(Path(path))
+        counters = {key: value for key, value in backbone.state_dict().items() if key.endswith("num_batches_tracked")}
+        _fill(backbone, counters | {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}, Path(path))
+        return {"origin": f"ImageNet weights, {Path(path).name}"}
     header, tensors = _read(Path(path), (BACKBONE_FORMAT,))
     if header.get("backbone") != name:
         raise InputError(f"backbone file {path}: holds {header.get('backbone')!r}, expected {name!r}")

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from core.body_regressor import BodyRegressor
 from core.cameras import CAMERAS
 from core.config import GRID, VARIANTS, ModelConfig, adapted
+from core.errors import InputError
 from core.reductions import REDUCTIONS
 from core.tokens import TOKENS
 from core.transformer import POSITIONS, Transformer
+from core.types import CROP_SIZE_PX
 from core.upsampling import UPSAMPLINGS
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ class FastMETRO(nn.Module):
         return sum(self.num_tokens[:-1])
 
     def forward(self, images: Tensor) -> Prediction:
-        """images: (B, 3, 224, 224), normalised as the backbone wants them."""
+        """images: (B, 3, 224, 224), normalised as the backbone wants them. Raises InputError for other shapes and types, and for NaN."""
+        check_images(images)
         return self.decode(self.backbone(images))
 
     def decode(self, features: Tensor, num_levels: int = 3) -> Prediction:
@@ -104,7 +107,7 @@ class FastMETRO(nn.Module):
         device = self.xyz_regressor.weight.device.type
         weights = (*self.tokens.parameters(), *self.camera.parameters(), *self.stages[0].decoder.layers[0].parameters())
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        key = (autocast, *((weight.data_ptr(), weight._version) for weight in weights))
+        key = (autocast, *((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights))
         if self._constants is None or self._constants[0] != key:
             self._constants = key, self._compute_constants()
         return self._constants[1]
@@ -121,6 +124,16 @@ class FastMETRO(nn.Module):
 
 def _body_regressor(config: ModelConfig, body: "Body") -> BodyRegressor:
     return BodyRegressor(body.levels.sizes[1], body.num_bones, body.num_shape, config.rotations)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise InputError unless `images` is what a network takes. Values are looked at on the CPU only: a GPU would have to wait."""
+    if images.dim() != 4 or images.shape[1:] != (3, CROP_SIZE_PX, CROP_SIZE_PX):
+        raise InputError(f"images: got shape {tuple(images.shape)}, expected (B, 3, {CROP_SIZE_PX}, {CROP_SIZE_PX}); see core.crop")
+    if not images.is_floating_point():
+        raise InputError(f"images: got {images.dtype}, expected floating point, normalised with the backbone's mean and std")
+    if images.device.type == "cpu" and not torch.compiler.is_compiling() and not images.isfinite().all():
+        raise InputError(f"images: {int((~images.isfinite()).sum())} of {images.numel()} values are NaN or infinite, expected numbers")
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

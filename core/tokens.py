@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from core.bodies import Body
+from core.errors import InputError
 from core.registry import Registry
 
 TOKENS: Registry[type[nn.Module]] = Registry("kind of tokens")
@@ -58,7 +59,9 @@ class TemplateTokens(nn.Module):
 
 
 def rest_places_m(body: Body) -> tuple[Tensor, Tensor]:
-    """Where joints (J, 3) and coarse vertices (C, 3) rest, metres, float32."""
+    """Where joints (J, 3) and coarse vertices (C, 3) rest, metres, float32. Raises InputError when that is not known."""
     template_m = body.levels.template_m
+    if template_m is None:
+        raise InputError(f"tokens from the rest mesh: the rest mesh of the body {body.name!r} is not known; it comes with an SMPL model")
     joints_m = np.asarray(body.joint_regressor @ template_m, np.float32)
     return torch.from_numpy(joints_m), torch.from_numpy(template_m[np.asarray(body.levels.coarse_ids)])

@@ -8,6 +8,7 @@ their state; every other class or function is refused.
 import io
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 _MULTIARRAY = np.ndarray(0).__reduce__()[0]  # numpy's _reconstruct, in whichever module this NumPy keeps it
 _SCALAR = np.float64(0).__reduce__()[0]
+_FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 
 ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
     ("numpy", "ndarray"): np.ndarray,
@@ -54,12 +56,17 @@ ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
     ("numpy._core.multiarray", "_reconstruct"): _MULTIARRAY,
     ("numpy.core.multiarray", "scalar"): _SCALAR,
     ("numpy._core.multiarray", "scalar"): _SCALAR,
+    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("copy_reg", "_reconstructor"): _reconstructor,
     ("copyreg", "_reconstructor"): _reconstructor,
     ("__builtin__", "object"): object,
     ("builtins", "object"): object,
     ("_codecs", "encode"): _encode,
+    **{(module, kind.__name__): kind for module in ("__builtin__", "builtins") for kind in (set, frozenset)},
+    ("collections", "OrderedDict"): OrderedDict,
 }
+"""(module, name) in a pickle -> what is used for it."""
 RECORD_PACKAGES = ("chumpy", "psbody", "scipy")
 RECORD_CLASSES = (("__main__", "MyMesh"),)
 """Objects that become Records. MyMesh: mesh_downsampling.npz holds some, pickled in a script of METRO's authors."""

@@ -195,7 +195,7 @@ def _official_levels(mesh: MeshFile, model: SmplModel | None) -> MeshLevels:
 def _own_levels(model: SmplModel) -> MeshLevels:
     from core.hierarchy import build_levels
 
-    log.info("SMPL body: no %s, so the mesh levels are computed; that takes about a minute", MESH_FILE)
+    log.info("SMPL body: no %s, so the mesh levels are computed; that takes some seconds", MESH_FILE)
     random = torch.Generator().manual_seed(0)
     rotvecs = POSE_SPREAD_RAD * torch.randn(NUM_FITTED_POSES, NUM_BONES, 3, generator=random, dtype=torch.float64)
     betas = SHAPE_SPREAD * torch.randn(NUM_FITTED_POSES, NUM_BETAS, generator=random, dtype=torch.float64)

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from torch import nn
 import core.checkpoint as checkpoint_module
 from core.backbones import BACKBONES
 from core.bodies import BODIES
-from core.checkpoint import find_checkpoint, known_checkpoints, load_checkpoint, save_checkpoint
+from core.checkpoint import OLD_NAMES, find_checkpoint, known_checkpoints, load_backbone, load_checkpoint, save_checkpoint
 from core.config import ModelConfig
 from core.errors import InputError
 from core.model import FastMETRO, build_model
@@ -21,7 +23,7 @@ METADATA = {"licence": "MIT", "training": {"samples": 12, "mpjpe_mm": 100.5}}
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The toy body and backbone in the registries, and an empty folder of checkpoints."""
-    monkeypatch.setitem(BODIES._entries, "toy", ToyBody)
+    monkeypatch.setitem(BODIES._entries, "toy", lambda mesh_dir: ToyBody())
     monkeypatch.setitem(BACKBONES._entries, "toy", ToyBackbone)
     (tmp_path / "known").mkdir()
     monkeypatch.setattr(checkpoint_module, "FOLDER", tmp_path / "known")
@@ -120,6 +122,31 @@ def test_a_config_of_an_unknown_backbone_is_refused(tmp_path: Path, model: FastM
     save_checkpoint(tmp_path / "a.safetensors", model, ModelConfig("small", "warp-drive", "toy", widths=(32, 16)))
     with pytest.raises(InputError, match="unknown backbone 'warp-drive'"):
         load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_imagenet_weights_of_torchvision_fit_the_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, target = BACKBONES["resnet50"](), BACKBONES["resnet50"]()
+    weights = {name: tensor for name, tensor in source.state_dict().items() if not name.endswith("num_batches_tracked")}  # as old files
+    torch.save(weights | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, tmp_path / "resnet50.pth")
+    load_backbone(tmp_path / "resnet50.pth", target, "resnet50")
+    assert all(torch.equal(tensor, target.state_dict()[name]) for name, tensor in source.state_dict().items())
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="missing"):
+        load_backbone(tmp_path / "other.pth", target, "resnet50")
+
+
+def test_files_of_the_first_format_still_load(tmp_path: Path, model: FastMETRO) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", model, CONFIG)
+    new_names = {new: old for old, new in OLD_NAMES.items()}
+    tensors = {new_names.get(name, name): tensor for name, tensor in load_file(tmp_path / "a.safetensors").items()}
+    old_config = {"name": "small", "backbone": "toy", "body": "toy", "widths": [32, 16], "num_heads": 4}
+    old_config |= {"token_init": "template", "release": "paper"}
+    header = {"format": "fastmetro-live/1", "config": json.dumps(old_config), "metadata": "{}"}
+    save_file(tensors, tmp_path / "old.safetensors", header)
+    loaded = load_checkpoint(tmp_path / "old.safetensors").model
+    assert loaded.config == replace(CONFIG, tokens="fourier")
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 def test_saving_leaves_the_model_alone(tmp_path: Path, model: FastMETRO) -> None:

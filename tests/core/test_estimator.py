@@ -114,7 +114,7 @@ def test_the_normalisation_is_the_backbones_own(image: np.ndarray) -> None:
 
 
 def test_load_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: np.ndarray) -> None:
-    monkeypatch.setitem(BODIES._entries, "toy", ToyBody)
+    monkeypatch.setitem(BODIES._entries, "toy", lambda mesh_dir: ToyBody())
     monkeypatch.setitem(BACKBONES._entries, "toy", ToyBackbone)
     save_checkpoint(tmp_path / "a.safetensors", FastMETRO(CONFIG, ToyBackbone(), ToyBody()), CONFIG, {"licence": "MIT"})
     estimator = load_estimator(str(tmp_path / "a.safetensors"), device="cpu", precision="fp32")

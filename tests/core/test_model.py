@@ -60,6 +60,18 @@ def test_what_training_keeps_of_a_picture_is_small(name: str) -> None:
     assert sum(tensor[0].numel() for tensor in BACKBONES[name]().frozen(torch.rand(1, 3, 224, 224))) < 30_000
 
 
+@pytest.mark.parametrize(("images", "said"), [
+    (torch.zeros(1, 3, 128, 128), r"got shape \(1, 3, 128, 128\), expected \(B, 3, 224, 224\)"),
+    (torch.zeros(3, 224, 224), "got shape"),
+    (torch.zeros(1, 3, 224, 224, dtype=torch.uint8), "got torch.uint8, expected floating point"),
+    (torch.full((1, 3, 224, 224), torch.nan), "150528 of 150528 values are NaN"),
+])  # fmt: skip
+def test_wrong_images_are_one_line(images: torch.Tensor, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        toy_model()(images)
+    assert "\n" not in str(caught.value)
+
+
 def test_mask_equals_its_slow_definition() -> None:
     adjacency = toy_levels().coarse_adjacency
     mask = attention_mask(adjacency, 14)
