@@ -23,7 +23,8 @@ from tests.smpl_files import write_mesh_files
 TO_OFFICIAL = (
     (r"stages\.0\.", "transformer_1."), (r"stages\.1\.", "transformer_2."), (r"reduction\.camera\.", "dim_reduce_enc_cam."),
     (r"reduction\.image\.", "dim_reduce_enc_img."), (r"reduction\.tokens\.", "dim_reduce_dec."),
-    (r"camera\.token$", "cam_token_embed.weight"), (r"camera\.predictor\.", "cam_predictor."), (r"tokens\.joints$", "joint_token_embed.weight"),
+    (r"camera\.token$", "cam_token_embed.weight"), (r"camera\.predictor\.", "cam_predictor."),
+    (r"tokens\.joints$", "joint_token_embed.weight"),
     (r"tokens\.vertices$", "vertex_token_embed.weight"), (r"upsampling\.0\.", "coarse2intermediate_upsample."),
     (r"body_regressor\.entry\.", "smpl_parameter_regressor.regressor.0.fc_block."),
     (r"body_regressor\.blocks\.0\.", "smpl_parameter_regressor.regressor.1.fc_block."),
