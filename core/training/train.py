@@ -136,6 +136,7 @@ class Trainer:
             {
                 "config": self.identity(),
                 "model": {name: value.detach() for name, value in self.average.trained.items()},
+                "buffers": self._buffers(),
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state(),
                 "random": torch.get_rng_state(),
@@ -145,6 +146,11 @@ class Trainer:
             unfinished,
         )
         unfinished.replace(self.files.state)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What changes in training without being trained: the statistics of batch normalisation."""
+        kept, parameters = self.model.state_dict(), dict(self.model.named_parameters())
+        return {name: value for name, value in kept.items() if name not in parameters}
 
     def identity(self) -> dict[str, Any]:
         """What may not change when a run is taken up again."""
@@ -161,6 +167,8 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.average.trained.items():
                 parameter.copy_(state["model"][name])
+            for name, buffer in self._buffers().items():
+                buffer.copy_(state["buffers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.restore(state["average"])
         torch.set_rng_state(state["random"])

@@ -80,7 +80,7 @@ def test_pictures_reach_the_estimator_as_rgb_with_cocos_box(coco: Path) -> None:
     assert seen == [([255, 0, 0], [[10, 20, 70, 100]])]
 
 
-def test_a_perfect_estimate_scores_one(coco: Path) -> None:
+def test_a_perfect_estimate_scores_one(coco: Path, estimator: MeshEstimator) -> None:
     people = read_people(coco)
     joints_px = np.zeros((len(JOINT_NAMES), 2), np.float32)
     joints_px[evaluate.LIMBS] = people[0].keypoints_px
@@ -90,7 +90,7 @@ def test_a_perfect_estimate_scores_one(coco: Path) -> None:
     report = evaluate.keypoint_report(people, [estimate])
     assert report["pck"] == 1.0
     assert report["joints"]["R_Knee"] == 1.0
-    (panel,) = evaluate.keypoint_panels(people, [estimate], 5)
+    (panel,) = evaluate.keypoint_panels(estimator, people, [estimate], 5)
     assert panel.error == 0.0
     assert panel.seen.sum() == 10
     np.testing.assert_allclose(panel.true_px[evaluate.LIMBS], people[0].keypoints_px)  # this estimate's crop is the frame
