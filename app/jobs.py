@@ -196,12 +196,13 @@ def already_done(folder: Path, engine: Engine) -> str | None:
     try:
         settings = json.loads(summary.read_text(encoding="utf-8"))["settings"]
         state = settings.pop("state")
+        settings.setdefault("parametric", False)  # summaries from before there was a choice
     except (ValueError, KeyError, AttributeError):
         return None  # not a summary of ours, or half of one: do it again
     if state != "complete":
         log.info("%s: the last run ended early (%s); doing it again", folder, state)
         return None
-    changed = sorted(name for name, value in engine.settings.items() if settings.get(name, value) != value)
+    changed = sorted(name for name, value in engine.settings.items() if settings.get(name) != value)
     if changed:
         return f"already done in {folder}, but with another {', '.join(changed)}; use --overwrite to do it again"
     return f"already done in {folder}; use --overwrite to do it again"

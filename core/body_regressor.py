@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from core.geometry import nearest_rotations
 from core.registry import Registry
 
 WIDTH = 1024
@@ -18,12 +19,7 @@ ROTATIONS: Registry[Callable[[Tensor], Tensor]] = Registry("way to make rotation
 """Name -> function from any matrices (..., 3, 3) to rotation matrices."""
 
 
-@ROTATIONS.register("nearest")
-def nearest_rotations(matrices: Tensor) -> Tensor:
-    """The rotations nearest to (..., 3, 3) in the Frobenius norm. Source: Kabsch 1976; Levinson et al. 2020"""
-    u, _, vh = torch.linalg.svd(matrices)
-    sign = torch.linalg.det(u @ vh)
-    return torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1) @ vh
+ROTATIONS.register("nearest")(nearest_rotations)
 
 
 @ROTATIONS.register("released")

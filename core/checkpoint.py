@@ -5,6 +5,7 @@ The official release's files are read as well, see core.official.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.bodies import Body, body_from_tensors, load_body
+from core.bodies.smpl_files import MESH_FILE
 from core.config import ModelConfig
 from core.errors import InputError
 from core.model import FastMETRO, assemble
@@ -58,8 +60,7 @@ def save_checkpoint(
     """Write weights, config and metadata (licence, origin, training figures: anything JSON) into one file, all or nothing.
 
     half: store float16, which halves the file and is read back as float32.
-    body: keep its mesh levels and joint regressor in the file as well, so that it needs no mesh files; for SMPL.
-    The fixed matrices of bodies that ship with us are not in it: the body's own file has them.
+    body: keep in the file as well what the body's `tensors` are: its mesh levels where they do not ship with us
     """
     extra = {} if body is None else {f"{BODY_PREFIX}{name}": tensor for name, tensor in body.tensors().items()}
     header = {"format": FORMAT, "config": config.to_dict(), "metadata": metadata or {}}
@@ -74,7 +75,7 @@ def save_backbone(path: str | Path, backbone: nn.Module, name: str, metadata: di
 def load_checkpoint(name_or_path: str | Path = "default", mesh_dir: str | Path | None = None) -> Checkpoint:
     """The network of a file, or of a name in checkpoints/; an official .bin as well. Strict.
 
-    mesh_dir: folder of the SMPL body's files, where the network is on SMPL and its file does not hold them
+    mesh_dir: folder of the SMPL body's files, where the network is on SMPL; a file that holds its mesh levels needs none
     Raises InputError when there is no such file, when it is damaged or no checkpoint, and when weights and config differ.
     """
     path = find_checkpoint(name_or_path)
@@ -83,7 +84,7 @@ def load_checkpoint(name_or_path: str | Path = "default", mesh_dir: str | Path |
     header, tensors = _read(path, (FORMAT, OLD_FORMAT))
     config = ModelConfig.from_dict(header.get("config"))
     own = {name.removeprefix(BODY_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(BODY_PREFIX)}
-    body = body_from_tensors(config.body, own, str(path)) if own else load_body(config.body, mesh_dir)
+    body = body_from_tensors(config.body, own, path, mesh_dir) if own else load_body(config.body, mesh_dir)
     model = assemble(config, body)
     _fill(model, {name: tensor for name, tensor in tensors.items() if not name.startswith(BODY_PREFIX)}, path)
     return Checkpoint(model.eval(), body, header.get("metadata", {}))
@@ -92,7 +93,8 @@ def load_checkpoint(name_or_path: str | Path = "default", mesh_dir: str | Path |
 def load_official(path: str | Path, mesh_dir: str | Path | None = None) -> FastMETRO:
     """A network of the official release from its state dict, in evaluation mode; variant and options are found from the keys.
 
-    mesh_dir: folder of the official mesh_downsampling.npz; checkpoints/smpl by default. An SMPL model is not needed.
+    mesh_dir: folder of the official mesh_downsampling.npz; by default the weights' own if it lies there, or checkpoints/smpl.
+    An SMPL model is not needed.
     Strict, and nothing in the file is executed. Raises InputError when anything is missing, left over or of another shape, and for
     whole pickled models.
     """
@@ -100,10 +102,12 @@ def load_official(path: str | Path, mesh_dir: str | Path | None = None) -> FastM
 
 
 def _load_official(path: Path, mesh_dir: str | Path | None) -> Checkpoint:
-    config, tensors = read_official(path)
+    config, tensors, official_name = read_official(path)
+    if mesh_dir is None and (path.parent / MESH_FILE).is_file():
+        mesh_dir = path.parent
     body = load_body(config.body, mesh_dir)
     model = assemble(config, body)
-    _fill(model, tensors, path)
+    _fill(model, tensors, path, official_name)
     metadata = {
         "origin": f"official FastMETRO release, {path.name}",
         "licence": "code MIT; trained with SMPL and research data sets: non-commercial research",
@@ -150,12 +154,16 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
 
 
 def _stored(module: nn.Module, half: bool) -> dict[str, Tensor]:
-    """A module's state as it is written."""
+    """A module's state as it is written. Raises InputError for weights that are no numbers, or too large for half precision."""
     dtype = torch.float16 if half else torch.float32
-    return {
+    stored = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
         for name, tensor in module.state_dict().items()
     }
+    overflown = [name for name, tensor in stored.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if overflown:
+        raise InputError(f"saving: {len(overflown)} weights do not fit {dtype} ({overflown[0]} ...); store them in full precision")
+    return stored
 
 
 def _write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -195,20 +203,31 @@ def _renewed(config: Any) -> Any:
     return kept | {"tokens": OLD_TOKENS.get(config.get("token_init", "normal"), config.get("token_init"))}
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """load_state_dict, strict, with an error of one line."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wanted != got:
-        missing, extra = sorted(wanted.keys() - got.keys()), sorted(got.keys() - wanted.keys())
-        shapes = [f"{name} is {got[name]}, expected {wanted[name]}" for name in wanted.keys() & got.keys() if wanted[name] != got[name]]
-        problems = [f"{len(group)} {what} ({group[0]} ...)" for what, group in (("missing", missing), ("unknown", extra)) if group]
-        problems += [f"{len(shapes)} of another shape ({sorted(shapes)[0]})"] if shapes else []
-        raise InputError(f"{path}: its weights do not fit its config: {'; '.join(problems)}")
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name_in_file: Callable[[str], str] = str) -> None:
+    """load_state_dict, strict, with an error of one line that calls the weights as the file does."""
+    wanted, got = module.state_dict(), {name: _facts(tensor) for name, tensor in tensors.items()}
+    expected = {name: _facts(tensor) for name, tensor in wanted.items()}
+    missing, extra = sorted(wanted.keys() - got.keys()), sorted(got.keys() - wanted.keys())
+    others = sorted(name for name in wanted.keys() & got.keys() if expected[name] != got[name])
+    groups = [group for group in (("missing", missing), ("unknown", extra)) if group[1]]
+    problems = [f"{len(names)} {what} ({name_in_file(names[0])} ...)" for what, names in groups]
+    if others:
+        name = others[0]
+        problems.append(f"{len(others)} of another shape or type ({name_in_file(name)} is {got[name]}, expected {expected[name]})")
+    if problems:
+        raise InputError(f"{path}: its weights are not those of the network that it is for: {'; '.join(problems)}")
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
-        raise InputError(f"{path}: {len(broken)} weights hold NaN or infinity ({broken[0]} ...); it is damaged or its training diverged")
+        example = name_in_file(broken[0])
+        raise InputError(f"{path}: {len(broken)} weights hold NaN or infinity ({example} ...); it is damaged or its training diverged")
     module.load_state_dict(tensors)
+
+
+def _facts(tensor: Tensor) -> str:
+    """What must agree between a file and a network: kind of numbers, kind of storage where it is unusual, shape."""
+    kind = "real" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+    return f"{kind} {tuple(tensor.shape)}" if plain else f"{kind} {tuple(tensor.shape)} in a special storage"
 
 
 def _format(path: Path) -> str | None:

@@ -47,6 +47,8 @@ class ModelConfig:
     rotations: str = "nearest"
 
     def __post_init__(self) -> None:
+        if min(self.num_layers, self.num_heads, self.feedforward_ratio) < 1:
+            raise InputError(f"model {self.name!r}: got num_layers, num_heads or feedforward_ratio below 1")
         if len(self.widths) != 2 or any(width % self.num_heads or width % 4 for width in self.widths):
             raise InputError(f"model {self.name!r}: got widths {self.widths}, expected multiples of 4 and of its {self.num_heads} heads")
         if len(self.upsampling) != 2:
@@ -71,8 +73,11 @@ class ModelConfig:
         known = {field.name for field in fields(ModelConfig)}
         if not isinstance(values, dict) or not {"name", "backbone", "widths"} <= set(values) <= known:
             raise InputError(f"model config: got {values}, expected the fields {', '.join(sorted(known))}")
-        pairs = {name: tuple(values[name]) for name in ("widths", "upsampling") if name in values}
-        return ModelConfig(**{**values, **pairs})
+        pairs = {name: tuple(values[name]) for name in ("widths", "upsampling") if isinstance(values.get(name), list)}
+        try:
+            return ModelConfig(**{**values, **pairs})
+        except (TypeError, ZeroDivisionError) as error:
+            raise InputError(f"model config: got {values}, in which something is of the wrong type ({error})") from error
 
 
 RELEASES: dict[str, dict[str, Any]] = {
@@ -149,8 +154,13 @@ def adapted(config: ModelConfig, body: str | None = None, release: str | None = 
         return config
     if release not in RELEASES:
         raise InputError(f"model {config.name!r}: got release {release!r}, expected one of {', '.join(RELEASES)}")
-    if config.release is None:
-        if release == "paper":  # an ablation of the paper's
+    if is_ablation(config.name):
+        if release == "paper":
             return config
-        raise InputError(f"model {config.name!r}: got release {release!r}, but this ablation is in the paper only; leave release out")
+        raise InputError(f"model {config.name!r}: got release {release!r}, but ablations are the paper's only; leave release out")
     return replace(config, **RELEASES[release])
+
+
+def is_ablation(name: str) -> bool:
+    """Whether a variant is one of ABLATIONS: they are named after what they change, behind a slash."""
+    return "/" in name

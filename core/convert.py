@@ -17,7 +17,7 @@ def convert(source: Path, target: Path, mesh_dir: Path | None = None, half: bool
     if target.suffix != SUFFIX:
         raise InputError(f"{target}: got {target.suffix or 'no suffix'}, expected {SUFFIX}")
     model, body, metadata = load_checkpoint(source, mesh_dir)
-    save_checkpoint(target, model, model.config, metadata, half, body if hasattr(body, "tensors") else None)
+    save_checkpoint(target, model, model.config, metadata, half, body)
     count = sum(parameter.numel() for parameter in model.parameters())
     regressor = ", with parameter regressor" if model.config.parametric else ""
     return f"{target}: {model.config.name}, {model.config.release}, {count:,} parameters{regressor}; licence: {metadata.get('licence')}"

@@ -117,6 +117,13 @@ def rotmats_from_rotvecs(rotvecs: Tensor) -> Tensor:
     return identity + sine * cross + 0.5 * half_sine.square() * (cross @ cross)
 
 
+def nearest_rotations(matrices: Tensor) -> Tensor:
+    """The rotations nearest to any (..., 3, 3) in the Frobenius norm. Source: Kabsch 1976; Levinson et al. 2020"""
+    u, _, vh = torch.linalg.svd(matrices)
+    sign = torch.linalg.det(u @ vh)
+    return torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1) @ vh
+
+
 def rotvecs_from_rotmats(rotmats: Tensor) -> Tensor:
     """(..., 3, 3) -> (..., 3), angles in [0, pi]; by way of quaternions, so that half turns keep their axis."""
     m = rotmats

@@ -71,7 +71,7 @@ class FastMETRO(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         """images: (B, 3, 224, 224), normalised as the backbone wants them. Raises InputError for other shapes and types, and for NaN."""
-        check_images(images)
+        check_images(images, next(self.backbone.parameters()).dtype)
         return self.decode(self.backbone(images))
 
     def decode(self, features: Tensor, num_levels: int = 3) -> Prediction:
@@ -126,13 +126,17 @@ def _body_regressor(config: ModelConfig, body: "Body") -> BodyRegressor:
     return BodyRegressor(body.levels.sizes[1], body.num_bones, body.num_shape, config.rotations)
 
 
-def check_images(images: Tensor) -> None:
-    """Raise InputError unless `images` is what a network takes. Values are looked at on the CPU only: a GPU would have to wait."""
+def check_images(images: Tensor, dtype: torch.dtype) -> None:
+    """Raise InputError unless `images` is what a network with weights of this dtype takes.
+
+    Under autocast any floating point will do. Values are looked at on the CPU only: a GPU would have to wait.
+    """
     if images.dim() != 4 or images.shape[1:] != (3, CROP_SIZE_PX, CROP_SIZE_PX):
         raise InputError(f"images: got shape {tuple(images.shape)}, expected (B, 3, {CROP_SIZE_PX}, {CROP_SIZE_PX}); see core.crop")
-    if not images.is_floating_point():
-        raise InputError(f"images: got {images.dtype}, expected floating point, normalised with the backbone's mean and std")
-    if images.device.type == "cpu" and not torch.compiler.is_compiling() and not images.isfinite().all():
+    device = images.device.type
+    if images.dtype != dtype and not (images.is_floating_point() and torch.is_autocast_enabled(device)):
+        raise InputError(f"images: got {images.dtype}, expected {dtype}, normalised with the backbone's mean and std")
+    if device == "cpu" and not torch.compiler.is_compiling() and not images.isfinite().all():
         raise InputError(f"images: {int((~images.isfinite()).sum())} of {images.numel()} values are NaN or infinite, expected numbers")
 
 

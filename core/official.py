@@ -24,39 +24,34 @@ TOKEN_COUNTS = {"joint_token_embed.weight": 14, "vertex_token_embed.weight": 431
 RELEASED_KEY = "dim_reduce_enc_cam.weight"
 PARAMETRIC_PREFIX = "smpl_parameter_regressor."
 
-RESNET_NAMES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""The release cuts torchvision's ResNet into a Sequential, which numbers its parts."""
-
-Rename = str | Callable[[re.Match[str]], str]
-RENAMES: tuple[tuple[re.Pattern[str], Rename], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"backbone\.([014567])\.(.+)", lambda found: f"backbone.{RESNET_NAMES[found[1]]}.{found[2]}"),
-        (r"transformer_([12])\.(.+)", lambda found: f"stages.{int(found[1]) - 1}.{found[2]}"),
-        (r"dim_reduce_enc_cam\.(.+)", r"reduction.camera.\1"),
-        (r"dim_reduce_enc_img\.(.+)", r"reduction.image.\1"),
-        (r"dim_reduce_dec\.(.+)", r"reduction.tokens.\1"),
-        (r"cam_token_embed\.weight", "camera.token"),
-        (r"cam_predictor\.(.+)", r"camera.predictor.\1"),
-        (r"joint_token_embed\.weight", "tokens.joints"),
-        (r"vertex_token_embed\.weight", "tokens.vertices"),
-        (r"coarse2intermediate_upsample\.(.+)", r"upsampling.0.\1"),
-        (r"smpl_parameter_regressor\.regressor\.0\.fc_block\.(.+)", r"body_regressor.entry.\1"),
-        (
-            r"smpl_parameter_regressor\.regressor\.([12])\.fc_block\.(.+)",
-            lambda found: f"body_regressor.blocks.{int(found[1]) - 1}.{found[2]}",
-        ),
-        (r"smpl_parameter_regressor\.regressor\.3\.(.+)", r"body_regressor.exit.\1"),
-    )
-)
-"""Official name -> ours. What matches none keeps its name."""
+PREFIXES = {
+    "transformer_1.": "stages.0.", "transformer_2.": "stages.1.",
+    "dim_reduce_enc_cam.": "reduction.camera.", "dim_reduce_enc_img.": "reduction.image.", "dim_reduce_dec.": "reduction.tokens.",
+    "cam_token_embed.weight": "camera.token", "cam_predictor.": "camera.predictor.",
+    "joint_token_embed.weight": "tokens.joints", "vertex_token_embed.weight": "tokens.vertices",
+    "coarse2intermediate_upsample.": "upsampling.0.",
+    "smpl_parameter_regressor.regressor.0.fc_block.": "body_regressor.entry.",
+    "smpl_parameter_regressor.regressor.1.fc_block.": "body_regressor.blocks.0.",
+    "smpl_parameter_regressor.regressor.2.fc_block.": "body_regressor.blocks.1.",
+    "smpl_parameter_regressor.regressor.3.": "body_regressor.exit.",
+}  # fmt: skip
+"""How names begin in the release -> in ours. What begins otherwise keeps its name."""
+BACKBONE_PREFIXES = {
+    "r50": {
+        "backbone.0.": "backbone.conv1.", "backbone.1.": "backbone.bn1.", "backbone.4.": "backbone.layer1.",
+        "backbone.5.": "backbone.layer2.", "backbone.6.": "backbone.layer3.", "backbone.7.": "backbone.layer4.",
+    },
+    "h64": {},
+}  # fmt: skip
+"""The same for backbones: the release cuts torchvision's ResNet into a Sequential, which numbers its parts."""
 
 
 class OfficialWeights(NamedTuple):
-    """A network of the release: its config, and its weights under our names."""
+    """A network of the release: its config, its weights under our names, and what the release calls each of ours."""
 
     config: ModelConfig
     tensors: dict[str, Tensor]
+    official_name: Callable[[str], str]
 
 
 def read_official(path: Path) -> OfficialWeights:
@@ -65,7 +60,22 @@ def read_official(path: Path) -> OfficialWeights:
     Raises InputError for a file that is damaged, a whole pickled model, or no body network of the release.
     """
     state = _without_wrapper(read_state_dict(path))
-    return OfficialWeights(config_of(state, path), {our_name(name): tensor for name, tensor in state.items()})
+    config, backbone = config_of(state, path)
+    to_ours = PREFIXES | BACKBONE_PREFIXES[backbone]
+    to_official = {ours: official for official, ours in to_ours.items()}
+    strangers = [name for name in state if renamed(name, to_official) != name]
+    if strangers:
+        raise InputError(f"{path}: {len(strangers)} unknown weights ({strangers[0]} ...), expected the release's names only")
+    tensors = {renamed(name, to_ours): tensor for name, tensor in state.items()}
+    return OfficialWeights(config, tensors, lambda name: renamed(name, to_official))
+
+
+def renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    """`name` with the beginning that `prefixes` knows changed."""
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -77,17 +87,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: {_refusal(error)}") from error
     except Exception as error:  # PyTorch raises another type for each place at which a file may be cut
-        raise InputError(f"{path}: damaged or no PyTorch file ({_first_line(error)}); get it again from where it came from") from error
+        raise InputError(f"{path}: damaged or no PyTorch file ({type(error).__name__}); get it again from where it came from") from error
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: got {_kind(state)}, expected a state dict: names and tensors, from torch.save(model.state_dict(), ...)")
     return {str(name): tensor for name, tensor in state.items()}
 
 
 def _refusal(error: pickle.UnpicklingError) -> str:
-    """What to say about a pickle with more than tensors in it."""
+    """What to say about a pickle with more than tensors in it. PyTorch's own text is not quoted: it advises to switch the safety off."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"class(?:es)?:? \W*([\w.]+)", str(error))
     if found is None:
-        return f"damaged or no PyTorch file ({_first_line(error)}); get it again from where it came from"
+        return "damaged or no PyTorch file; get it again from where it came from"
     return (
         f"it holds objects of {found[1]}, not only tensors: a whole pickled model, which could run code; nothing was executed. "
         "Where the official code runs, convert it: "
@@ -102,8 +112,8 @@ def _without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def config_of(state: Mapping[str, Tensor], path: Path) -> ModelConfig:
-    """What names and shapes say: size, backbone, regressor. Raises InputError when they are not the release's."""
+def config_of(state: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, str]:
+    """What names and shapes say: size, backbone, regressor; and the backbone's short name. InputError when they are not the release's."""
     backbone = next((short for short, key in BACKBONE_KEYS.items() if key in state), None)
     layers = {int(found[1]) for name in state if (found := re.match(r"transformer_1\.encoder\.layers\.(\d+)\.", name))}
     size = next((size for size, num_layers in SIZES.items() if layers == set(range(num_layers))), None)
@@ -119,22 +129,10 @@ def config_of(state: Mapping[str, Tensor], path: Path) -> ModelConfig:
             rows = " x ".join(map(str, state[name].shape))
             raise InputError(f"{path}: {name} is {rows}, expected {count} rows: not a network of bodies (FreiHAND's is one of hands)")
     parametric = any(name.startswith(PARAMETRIC_PREFIX) for name in state)
-    return variant(f"fastmetro-{size}-{backbone}", body="smpl", release="released", parametric=parametric)
-
-
-def our_name(name: str) -> str:
-    """A parameter's name in our network."""
-    for pattern, replacement in RENAMES:
-        if pattern.fullmatch(name):
-            return pattern.sub(replacement, name)
-    return name
+    return variant(f"fastmetro-{size}-{backbone}", body="smpl", release="released", parametric=parametric), backbone
 
 
 def _kind(value: object) -> str:
     if isinstance(value, Mapping):
         return f"a dictionary with {', '.join(map(str, list(value)[:3])) or 'nothing'} in it"
     return f"an object of type {type(value).__name__}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from core.bodies.smpl import SmplSizes
-from core.config import RELEASES, VARIANTS, ModelConfig, variant
+from core.config import RELEASES, VARIANTS, ModelConfig, is_ablation, variant
 from core.model import assemble
 
 MILLION = 1e6
@@ -59,7 +59,7 @@ def rows() -> list[tuple[ModelConfig, str, Figure]]:
     return [
         (variant(name, "smpl", release), release, KNOWN.get((name, release), Figure()))
         for name in VARIANTS
-        for release in (("paper",) if "/" in name else RELEASES)
+        for release in (("paper",) if is_ablation(name) else RELEASES)
     ]
 
 

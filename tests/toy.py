@@ -83,6 +83,10 @@ class ToyBody:
         """(B, V, 3) metres."""
         return torch.einsum("bij,bvj->bvi", pose[:, 0], torch.from_numpy(self.levels.template_m) * (1 + shape[:, None]))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
     def joints(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) -> (B, 14, 3)."""
         return torch.from_numpy(self.joint_regressor.toarray()).to(vertices) @ vertices

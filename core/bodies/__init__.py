@@ -1,7 +1,7 @@
 """Body models behind one contract.
 
 A body has `name`, `faces` (F, 3), `joint_names`, `levels` (MeshLevels), `joint_regressor` (14, V) sparse,
-`vertices(pose, shape)` -> (B, V, 3), `joints(vertices)` -> (B, 14, 3) and `pelvis(vertices)` -> (B, 3);
+`vertices(pose, shape)` -> (B, V, 3), `joints(vertices)` -> (B, 14, 3), `pelvis(vertices)` -> (B, 3), `tensors()`;
 and of its parameters `num_bones`, `num_shape`, the names that files give them, and labels for their axes.
 A new body is one file here and one row below.
 """
@@ -40,6 +40,9 @@ class Body(Protocol):
     def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
         """Pose (B, num_bones, 3, 3) and shape (B, num_shape) -> (B, V, 3) metres."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold of the body to need no other file; nothing for bodies that ship with us."""
+
     def joints(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) -> (B, 14, 3)."""
 
@@ -67,19 +70,28 @@ def _smpl(mesh_dir: Path | None) -> Body:
     return SmplBody.from_folder(mesh_dir)
 
 
-@cache
 def load_body(name: str, mesh_dir: str | Path | None = None) -> Body:
-    """The body of that name, read once for each folder; raises InputError that lists the known names.
+    """The body of that name, read once for each folder in a process; raises InputError that lists the known names.
 
     mesh_dir: where the official mesh files of "smpl" lie; None looks into checkpoints/smpl.
     """
-    return BODIES[name](None if mesh_dir is None else Path(mesh_dir))
+    return _load_body(name, None if mesh_dir is None else Path(mesh_dir))
 
 
-def body_from_tensors(name: str, tensors: Mapping[str, Tensor], source: str) -> Body:
-    """A body whose mesh levels a checkpoint holds; InputError for one that cannot be kept there."""
+@cache
+def _load_body(name: str, mesh_dir: Path | None) -> Body:
+    return BODIES[name](mesh_dir)
+
+
+def body_from_tensors(name: str, tensors: Mapping[str, Tensor], source: Path, mesh_dir: str | Path | None = None) -> Body:
+    """A body whose `tensors` a checkpoint holds. mesh_dir: where an SMPL model may lie. Raises InputError when they are not whole."""
     from core.bodies.smpl import SmplBody
 
     if name != SmplBody.name:
         raise InputError(f"{source}: holds a body {name!r}, but only {SmplBody.name!r} is kept in checkpoints")
-    return SmplBody.from_tensors(tensors, f"SMPL body from {source}")
+    try:
+        return SmplBody.from_tensors(tensors, f"SMPL body from {source}", None if mesh_dir is None else Path(mesh_dir))
+    except InputError:
+        raise
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(f"{source}: the body in it is not whole ({' '.join(str(error).split())}); convert the weights again") from error

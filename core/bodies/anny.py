@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.bodies.storage import unpack_levels, unpack_sparse
 from core.errors import InputError
+from core.geometry import nearest_rotations
 from core.joints import JOINT_NAMES, indices
 
 DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_body.safetensors"
@@ -55,6 +56,10 @@ class AnnyBody:
         self._joints = self._joints.to(device)
         return self
 
+    def tensors(self) -> dict[str, Tensor]:
+        """None: Anny's file ships with us."""
+        return {}
+
     @property
     def skinning(self) -> Tensor:
         """(V, 104) share of each bone in each vertex; rows sum to 1."""
@@ -73,10 +78,7 @@ class AnnyBody:
         weights = phenotype_products(shape, data["product_mask"]) @ data["product_basis"]
         flat = data["basis_mean"] + weights @ data["basis"]
         vertices, heads, orientation = flat.split([flat.shape[1] - 12 * bones, 3 * bones, 9 * bones], dim=1)
-        u, _, vh = torch.linalg.svd(orientation.view(-1, bones, 3, 3))
-        sign = torch.det(u @ vh)
-        u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1)
-        alignments = data["reference_orientations"] @ (u @ vh).mT
+        alignments = data["reference_orientations"] @ nearest_rotations(orientation.view(-1, bones, 3, 3)).mT
         alignments[:, 0] = torch.eye(3, device=flat.device)
         return vertices.view(len(shape), -1, 3), heads.view(-1, bones, 3), alignments
 

@@ -99,16 +99,22 @@ class SmplBody:
         return cls(levels, regressor, model, description)
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], description: str) -> "SmplBody":
-        """The inverse of `tensors`; posing needs an SMPL model in checkpoints/smpl."""
+    def from_tensors(cls, tensors: Mapping[str, Tensor], description: str, folder: Path | None = None) -> "SmplBody":
+        """The inverse of `tensors`. An SMPL model in `folder`, checkpoints/smpl by default, poses it and gives faces where they lack.
+
+        Raises InputError for a damaged model in a folder that was asked for; KeyError or ValueError when the tensors are not whole.
+        """
+        model_file = find_model_file(folder or DEFAULT_FOLDER)
+        model = read_model_file(model_file) if model_file else None
         levels = unpack_levels(tensors)
+        if model is not None:
+            levels = replace(levels, faces=model.faces, template_m=_in_camera_axes(model.template_m))
         shape = (len(JOINT_NAMES) + 1, levels.sizes[2])
         regressor = unpack_sparse(tensors, "regressor", shape) if "regressor.data" in tensors else None
-        model_file = find_model_file(DEFAULT_FOLDER)
-        return cls(levels, regressor, read_model_file(model_file) if model_file else None, description)
+        return cls(levels, regressor, model, description)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint needs to run without mesh files: levels and joint regressor, not the SMPL model."""
+        """Levels and joint regressor, so that a checkpoint runs without mesh files; not the SMPL model."""
         packed = pack_levels(self.levels)
         return packed if self._regressor is None else packed | pack_sparse("regressor", self._regressor)
 

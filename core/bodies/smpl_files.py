@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from core.bodies.restricted_pickle import as_array, as_sparse, load_restricted, read_npz
+from core.bodies.restricted_pickle import as_array, as_sparse, load_restricted, one_line, read_npz
 from core.errors import InputError
 
 DEFAULT_FOLDER = Path(__file__).parents[2] / "checkpoints" / "smpl"
@@ -36,8 +36,9 @@ SMPL_JOINTS = (
 )  # fmt: skip
 """SMPL's own joints, rows of its regressor."""
 
-MODEL_NAME = re.compile(r"(basicmodel|smpl)[_-].*\.(pkl|npz)", re.IGNORECASE)
+MODEL_NAME = re.compile(r"(basicmodel|smpl)[_-](?!mean_params).*\.(pkl|npz)", re.IGNORECASE)
 GENDERS = {"neutral": "neutral|_n_", "male": "(?<!fe)male|_m_", "female": "female|_f_"}
+UNNAMED = "its name states no gender"
 VERSION = re.compile(r"v(\d+(?:\.\d+)+)")
 
 
@@ -79,11 +80,12 @@ def find_model_file(folder: Path) -> Path | None:
     """The SMPL model in a folder or in its folder `smpl`, neutral ones first, then by name; None when there is none."""
     places = [place for place in (folder, folder / "smpl", folder / "SMPL") if place.is_dir()]
     found = [path for place in places for path in sorted(place.iterdir()) if MODEL_NAME.fullmatch(path.name) and path.is_file()]
-    return min(found, key=lambda path: list(GENDERS).index(_gender(path)), default=None)
+    order = [*GENDERS, UNNAMED]
+    return min(found, key=lambda path: order.index(_gender(path)), default=None)
 
 
 def _gender(path: Path) -> str:
-    return next((gender for gender, pattern in GENDERS.items() if re.search(pattern, path.name.lower())), "neutral")
+    return next((gender for gender, pattern in GENDERS.items() if re.search(pattern, path.name.lower())), UNNAMED)
 
 
 def read_model_file(path: Path) -> SmplModel:
@@ -118,8 +120,12 @@ def _check_model(model: SmplModel) -> None:
     }  # fmt: skip
     for name, shape in expected.items():
         _check_shape(name, getattr(model, name).shape, shape)
-    if not 0 <= model.faces.min() <= model.faces.max() < NUM_VERTICES:
-        raise ValueError("faces that name vertices which are not there")
+    _check_faces("faces", model.faces, NUM_VERTICES)
+    for name in ("template_m", "shape_dirs", "pose_dirs", "skinning"):
+        _check_finite(name, getattr(model, name))
+    _check_finite("joint_regressor", model.joint_regressor.data)
+    if model.parents[0] != -1 or not all(0 <= parent < bone for bone, parent in enumerate(model.parents) if bone):
+        raise ValueError("kintree_table: a bone that comes before its parent, expected SMPL's order")
 
 
 def read_mesh_file(path: Path) -> MeshFile:
@@ -133,12 +139,18 @@ def read_mesh_file(path: Path) -> MeshFile:
     with _reading(path):
         coarse, intermediate, full = LEVEL_SIZES
         fine_up, coarse_up = (as_sparse(matrix).astype(np.float32) for matrix in data["U"])
-        adjacency = as_sparse(data["A"][2]).toarray() != 0
+        sparse_adjacency = as_sparse(data["A"][2])
         _check_shape("U[0]", fine_up.shape, (full, intermediate))
         _check_shape("U[1]", coarse_up.shape, (intermediate, coarse))
-        _check_shape("A[2]", adjacency.shape, (coarse, coarse))
+        _check_shape("A[2]", sparse_adjacency.shape, (coarse, coarse))
+        for name, matrix in (("U[0]", fine_up), ("U[1]", coarse_up)):
+            _check_finite(name, matrix.data)
+        adjacency = sparse_adjacency.toarray() != 0
         intermediate_ids = _selection(data["D"][0], (intermediate, full))
-        faces = [as_array(level).astype(np.int32) for level in data.get("F", ())]
+        faces = [as_array(level).astype(np.int64) for level in data.get("F", ())]
+        for name, triangles, count in zip(("F[0]", "F[1]"), faces, (full, intermediate), strict=False):
+            _check_faces(name, triangles, count)
+        faces = [triangles.astype(np.int32) for triangles in faces]
         return MeshFile(
             upsample=(coarse_up, fine_up),
             adjacency=adjacency | np.eye(coarse, dtype=bool),
@@ -165,6 +177,7 @@ def _template(meshes: Any) -> np.ndarray | None:
         return None
     template_m = as_array(meshes[0].state["v"])
     _check_shape("M[0].v", template_m.shape, (NUM_VERTICES, 3))
+    _check_finite("M[0].v", template_m)
     return template_m
 
 
@@ -172,17 +185,27 @@ def read_regressor_file(path: Path) -> csr_matrix:
     """(17, 6890) float32, rows as H36M_JOINTS. Raises InputError when it is damaged or of another topology."""
     with _reading(path):
         matrix = np.load(path, allow_pickle=False)
-        _check_shape("the regressor", matrix.shape, (len(H36M_JOINTS), NUM_VERTICES))
+        _check_shape("the regressor", np.shape(matrix), (len(H36M_JOINTS), NUM_VERTICES))
+        _check_finite("the regressor", as_array(matrix))
         return csr_matrix(matrix.astype(np.float32))
 
 
 def read_faces_file(path: Path, num_vertices: int = LEVEL_SIZES[1]) -> np.ndarray:
     """(F, 3) int32 triangles of the intermediate mesh. Raises InputError when the file is damaged or names vertices that are not there."""
     with _reading(path):
-        faces = np.load(path, allow_pickle=False)
-        if faces.ndim != 2 or faces.shape[1] != 3 or not 0 <= faces.min() <= faces.max() < num_vertices:
-            raise ValueError(f"triangles of shape {faces.shape}, expected (F, 3) with vertices below {num_vertices}")
+        faces = as_array(np.load(path, allow_pickle=False))
+        _check_faces("triangles", faces, num_vertices)
         return faces.astype(np.int32)
+
+
+def _check_faces(name: str, faces: np.ndarray, num_vertices: int) -> None:
+    if faces.ndim != 2 or faces.shape[1] != 3 or not len(faces) or not 0 <= faces.min() <= faces.max() < num_vertices:
+        raise ValueError(f"{name} of shape {faces.shape}, expected (F, 3) that name vertices below {num_vertices}")
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds {int((~np.isfinite(values)).sum())} values that are no numbers")
 
 
 def _check_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -197,5 +220,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, EOFError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}; take the file from its source again") from error
+    except Exception as error:  # NumPy and SciPy raise another type for each kind of damage
+        raise InputError(f"{path}: {one_line(error)}; take the file from its source again") from error

@@ -18,8 +18,10 @@ def pack_sparse(name: str, matrix: csr_matrix) -> dict[str, Tensor]:
 
 
 def unpack_sparse(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> csr_matrix:
-    """The inverse of pack_sparse; KeyError when it is not there."""
-    return csr_matrix(tuple(tensors[f"{name}.{part}"].numpy() for part in SPARSE_PARTS), shape=shape)
+    """The inverse of pack_sparse; KeyError when it is not there, ValueError when it is not sound."""
+    matrix = csr_matrix(tuple(tensors[f"{name}.{part}"].numpy() for part in SPARSE_PARTS), shape=shape)
+    matrix.check_format(full_check=True)
+    return matrix
 
 
 def pack_levels(levels: MeshLevels) -> dict[str, Tensor]:

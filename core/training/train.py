@@ -189,7 +189,7 @@ class Trainer:
                 self.best = total
                 targets.append(self.files.best)
             for path in targets:
-                save_checkpoint(path, self.model, self.parts.config, self.metadata(scores))
+                save_checkpoint(path, self.model, self.parts.config, self.metadata(scores), body=self.parts.body)
         return scores
 
     def metadata(self, scores: dict[str, Any]) -> dict[str, Any]:

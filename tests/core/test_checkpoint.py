@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 import core.checkpoint as checkpoint_module
 from core.backbones import BACKBONES
@@ -111,7 +110,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, model: FastMETRO) -
     with pytest.raises(InputError, match=r"1 unknown \(extra"):
         load_checkpoint(path)
     rewrite(path, {**tensors, "tokens.joints": torch.zeros(3, 32)})
-    with pytest.raises(InputError, match=r"tokens.joints is \(3, 32\), expected \(14, 32\)"):
+    with pytest.raises(InputError, match=r"tokens.joints is real \(3, 32\), expected real \(14, 32\)"):
         load_checkpoint(path)
     rewrite(path, {**tensors, "tokens.joints": torch.full((14, 32), torch.nan)})
     with pytest.raises(InputError, match="NaN"):
@@ -154,4 +153,11 @@ def test_saving_leaves_the_model_alone(tmp_path: Path, model: FastMETRO) -> None
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     save_checkpoint(tmp_path / "a.safetensors", model, CONFIG, half=True)
     assert all(torch.equal(tensor, before[name]) and tensor.dtype == torch.float32 for name, tensor in model.state_dict().items())
-    assert isinstance(model, nn.Module)
+
+
+def test_weights_too_large_for_half_precision_are_not_written(tmp_path: Path, model: FastMETRO) -> None:
+    model.xyz_regressor.bias.data[0] = 70_000
+    with pytest.raises(InputError, match=r"1 weights do not fit torch\.float16 \(xyz_regressor\.bias"):
+        save_checkpoint(tmp_path / "a.safetensors", model, CONFIG, half=True)
+    assert not (tmp_path / "a.safetensors").exists()
+    save_checkpoint(tmp_path / "a.safetensors", model, CONFIG)

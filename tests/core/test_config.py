@@ -25,7 +25,12 @@ def test_widths_that_heads_do_not_divide_are_refused(widths: tuple[int, ...]) ->
         ModelConfig("odd", "toy", widths=widths)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("values", [{}, None, {"name": "a", "backbone": "b", "widths": [8, 8], "colour": 1}])
+GOOD = {"name": "a", "backbone": "b", "widths": [16, 8]}
+
+
+@pytest.mark.parametrize("values", [
+    {}, None, {**GOOD, "colour": 1}, {**GOOD, "widths": 5}, {**GOOD, "num_layers": "x"}, {**GOOD, "crop_scale": None},
+])  # fmt: skip
 def test_a_damaged_config_is_refused(values: object) -> None:
     with pytest.raises(InputError, match="model config"):
         ModelConfig.from_dict(values)  # type: ignore[arg-type]

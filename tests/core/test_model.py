@@ -63,7 +63,8 @@ def test_what_training_keeps_of_a_picture_is_small(name: str) -> None:
 @pytest.mark.parametrize(("images", "said"), [
     (torch.zeros(1, 3, 128, 128), r"got shape \(1, 3, 128, 128\), expected \(B, 3, 224, 224\)"),
     (torch.zeros(3, 224, 224), "got shape"),
-    (torch.zeros(1, 3, 224, 224, dtype=torch.uint8), "got torch.uint8, expected floating point"),
+    (torch.zeros(1, 3, 224, 224, dtype=torch.uint8), "got torch.uint8, expected torch.float32"),
+    (torch.zeros(1, 3, 224, 224, dtype=torch.float64), "got torch.float64, expected torch.float32"),
     (torch.full((1, 3, 224, 224), torch.nan), "150528 of 150528 values are NaN"),
 ])  # fmt: skip
 def test_wrong_images_are_one_line(images: torch.Tensor, said: str) -> None:

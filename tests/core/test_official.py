@@ -17,7 +17,7 @@ from core.convert import main as convert_main
 from core.errors import InputError
 from core.folding import fold_batch_norms
 from core.model import FastMETRO, Prediction, build_model
-from core.official import our_name, read_state_dict
+from core.official import BACKBONE_PREFIXES, PREFIXES, read_state_dict, renamed
 from tests.smpl_files import write_mesh_files
 
 TO_OFFICIAL = (
@@ -82,7 +82,10 @@ def test_names_and_shapes_are_the_releases(shared: Path, name: str) -> None:
     config = variant(f"fastmetro-{size}-{rest.removesuffix('-smpl')}", "smpl", "released", parametric=name.endswith("-smpl"))
     theirs = json.loads((shared / "official" / f"keys_{name}.json").read_text())["keys"]
     ours = {key: tuple(value.shape) for key, value in sized(config).state_dict().items()}
-    assert {our_name(key): tuple(shape) for key, shape, _ in theirs} == ours
+    prefixes = PREFIXES | BACKBONE_PREFIXES[rest[:3]]
+    assert {renamed(key, prefixes): tuple(shape) for key, shape, _ in theirs} == ours
+    back = {new: old for old, new in prefixes.items()}
+    assert all(renamed(renamed(key, prefixes), back) == key for key, _, _ in theirs)
 
 
 def rule_of(shared: Path) -> ModuleType:
@@ -125,6 +128,11 @@ def test_variant_and_options_are_found_from_the_keys(saved: Path, mesh_dir: Path
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+def test_mesh_files_beside_the_weights_are_found(saved: Path, model: FastMETRO) -> None:
+    write_mesh_files(saved.parent)
+    assert load_official(saved).config == model.config
+
+
 def test_ddps_prefix_is_tolerated(state: dict[str, torch.Tensor], tmp_path: Path, mesh_dir: Path, model: FastMETRO) -> None:
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "a.bin")
     torch.testing.assert_close(load_official(tmp_path / "a.bin", mesh_dir).tokens.joints, model.tokens.joints)
@@ -135,12 +143,17 @@ def test_what_does_not_fit_is_refused(state: dict[str, torch.Tensor], tmp_path: 
     changes = {
         r"1 missing \(xyz_regressor\.bias": {name: tensor for name, tensor in state.items() if name != "xyz_regressor.bias"},
         r"1 unknown \(surprise": {**state, "surprise": torch.zeros(1)},
-        r"conv_1x1\.bias is \(3,\), expected \(512,\)": {**state, "conv_1x1.bias": torch.zeros(3)},
+        r"1 missing \(cam_predictor\.bias": {name: tensor for name, tensor in state.items() if name != "cam_predictor.bias"},
+        r"conv_1x1\.bias is real \(3,\), expected real \(512,\)": {**state, "conv_1x1.bias": torch.zeros(3)},
+        r"cam_predictor\.bias is int64 \(3,\)": {**state, "cam_predictor.bias": torch.zeros(3, dtype=torch.int64)},
+        r"complex64": {**state, "xyz_regressor.bias": torch.zeros(3, dtype=torch.complex64)},
+        r"special storage": {**state, "xyz_regressor.weight": torch.zeros(3, 128).to_sparse()},
+        r"1 unknown weights \(camera\.token": {**state, "camera.token": torch.zeros(1, 512)},
         r"not a network of bodies": {**state, "vertex_token_embed.weight": torch.zeros(195, 512)},
         r"no official FastMETRO weights.*no dim_reduce_enc_cam": {n: t for n, t in state.items() if not n.startswith("dim_reduce_enc_cam")},
         r"no official FastMETRO weights.*no a ResNet-50": {"weight": torch.zeros(2)},
         r"NaN": {**state, "xyz_regressor.bias": torch.full((3,), torch.nan)},
-        r"1 unknown \(stages\.0\.decoder": {**state, "transformer_1.decoder.layers.1.norm1.bias": torch.zeros(512)},
+        r"1 unknown \(transformer_1\.decoder": {**state, "transformer_1.decoder.layers.1.norm1.bias": torch.zeros(512)},
     }
     for message, changed in changes.items():
         torch.save(changed, path)
@@ -176,15 +189,19 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path, zipped: bool) -> None
     assert set(read_state_dict(whole)) == {"a", "b"}
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", [1, 2], {"epoch": 3}, {"state_dict": {"a": torch.zeros(1)}}, torch.zeros(2)])
+WEB_PAGE = b"<!DOCTYPE html><html><title>Google Drive - Virus scan warning</title>"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", WEB_PAGE, [1, 2], {"epoch": 3}, {"state_dict": {"a": torch.zeros(1)}}, torch.zeros(2)])
 def test_other_files_are_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "a.bin"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(InputError, match=r"a\.bin: (damaged|got)"):
+    with pytest.raises(InputError, match=r"a\.bin: (damaged|got)") as caught:
         load_official(path)
+    assert "weights_only" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         load_official(tmp_path / "missing.bin")
 

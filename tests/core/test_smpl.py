@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.bodies import load_body
+from core.bodies import body_from_tensors, load_body
 from core.bodies.smpl import SmplBody
 from core.bodies.smpl_files import H36M_JOINTS, find_model_file, read_mesh_file, read_model_file
 from core.errors import InputError
@@ -30,6 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def body(folder: Path) -> SmplBody:
     return load_body("smpl", folder)
+
+
+def test_an_npz_of_objects_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "SMPL_NEUTRAL.npz", **smpl_data())  # keeps the sparse regressor as a 0-d array of objects
+    model = read_model_file(tmp_path / "SMPL_NEUTRAL.npz")
+    np.testing.assert_allclose(model.joint_regressor.toarray(), smpl_data()["J_regressor"].toarray())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,6 +62,8 @@ def test_the_description_tells_gender_and_version(tmp_path: Path) -> None:
 def test_the_neutral_model_comes_first(tmp_path: Path) -> None:
     for name in ("SMPL_MALE.pkl", "SMPL_NEUTRAL.pkl", "basicmodel_f_lbs_10_207_0_v1.1.0.pkl"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "smpl_mean_params.npz").write_bytes(b"")  # lies in most folders of SMPL models, and is none
+    (tmp_path / "SMPL_.pkl").write_bytes(b"")
     assert find_model_file(tmp_path).name == "SMPL_NEUTRAL.pkl"
     assert find_model_file(tmp_path / "nowhere") is None
 
@@ -185,6 +193,20 @@ def test_another_topology_is_refused(tmp_path: Path) -> None:
         SmplBody.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize(("change", "said"), [
+    ({"v_template": np.full((6890, 3), np.nan)}, "template_m holds 20670 values that are no numbers"),
+    ({"f": np.full((13776, 3), 6890, np.uint32)}, "vertices below 6890"),
+    ({"kintree_table": np.array([[2**32 - 1, 5, *[0] * 22], range(24)], np.uint32)}, "a bone that comes before its parent"),
+    ({"weights": smpl_data}, "asks for"),
+    ({"shapedirs": np.zeros((6890, 3, 10), complex)}, "real numbers"),
+])  # fmt: skip
+def test_values_that_cannot_be_are_refused(tmp_path: Path, change: dict, said: str) -> None:
+    (tmp_path / "SMPL_NEUTRAL.pkl").write_bytes(pickle.dumps({**smpl_data(), **change}))
+    with pytest.raises(InputError, match=said) as caught:
+        read_model_file(tmp_path / "SMPL_NEUTRAL.pkl")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_mesh_file_of_hands_is_refused(tmp_path: Path) -> None:
     from scipy import sparse
 
@@ -194,6 +216,31 @@ def test_a_mesh_file_of_hands_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "mesh_downsampling.npz", A=objects(hand, hand, hand), U=objects(hand, hand), D=objects(hand, hand))
     with pytest.raises(InputError, match=r"mesh_downsampling\.npz.*another topology"):
         read_mesh_file(tmp_path / "mesh_downsampling.npz")
+
+
+def test_a_damaged_body_in_a_checkpoint_is_one_line(body: SmplBody) -> None:
+    tensors = body.tensors()
+    harms = {
+        "regressor.indices": {name: tensor for name, tensor in tensors.items() if name != "regressor.indices"},
+        "not whole": {**tensors, "upsample_full.indices": tensors["upsample_full.indices"] + 5000},
+        "coarse_adjacency": {**tensors, "coarse_adjacency": torch.ones(3, 3, dtype=torch.uint8)},
+    }
+    for harmed in harms.values():
+        with pytest.raises(InputError, match=r"a\.safetensors: the body in it is not whole") as caught:
+            body_from_tensors("smpl", harmed, Path("a.safetensors"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="only 'smpl' is kept"):
+        body_from_tensors("anny", tensors, Path("a.safetensors"))
+
+
+def test_an_smpl_model_beside_a_self_contained_checkpoint_is_used(tmp_path: Path) -> None:
+    write_mesh_files(tmp_path, with_mesh=False)
+    tensors = load_body("smpl", tmp_path).tensors()
+    assert body_from_tensors("smpl", tensors, Path("a.safetensors")).faces.shape == (0, 3)
+    write_smpl(tmp_path)
+    body = body_from_tensors("smpl", tensors, Path("a.safetensors"), tmp_path)
+    assert body.faces.shape == (NUM_FACES, 3)
+    assert body.vertices(torch.eye(3).expand(1, 24, 3, 3), torch.zeros(1, 10)).shape == (1, NUM_VERTICES, 3)
 
 
 def test_what_a_checkpoint_keeps_of_the_body_is_the_body(body: SmplBody) -> None:

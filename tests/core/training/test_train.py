@@ -42,7 +42,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFiles:
     return files
 
 
-def save_without_registry(path: Path, model: torch.nn.Module, config: object, metadata: dict) -> None:
+def save_without_registry(path: Path, model: torch.nn.Module, config: object, metadata: dict, body: object) -> None:
     path.write_text(json.dumps(metadata))
 
 
