@@ -26,6 +26,7 @@ from core.upsampling import UPSAMPLINGS
 if TYPE_CHECKING:
     from core.bodies import Body
 
+
 @dataclass(frozen=True)
 class Prediction:
     """What the network says. Raw: centring on the pelvis is the caller's.

@@ -189,9 +189,7 @@ class Transformer(nn.Module):
         """The first half of the first decoder layer, which sees no image."""
         return self.decoder.layers[0].before_image(tokens, mask)
 
-    def forward(
-        self, camera: Tensor, image: Tensor, tokens: Tensor, queries: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, camera: Tensor, image: Tensor, tokens: Tensor, queries: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns camera, image and tokens after the stage.
 
         camera: (B, 0 or 1, D); image: (B, H * W, D); tokens, queries: from `begin`; mask: see Attention.attend, None lets all see all

@@ -109,7 +109,7 @@ class AnnyBody:
 
     def pelvis(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) -> (B, 3) midpoint of the hips."""
-        return (self._joints[HIPS].mean(0).to(vertices.dtype) @ vertices)
+        return self._joints[HIPS].mean(0).to(vertices.dtype) @ vertices
 
 
 def phenotype_products(shape: Tensor, product_mask: Tensor) -> Tensor:

@@ -93,9 +93,7 @@ def test_chumpy_variables_and_selections_come_back() -> None:
         as_array(objects(1, 2))
 
 
-FORGED_DTYPE = (
-    b"cnumpy\ndtype\n(VO8\nI00\nI01\ntR(I3\nV|\nNNNI-1\nI-1\nI0\ntb"  # an object type that says it holds no objects
-)
+FORGED_DTYPE = b"cnumpy\ndtype\n(VO8\nI00\nI01\ntR(I3\nV|\nNNNI-1\nI-1\nI0\ntb"  # an object type that says it holds no objects
 EIGHT_BYTES = b"c_codecs\nencode\n(VAAAAAAAA\nVlatin1\ntR"
 BREAKOUTS = {
     "a scalar of a forged type": b"cnumpy._core.multiarray\nscalar\n(" + FORGED_DTYPE + b"S'AAAAAAAA'\ntR.",
