@@ -50,34 +50,30 @@ def begin_at_start_camera(predictor: nn.Linear) -> nn.Linear:
     return predictor
 
 
+class TokenCamera(Camera):
+    """A linear layer on the camera's own token, wherever that is."""
+
+    def __init__(self, wide: int, narrow: int, body: Body) -> None:
+        super().__init__(wide, narrow, body)
+        self.predictor = begin_at_start_camera(nn.Linear(narrow, 3))
+
+    def forward(self, encoded: Tensor, decoded: Tensor, coarse: Tensor) -> Tensor:  # noqa: ARG002  the contract
+        """(B, 3) scale, tx, ty."""
+        return self.predictor((encoded if self.num_encoder_tokens else decoded)[:, 0])
+
+
 @CAMERAS.register("encoder")
-class EncoderCamera(Camera):
+class EncoderCamera(TokenCamera):
     """A token beside the image's in the encoder, as the paper draws it."""
 
     num_encoder_tokens = 1
 
-    def __init__(self, wide: int, narrow: int, body: Body) -> None:
-        super().__init__(wide, narrow, body)
-        self.predictor = begin_at_start_camera(nn.Linear(narrow, 3))
-
-    def forward(self, encoded: Tensor, decoded: Tensor, coarse: Tensor) -> Tensor:  # noqa: ARG002  the contract
-        """(B, 3) scale, tx, ty."""
-        return self.predictor(encoded[:, 0])
-
 
 @CAMERAS.register("decoder")
-class DecoderCamera(Camera):
+class DecoderCamera(TokenCamera):
     """A token beside those of joints and vertices in the decoder; all see it and it sees all."""
 
     num_decoder_tokens = 1
-
-    def __init__(self, wide: int, narrow: int, body: Body) -> None:
-        super().__init__(wide, narrow, body)
-        self.predictor = begin_at_start_camera(nn.Linear(narrow, 3))
-
-    def forward(self, encoded: Tensor, decoded: Tensor, coarse: Tensor) -> Tensor:  # noqa: ARG002  the contract
-        """(B, 3) scale, tx, ty."""
-        return self.predictor(decoded[:, 0])
 
 
 @CAMERAS.register("mesh")
