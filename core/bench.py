@@ -1,7 +1,7 @@
 """How fast the network runs here, beside the official layout in the same run: python -m core.bench
 
 Three ways, whose outputs are compared before anything is timed: the official layout run eagerly, our network as loaded, and the
-exact path of the estimator (constants computed once, batch norms folded). Runs take turns, so that a noisy machine is noisy to all.
+exact path of the estimator (core.exact). Runs take turns, so that a noisy machine is noisy to all.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from core.config import RELEASES, VARIANTS, is_ablation
 from core.errors import InputError
-from core.folding import fold_batch_norms
+from core.exact import exact_path
 from core.model import FastMETRO, Prediction, build_model
 from core.reference import OfficialLayout
 
 PARTS = ("backbone", "transformer", "whole")
-WAYS = ("official layout", "not folded", "exact path")
+WAYS = ("official layout", "as loaded", "exact path")
 WARM_UP = 3
 TOLERANCE = 2e-5
 """Largest difference between outputs, relative to the largest output where that is above 1."""
@@ -44,8 +44,8 @@ class Timing:
 
 def three_ways(model: FastMETRO) -> dict[str, Any]:
     """Name -> network; the same function three times, in evaluation mode."""
-    folded = fold_batch_norms(copy.deepcopy(model)).to(memory_format=torch.channels_last)
-    return dict(zip(WAYS, (OfficialLayout(model).eval(), model, folded), strict=True))
+    device = model.xyz_regressor.weight.device.type
+    return dict(zip(WAYS, (OfficialLayout(model).eval(), model, exact_path(copy.deepcopy(model), device)), strict=True))
 
 
 def outputs(prediction: Prediction) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.checkpoint import load_checkpoint
 from core.crop import check_image, crop_person
 from core.errors import InputError
-from core.folding import fold_batch_norms
+from core.exact import exact_path
 from core.geometry import weak_to_frame_px
 from core.model import FastMETRO, Prediction
 from core.types import MeshEstimate, PersonCrop
@@ -35,16 +35,12 @@ class MeshEstimator:
     """
 
     def __init__(self, model: FastMETRO, body: "Body", device: str = "cpu", precision: str = "fp32", description: str = "") -> None:
-        """`model` becomes the estimator's: its batch norms are folded, it is moved to the device and changed to the precision.
-
-        The result is exact: the same function as the plain network's within rounding, with all that does not depend on the picture
-        computed once.
-        """
+        """`model` becomes the estimator's: core.exact changes it in place, and its backbone changes to the precision."""
         self.body, self.config, self.device, self.precision = body, model.config, device, precision
         body.joint_regressor  # noqa: B018  a body without joints says so here, not at the first person
         self.metadata: dict[str, object] = {}
         self.description = description or f"{model.config.name} on {device}, {precision}"
-        self._model = fold_batch_norms(model.eval()).to(device=device, memory_format=torch.channels_last)
+        self._model = exact_path(model, device)
         # Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision.
         self._backbone_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._model.backbone.to(self._backbone_dtype)

@@ -105,7 +105,7 @@ class FastMETRO(nn.Module):
         """
         if self.training or torch.is_grad_enabled():
             return self._compute_constants()
-        device = self.xyz_regressor.weight.device.type
+        device = self.conv_1x1.weight.device.type
         weights = (*self.tokens.parameters(), *self.camera.parameters(), *self.stages[0].decoder.layers[0].parameters())
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (autocast, *((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights))

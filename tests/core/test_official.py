@@ -15,7 +15,7 @@ from core.checkpoint import load_checkpoint, load_official
 from core.config import variant
 from core.convert import main as convert_main
 from core.errors import InputError
-from core.folding import fold_batch_norms
+from core.exact import exact_path
 from core.model import FastMETRO, Prediction, build_model
 from core.official import BACKBONE_PREFIXES, PREFIXES, read_state_dict, renamed
 from tests.smpl_files import write_mesh_files
@@ -116,7 +116,7 @@ def test_outputs_are_the_official_ones(shared: Path, tmp_path: Path, name: str) 
     images = torch.from_numpy(np.concatenate([rule.image(0), rule.image(1)]))
     assert largest_error([model(images)], golden) < BOUND  # eager, gradients on: nothing precomputed
     assert largest_error([model(images[:1]), model(images[1:])], golden) < BOUND
-    fold_batch_norms(model)
+    model = exact_path(model, "cpu")
     with torch.inference_mode():
         assert largest_error([model(images)], golden) < BOUND
         assert largest_error([model(images[:1]), model(images[1:])], golden) < BOUND
@@ -236,5 +236,5 @@ def test_a_gpu_gives_the_same(model: FastMETRO) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     with torch.inference_mode():
         expected = model(images).levels[2]
-        there = fold_batch_norms(copy.deepcopy(model)).cuda()(images.cuda()).levels[2].cpu()
+        there = exact_path(copy.deepcopy(model), "cuda")(images.cuda()).levels[2].cpu()
     torch.testing.assert_close(there, expected, atol=1e-3, rtol=0)
