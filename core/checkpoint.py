@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.bodies import Body, body_from_tensors, load_body
-from core.bodies.smpl_files import MESH_FILE
+from core.bodies.smpl_files import DEFAULT_FOLDER, MESH_FILE, require_mesh_file
 from core.config import ModelConfig
 from core.errors import InputError
 from core.model import FastMETRO, assemble
@@ -103,9 +103,9 @@ def load_official(path: str | Path, mesh_dir: str | Path | None = None) -> FastM
 
 def _load_official(path: Path, mesh_dir: str | Path | None) -> Checkpoint:
     config, tensors, official_name = read_official(path)
-    if mesh_dir is None and (path.parent / MESH_FILE).is_file():
-        mesh_dir = path.parent
-    body = load_body(config.body, mesh_dir)
+    folder = Path(mesh_dir) if mesh_dir is not None else path.parent if (path.parent / MESH_FILE).is_file() else DEFAULT_FOLDER
+    require_mesh_file(folder)  # levels of our own, which an SMPL model alone gives, are not those that the weights were trained on
+    body = load_body(config.body, folder)
     model = assemble(config, body)
     _fill(model, tensors, path, official_name)
     metadata = {

@@ -128,11 +128,16 @@ def _check_model(model: SmplModel) -> None:
         raise ValueError("kintree_table: a bone that comes before its parent, expected SMPL's order")
 
 
+def require_mesh_file(folder: Path) -> None:
+    """Raise InputError, saying what to get and where, unless the official mesh levels lie in `folder`."""
+    if not (folder / MESH_FILE).is_file():
+        files = f"{MESH_FILE} and {REGRESSOR_FILE}"
+        raise InputError(f"{folder / MESH_FILE}: not found; {files} come from {OFFICIAL_SOURCE}; put them there, or give --mesh-dir")
+
+
 def read_mesh_file(path: Path) -> MeshFile:
     """The official mesh levels. Raises InputError when the file is missing, damaged, asks for code, or is of another topology."""
-    if not path.is_file():
-        files = f"{MESH_FILE} and {REGRESSOR_FILE}"
-        raise InputError(f"{path}: not found; {files} come from {OFFICIAL_SOURCE}; put them there, or give --mesh-dir")
+    require_mesh_file(path.parent)
     data = read_npz(path, ("A", "U", "D", "F", "M"))
     if not {"A", "U", "D"} <= data.keys():
         raise InputError(f"{path}: it holds {', '.join(data) or 'nothing of A, U, D'}, expected A, U and D; take it from {OFFICIAL_SOURCE}")

@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction, build_model
 from core.official import BACKBONE_PREFIXES, PREFIXES, read_state_dict, renamed
-from tests.smpl_files import write_mesh_files
+from tests.smpl_files import write_mesh_files, write_smpl
 
 TO_OFFICIAL = (
     (r"stages\.0\.", "transformer_1."), (r"stages\.1\.", "transformer_2."), (r"reduction\.camera\.", "dim_reduce_enc_cam."),
@@ -209,6 +209,15 @@ def test_other_files_are_refused(tmp_path: Path, content: object) -> None:
 def test_without_mesh_files_it_says_what_to_get(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mesh_downsampling\.npz: not found.*postech-ami/FastMETRO"):
         load_official(saved, tmp_path)
+
+
+def test_an_smpl_model_does_not_stand_in_for_the_mesh_file(saved: Path, tmp_path: Path) -> None:
+    """It would give mesh levels of our own: a network that runs, and whose mesh means nothing."""
+    folder = tmp_path / "model only"
+    folder.mkdir()
+    write_smpl(folder)
+    with pytest.raises(InputError, match=r"mesh_downsampling\.npz: not found"):
+        load_official(saved, folder)
 
 
 def test_a_converted_file_needs_no_mesh_files(
