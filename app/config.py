@@ -57,7 +57,7 @@ class LiveConfig:
     )
     body: str = setting("auto", "body model the checkpoint must have; auto takes the checkpoint's", choices=("auto", "anny", "smpl"))
     mesh_dir: Path | None = setting(  # noqa: RUF009  as all settings
-        None, "folder of the SMPL body's files, for networks on SMPL (default: checkpoints/smpl)", type=Path, metavar="DIR"
+        None, "folder of the SMPL body's files (default: that of an official .bin, or checkpoints/smpl)", type=Path, metavar="DIR"
     )
     parametric: bool = setting(
         False, "write the body's parameters too (bone rotations, shape); needs a network with the regressor", action="store_true"

@@ -216,6 +216,7 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name_in_fil
         problems.append(f"{len(others)} of another shape or type ({name_in_file(name)} is {got[name]}, expected {expected[name]})")
     if problems:
         raise InputError(f"{path}: its weights are not those of the network that it is for: {'; '.join(problems)}")
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         example = name_in_file(broken[0])

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m core.convert", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("source", type=Path, help="FastMETRO-*_state_dict.bin of the release")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--mesh-dir", type=Path, help="folder of mesh_downsampling.npz (default: checkpoints/smpl)")
+    parser.add_argument("--mesh-dir", type=Path, help="folder of mesh_downsampling.npz (default: the source's, or checkpoints/smpl)")
     parser.add_argument("--half", action="store_true", help="store float16")
     options = parser.parse_args(arguments)
     try:

@@ -90,6 +90,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: damaged or no PyTorch file ({type(error).__name__}); get it again from where it came from") from error
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: got {_kind(state)}, expected a state dict: names and tensors, from torch.save(model.state_dict(), ...)")
+    if any(tensor.is_nested for tensor in state.values()):
+        raise InputError(f"{path}: it holds nested tensors, expected plain ones; get it again from where it came from")
     return {str(name): tensor for name, tensor in state.items()}
 
 

@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -22,6 +22,7 @@ from scipy import sparse
 from core.errors import InputError
 
 MAX_MESSAGE = 200
+MAX_TUPLE_DEPTH = 8
 DTYPE_CODE = re.compile(r"[<>|=]?([?biufc]\d{0,2}|[SU]\d{1,6}|O\d?)")
 
 
@@ -91,14 +92,16 @@ def _reconstruct(*_: object) -> ArrayRecord:
     return ArrayRecord()
 
 
-def _from_buffer(data: object, dtype: object, shape: object, order: str = "C", *_: object) -> np.ndarray:
-    """NumPy's way to write an array in protocol 5."""
-    return _array(data, dtype, shape, "F" if order == "F" else "C")
+def _from_buffer(data: object, dtype: object, shape: object, order: str = "C", *_: object) -> ArrayRecord:
+    """NumPy's way to write an array in protocol 5. No array itself: a pickle could go on to write into it."""
+    record = ArrayRecord()
+    record.value = _array(data, dtype, shape, "F" if order == "F" else "C")
+    return record
 
 
-def _scalar(dtype: object, data: object) -> Any:
-    """NumPy's way to write a single number."""
-    return _array(data, dtype, (), "C")[()]
+def _scalar(dtype: object, data: object) -> object:
+    """NumPy's way to write a single number; a Python number or text."""
+    return _array(data, dtype, (), "C").item()
 
 
 def _reconstructor(kind: object, *_: object) -> Record:
@@ -158,8 +161,27 @@ RECORD_CLASSES = (("__main__", "MyMesh"),)
 """Objects that become Records. MyMesh: mesh_downsampling.npz holds some, pickled in a script of METRO's authors."""
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """Finds only what ALLOWED and the RECORD tables name."""
+def _shallow(load: Callable[["RestrictedUnpickler"], None]) -> Callable[["RestrictedUnpickler"], None]:
+    """The same opcode, refusing deep tuples: hashing one, as a dictionary's key, never ends or overruns the interpreter's stack."""
+
+    def checked(unpickler: "RestrictedUnpickler") -> None:
+        load(unpickler)
+        level = [unpickler.stack[-1]]
+        for _ in range(MAX_TUPLE_DEPTH):
+            level = [inner for outer in level for inner in outer if isinstance(inner, tuple)]
+        if level:
+            raise pickle.UnpicklingError("it holds tuples in tuples in tuples, which such files do not need")
+
+    return checked
+
+
+class RestrictedUnpickler(pickle._Unpickler):
+    """Finds only what ALLOWED and the RECORD tables name. Python's own unpickler, because C's offers no hold on single opcodes."""
+
+    dispatch: ClassVar[dict] = {
+        **pickle._Unpickler.dispatch,
+        **{code[0]: _shallow(pickle._Unpickler.dispatch[code[0]]) for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)},
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in; UnpicklingError for everything else."""

@@ -8,7 +8,7 @@ basicModel_neutral_lbs_10_207_0_v1.0.0.pkl            the SMPL model, after regi
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,10 @@ def read_model_file(path: Path) -> SmplModel:
             skinning=as_array(data["weights"]).astype(np.float64),
             joint_regressor=as_sparse(data["J_regressor"]),
             parents=np.where((parents < 0) | (parents >= len(parents)), -1, parents),  # the root's is 2^32 - 1 in the file
-            faces=as_array(data["f"]).astype(np.int32),
+            faces=as_array(data["f"]).astype(np.int64),
         )
         _check_model(model)
-    return model
+    return replace(model, faces=model.faces.astype(np.int32))
 
 
 def _check_model(model: SmplModel) -> None:

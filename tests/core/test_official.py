@@ -147,6 +147,8 @@ def test_what_does_not_fit_is_refused(state: dict[str, torch.Tensor], tmp_path: 
         r"conv_1x1\.bias is real \(3,\), expected real \(512,\)": {**state, "conv_1x1.bias": torch.zeros(3)},
         r"cam_predictor\.bias is int64 \(3,\)": {**state, "cam_predictor.bias": torch.zeros(3, dtype=torch.int64)},
         r"complex64": {**state, "xyz_regressor.bias": torch.zeros(3, dtype=torch.complex64)},
+        r"xyz_regressor\.bias \.\.\.\); it is damaged": {**state, "xyz_regressor.bias": torch.full((3,), 1e300, dtype=torch.float64)},
+        r"nested": {**state, "extra": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])},
         r"special storage": {**state, "xyz_regressor.weight": torch.zeros(3, 128).to_sparse()},
         r"1 unknown weights \(camera\.token": {**state, "camera.token": torch.zeros(1, 512)},
         r"not a network of bodies": {**state, "vertex_token_embed.weight": torch.zeros(195, 512)},

@@ -105,6 +105,10 @@ BREAKOUTS = {
     "a function changed": b"c_codecs\nencode\n(N(dV__defaults__\n(Vutf8\ntstb.",
     "a stand-in changed": b"c_codecs\nencode\n(N(dV_function\nNstb.",
     "a class changed": b"cscipy.sparse\ncsc_matrix\n(N(dVstate\nNstb.",
+    "a deep tuple as a key": b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
+    "a wide and deep tuple as a key": b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"Ns.",
+    "an array that is written into": b"cnumpy._core.numeric\n_frombuffer\n((lNacnumpy\ndtype\n(VO8\nI00\nI01\ntR(I1\ntS'C'\ntR"
+    b"N(lp2\ng2\nag2\nas.",
     "an array without content": b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR.",
 }
 """Pickles that made NumPy read memory that is not its own, or changed this module, when its own classes were let through."""
