@@ -126,9 +126,8 @@ def _smpl(config: LiveConfig) -> Iterator[str]:
 
     folder = config.mesh_dir or smpl.DEFAULT_FOLDER
     yield f"  smpl: optional, for the official FastMETRO weights; non-commercial research; its files in {folder}:"
-    sources = {smpl.MESH_FILE: smpl.OFFICIAL_SOURCE, smpl.REGRESSOR_FILE: smpl.OFFICIAL_SOURCE}
-    for name, source in sources.items():
-        yield f"    {name}: {'present' if (folder / name).is_file() else f'missing; from {source}'}"
+    for name in (smpl.MESH_FILE, smpl.REGRESSOR_FILE):
+        yield f"    {name}: {'present' if (folder / name).is_file() else f'missing; from {smpl.OFFICIAL_SOURCE}'}"
     model = smpl.find_model_file(folder)
     yield f"    SMPL model (faces, posing): {model.name if model else f'missing; {smpl.SMPL_SOURCE}'}"
     try:

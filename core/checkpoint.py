@@ -176,7 +176,7 @@ def _write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any])
 
 
 def _read(path: Path, wanted_formats: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors (floating point ones as float32) of one of our files, old names changed to the present ones."""
+    """Header and tensors, as they are stored, of one of our files, old names changed to the present ones."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -192,7 +192,7 @@ def _read(path: Path, wanted_formats: tuple[str, ...]) -> tuple[dict[str, Any], 
     if header["format"] == OLD_FORMAT:
         header["config"] = _renewed(header.get("config"))
         tensors = {OLD_NAMES.get(name, name): tensor for name, tensor in tensors.items()}
-    return header, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return header, tensors
 
 
 def _renewed(config: Any) -> Any:
@@ -204,7 +204,7 @@ def _renewed(config: Any) -> Any:
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path, name_in_file: Callable[[str], str] = str) -> None:
-    """load_state_dict, strict, with an error of one line that calls the weights as the file does."""
+    """load_state_dict, strict, of any floating point as float32, with an error of one line that calls the weights as the file does."""
     wanted, got = module.state_dict(), {name: _facts(tensor) for name, tensor in tensors.items()}
     expected = {name: _facts(tensor) for name, tensor in wanted.items()}
     missing, extra = sorted(wanted.keys() - got.keys()), sorted(got.keys() - wanted.keys())

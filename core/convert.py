@@ -13,14 +13,16 @@ from core.errors import InputError
 def convert(source: Path, target: Path, mesh_dir: Path | None = None, half: bool = False) -> str:
     """Convert one file; returns a line about it. Raises InputError."""
     from core.checkpoint import SUFFIX, load_checkpoint, save_checkpoint
+    from core.variants import count
 
     if target.suffix != SUFFIX:
         raise InputError(f"{target}: got {target.suffix or 'no suffix'}, expected {SUFFIX}")
     model, body, metadata = load_checkpoint(source, mesh_dir)
     save_checkpoint(target, model, model.config, metadata, half, body)
-    count = sum(parameter.numel() for parameter in model.parameters())
     regressor = ", with parameter regressor" if model.config.parametric else ""
-    return f"{target}: {model.config.name}, {model.config.release}, {count:,} parameters{regressor}; licence: {metadata.get('licence')}"
+    return (
+        f"{target}: {model.config.name}, {model.config.release}, {count(model):,} parameters{regressor}; licence: {metadata.get('licence')}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -53,6 +53,21 @@ class MeshLevels:
         return len(self.coarse_ids), len(self.intermediate_ids), self.upsample[1].shape[0]
 
 
+def blank_levels(sizes: tuple[int, int, int], faces: np.ndarray) -> MeshLevels:
+    """Levels of these sizes without content: for a body that must pose itself before its levels are fitted, or that is only counted."""
+    coarse, intermediate, full = sizes
+    ids = np.arange(intermediate)
+    return MeshLevels(
+        template_m=np.zeros((full, 3), np.float32),
+        faces=faces.astype(np.int32),
+        intermediate_faces=np.zeros((0, 3), np.int32),
+        coarse_ids=ids[:coarse],
+        intermediate_ids=ids,
+        coarse_adjacency=np.eye(coarse, dtype=bool),
+        upsample=(csr_matrix((intermediate, coarse), dtype=np.float32), csr_matrix((full, intermediate), dtype=np.float32)),
+    )
+
+
 def edges_of(faces: np.ndarray) -> np.ndarray:
     """(E, 2) unique undirected edges of (F, 3) triangles, the smaller index first."""
     pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])

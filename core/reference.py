@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  its usual name
 from core.config import GRID
 from core.errors import InputError
 from core.model import FastMETRO, Prediction
-from core.transformer import Transformer, sine_positions
+from core.transformer import Stack, Transformer, sine_positions
 from core.upsampling import Upsample
 
 
@@ -50,22 +50,14 @@ class PlainDecoderLayer(PlainEncoderLayer):
         return tokens + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(tokens))))))
 
 
-class PlainStack(nn.Module):
-    """Layers and the norm behind them."""
-
-    def __init__(self, layers: list[nn.Module], width: int) -> None:
-        super().__init__()
-        self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(width)
-
-
 class PlainTransformer(nn.Module):
     """A stage with the weights of one of ours."""
 
     def __init__(self, stage: Transformer, width: int, num_heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
         layer = (width, num_heads, feedforward, dropout)
-        self.encoder = PlainStack([PlainEncoderLayer(*layer) for _ in stage.encoder.layers], width)
-        self.decoder = PlainStack([PlainDecoderLayer(*layer) for _ in stage.decoder.layers], width)
+        self.encoder = Stack([PlainEncoderLayer(*layer) for _ in stage.encoder.layers], width)
+        self.decoder = Stack([PlainDecoderLayer(*layer) for _ in stage.decoder.layers], width)
         self.load_state_dict(stage.state_dict())
 
     def forward(self, image: Tensor, camera: Tensor, tokens: Tensor, position: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ Tensors are (B, L, D). Parameter names inside a layer are those of the official 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +158,7 @@ class DecoderLayer(Layer):
 class Stack(nn.Module):
     """Layers and the norm behind them."""
 
-    def __init__(self, layers: list[Layer], width: int) -> None:
+    def __init__(self, layers: Sequence[nn.Module], width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(width)

@@ -1,7 +1,9 @@
 """Fixtures that every test may use."""
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -27,3 +29,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the shared data folder ../shared, which this machine does not have")
     return folder
+
+
+@pytest.fixture(scope="session")
+def official_rule(shared: Path) -> ModuleType:
+    """What draws the weights and the pictures behind the official network's golden outputs."""
+    spec = importlib.util.spec_from_file_location("weights_by_name", shared / "official" / "weights_by_name.py")
+    rule = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rule)
+    return rule

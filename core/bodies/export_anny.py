@@ -18,7 +18,7 @@ from core.bodies.anny import AVERAGE_ADULT, DATA_FILE, AnnyBody, phenotype_produ
 from core.bodies.storage import pack_levels, pack_sparse
 from core.hierarchy import build_levels
 from core.joints import JOINT_NAMES
-from core.mesh import MeshLevels
+from core.mesh import MeshLevels, blank_levels
 
 RANK = 64
 """Components kept of the rest mesh; the error that leaves is printed by the export."""
@@ -50,7 +50,7 @@ def export(path: Path = DATA_FILE) -> None:
         "phenotype_names": " ".join(model.phenotype_labels),
     }
     template_faces = model.get_triangular_faces().numpy()
-    placeholder = pack_levels(_placeholder_levels(tensors, template_faces))
+    placeholder = pack_levels(blank_levels((3, 3, len(tensors["skin_weights"])), template_faces))
     draft = path.with_suffix(".draft.tmp")
     save_file({k: v.contiguous() for k, v in (tensors | placeholder).items()}, draft, metadata)
     body = AnnyBody(draft)
@@ -125,17 +125,6 @@ def _shape_bank(anny: object, model: torch.nn.Module) -> Tensor:
     distribution = anny.shape_distribution.SimpleShapeDistribution(model, morphological_age_distribution=ages)
     _, values = distribution.sample(BANK_SIZE)
     return torch.stack([values[name] for name in model.phenotype_labels], 1)
-
-
-def _placeholder_levels(tensors: dict[str, Tensor], faces: np.ndarray) -> MeshLevels:
-    """Levels of three vertices, so that the body can pose itself before its real levels are fitted."""
-    count = len(tensors["skin_weights"])
-    template = np.zeros((count, 3), np.float32)
-    ids = np.arange(3)
-    return MeshLevels(
-        template, faces.astype(np.int32), np.zeros((1, 3), np.int32), ids, ids, np.eye(3, dtype=bool),
-        (csr_matrix(np.eye(3, dtype=np.float32)), csr_matrix((count, 3), dtype=np.float32)),
-    )  # fmt: skip
 
 
 def _fitted_levels(body: AnnyBody) -> MeshLevels:

@@ -19,9 +19,11 @@ from core.bodies.smpl_files import (
     DEFAULT_FOLDER,
     FACES_FILE,
     H36M_JOINTS,
+    LEVEL_SIZES,
     MESH_FILE,
     NUM_BETAS,
     NUM_BONES,
+    NUM_VERTICES,
     OFFICIAL_SOURCE,
     REGRESSOR_FILE,
     SMPL_JOINTS,
@@ -38,7 +40,7 @@ from core.bodies.storage import pack_levels, pack_sparse, unpack_levels, unpack_
 from core.errors import InputError
 from core.geometry import rotmats_from_rotvecs
 from core.joints import JOINT_NAMES, indices
-from core.mesh import MeshLevels
+from core.mesh import MeshLevels, blank_levels
 
 log = logging.getLogger(__name__)
 
@@ -205,29 +207,16 @@ def _own_levels(model: SmplModel) -> MeshLevels:
     random = torch.Generator().manual_seed(0)
     rotvecs = POSE_SPREAD_RAD * torch.randn(NUM_FITTED_POSES, NUM_BONES, 3, generator=random, dtype=torch.float64)
     betas = SHAPE_SPREAD * torch.randn(NUM_FITTED_POSES, NUM_BETAS, generator=random, dtype=torch.float64)
-    poser = SmplBody(_no_levels(model), None, model, model.description)
+    poser = SmplBody(blank_levels((3, 3, NUM_VERTICES), model.faces), None, model, model.description)
     batches = zip(rotmats_from_rotvecs(rotvecs).split(20), betas.split(20), strict=True)
     posed_m = torch.cat([poser.vertices(rotmats, shape) for rotmats, shape in batches])
     posed_m = _in_camera_axes((posed_m - posed_m.mean(1, keepdim=True)).numpy())
     return build_levels(_in_camera_axes(model.template_m), model.faces, posed_m)
 
 
-def _no_levels(model: SmplModel) -> MeshLevels:
-    """Levels of one vertex, so that the body can pose itself before its real levels are fitted."""
-    first = np.zeros(1, np.int64)
-    upsample = (csr_matrix(np.ones((1, 1), np.float32)), csr_matrix((len(model.template_m), 1), dtype=np.float32))
-    return MeshLevels(None, model.faces, NO_FACES, first, first, np.ones((1, 1), bool), upsample)
-
-
 class SmplSizes(SmplBody):
     """A body of SMPL's sizes without its data, to build architectures for counting their parameters. It poses and draws nothing."""
 
     def __init__(self) -> None:
-        from core.bodies.smpl_files import LEVEL_SIZES
-
-        coarse, intermediate, full = LEVEL_SIZES
-        upsample = (csr_matrix((intermediate, coarse), dtype=np.float32), csr_matrix((full, intermediate), dtype=np.float32))
-        ids = np.arange(intermediate)
-        template_m = np.zeros((full, 3), np.float32)
-        levels = MeshLevels(template_m, NO_FACES, NO_FACES, ids[:coarse], ids, np.eye(coarse, dtype=bool), upsample)
-        super().__init__(levels, csr_matrix((len(JOINT_NAMES) + 1, full), dtype=np.float32), None, "sizes of SMPL")
+        regressor = csr_matrix((len(JOINT_NAMES) + 1, NUM_VERTICES), dtype=np.float32)
+        super().__init__(blank_levels(LEVEL_SIZES, NO_FACES), regressor, None, "sizes of SMPL")

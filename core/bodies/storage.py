@@ -25,12 +25,15 @@ def unpack_sparse(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, in
 
 
 def pack_levels(levels: MeshLevels) -> dict[str, Tensor]:
-    """Everything in `levels`; face indices as 16 bits, as no body has more than 32,767 vertices."""
+    """Everything in `levels`; face indices as 16 bits, as no body has more than 32,767 vertices.
+
+    The ids are copied: coarse ones are often a view of the intermediate ones, and safetensors refuses shared memory.
+    """
     tensors = {
         "faces": torch.from_numpy(levels.faces.astype(np.int16)),
         "intermediate_faces": torch.from_numpy(levels.intermediate_faces.astype(np.int16)),
-        "intermediate_ids": torch.from_numpy(np.asarray(levels.intermediate_ids, np.int64)),
-        "coarse_ids": torch.from_numpy(np.asarray(levels.coarse_ids, np.int64)),
+        "intermediate_ids": torch.from_numpy(np.array(levels.intermediate_ids, np.int64)),
+        "coarse_ids": torch.from_numpy(np.array(levels.coarse_ids, np.int64)),
         "coarse_adjacency": torch.from_numpy(levels.coarse_adjacency.astype(np.uint8)),
     }
     if levels.template_m is not None:

@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core.bodies import BODIES, load_body
 from core.bodies.anny import AVERAGE_ADULT, AnnyBody
+from core.bodies.storage import pack_levels, unpack_levels
 from core.errors import InputError
 from core.hierarchy import build_levels
 from core.joints import JOINT_NAMES, indices
+from core.mesh import blank_levels
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +141,14 @@ def test_a_missing_or_damaged_body_file_is_one_line(tmp_path, damage):
         AnnyBody(path)
     assert "anny_body.safetensors" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_levels_survive_a_file_also_where_coarse_and_intermediate_are_the_same(tmp_path):
+    for levels in (blank_levels((3, 3, 9), np.array([[0, 1, 2]])), load_body("anny").levels):
+        save_file(pack_levels(levels), tmp_path / "levels.safetensors")
+        again = unpack_levels(load_file(tmp_path / "levels.safetensors"))
+        assert again.sizes == levels.sizes
+        for name in ("template_m", "faces", "intermediate_faces", "coarse_ids", "intermediate_ids", "coarse_adjacency"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(levels, name))
+        for ours, theirs in zip(again.upsample, levels.upsample, strict=True):
+            assert (ours != theirs).nnz == 0

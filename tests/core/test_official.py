@@ -1,5 +1,4 @@
 import copy
-import importlib.util
 import json
 import os
 import re
@@ -88,13 +87,6 @@ def test_names_and_shapes_are_the_releases(shared: Path, name: str) -> None:
     assert all(renamed(renamed(key, prefixes), back) == key for key, _, _ in theirs)
 
 
-def rule_of(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("weights_by_name", shared / "official" / "weights_by_name.py")
-    rule = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rule)
-    return rule
-
-
 def largest_error(predictions: list[Prediction], golden: dict[str, np.ndarray]) -> float:
     errors = []
     for name in set(OUTPUTS) & set(golden):
@@ -104,16 +96,15 @@ def largest_error(predictions: list[Prediction], golden: dict[str, np.ndarray]) 
 
 
 @pytest.mark.parametrize("name", ["S-R50", "S-R50-smpl"])
-def test_outputs_are_the_official_ones(shared: Path, tmp_path: Path, name: str) -> None:
-    rule = rule_of(shared)
+def test_outputs_are_the_official_ones(shared: Path, official_rule: ModuleType, tmp_path: Path, name: str) -> None:
     keys = json.loads((shared / "official" / f"keys_{name}.json").read_text())["keys"]
-    weights = {key: torch.from_numpy(np.ascontiguousarray(rule.tensor(key, shape))).reshape(shape) for key, shape, _ in keys}
+    weights = {key: torch.from_numpy(np.ascontiguousarray(official_rule.tensor(key, shape))).reshape(shape) for key, shape, _ in keys}
     torch.save(weights, tmp_path / "state_dict.bin")
     model = load_official(tmp_path / "state_dict.bin", mesh_dir=shared / "official")
     assert not model.training
     assert (model.config.release, model.config.parametric) == ("released", name.endswith("smpl"))
     golden = dict(np.load(shared / "official" / f"golden_{name}.npz"))
-    images = torch.from_numpy(np.concatenate([rule.image(0), rule.image(1)]))
+    images = torch.from_numpy(np.concatenate([official_rule.image(0), official_rule.image(1)]))
     assert largest_error([model(images)], golden) < BOUND  # eager, gradients on: nothing precomputed
     assert largest_error([model(images[:1]), model(images[1:])], golden) < BOUND
     model = exact_path(model, "cpu")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core.bodies import body_from_tensors, load_body
 from core.bodies.smpl import SmplBody
@@ -158,6 +159,10 @@ def test_with_an_smpl_model_alone_levels_are_our_own(tmp_path: Path, caplog: pyt
     rebuilt = body.levels.upsample[1] @ (body.levels.upsample[0] @ coarse_m)
     assert np.linalg.norm(rebuilt - body.levels.template_m, axis=1).mean() < 0.02
     assert body.joint_regressor.shape == (14, NUM_VERTICES)
+    save_file(body.tensors(), tmp_path / "body.safetensors")
+    kept = SmplBody.from_tensors(load_file(tmp_path / "body.safetensors"), "a file")  # as in a checkpoint of one's own training
+    np.testing.assert_array_equal(kept.levels.coarse_ids, body.levels.coarse_ids)
+    np.testing.assert_array_equal(kept.levels.coarse_adjacency, body.levels.coarse_adjacency)
 
 
 def test_an_empty_folder_says_what_to_get_and_where(tmp_path: Path) -> None:

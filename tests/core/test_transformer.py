@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -47,13 +46,10 @@ def test_positions_follow_the_formula() -> None:
     np.testing.assert_allclose(sine_positions(height, width, channels).numpy(), slow, atol=1e-5)
 
 
-def official(shared: Path) -> tuple[ModuleType, dict[str, torch.Tensor]]:
-    """The rule that draws the official network's weights, and its outputs."""
-    spec = importlib.util.spec_from_file_location("weights_by_name", shared / "official" / "weights_by_name.py")
-    rule = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rule)
+def official(shared: Path) -> dict[str, torch.Tensor]:
+    """The official network's outputs between its parts."""
     with np.load(shared / "official" / "golden_S-R50.npz") as golden:
-        return rule, {name: torch.from_numpy(golden[name]) for name in golden.files if name.startswith(("t1", "t2", "conv"))}
+        return {name: torch.from_numpy(golden[name]) for name in golden.files if name.startswith(("t1", "t2", "conv"))}
 
 
 def official_mask(shared: Path) -> torch.Tensor:
@@ -65,15 +61,17 @@ def official_mask(shared: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_each_stage_equals_the_official_one(shared: Path, number: int) -> None:
-    rule, golden = official(shared)
+def test_each_stage_equals_the_official_one(shared: Path, official_rule: ModuleType, number: int) -> None:
+    golden = official(shared)
     width = {1: 512, 2: 128}[number]
     stage = Transformer(SinePositions(7, width), width, 1, 8, 4, 0.1, 0.1).eval()
-    weights = {key: torch.from_numpy(rule.tensor(f"transformer_{number}.{key}", value.shape)) for key, value in stage.state_dict().items()}
+    weights = {
+        key: torch.from_numpy(official_rule.tensor(f"transformer_{number}.{key}", value.shape)) for key, value in stage.state_dict().items()
+    }
     stage.load_state_dict(weights)
 
     def drawn(name: str, *shape: int) -> torch.Tensor:
-        return torch.from_numpy(rule.tensor(name, shape))
+        return torch.from_numpy(official_rule.tensor(name, shape))
 
     if number == 1:
         camera = drawn("cam_token_embed.weight", 1, 512).expand(2, 1, 512)
