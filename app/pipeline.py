@@ -7,22 +7,20 @@ Somebody found only at the start is followed by their own mesh, frame by frame, 
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
-from app.boxes import box_around, box_iou, clipped, side_px
+from app.boxes import box_iou, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
-from app.smooth import MeshSmoother, Posture
+from app.placing import Clock, Placement, in_frame, intrinsics_of, mesh_box_px, place_people, placement_of, smoothed_mesh
+from app.smooth import MeshSmoother
 from app.spans import Span, split_spans
-from app.track import Track, Tracker
-from app.types import Frame, Intrinsics, Scene, SmoothedMesh
-from app.visibility import joint_visibility
+from app.track import Track, Tracker, known_boxes
+from app.types import Frame, Scene
 from core.bodies import Body
-from core.geometry import default_focal_px, project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
-from core.types import MeshEstimate, PersonCrop, crop_center_px
+from core.types import MeshEstimate, PersonCrop
 
 BATCH_SIZE = 16
 MIN_FOLLOW_IOU = 0.4
@@ -39,34 +37,6 @@ class Estimator(Protocol):
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
         """One estimate per crop."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A person in a frame of a span, on the way to the network. trust falls from 1 to 0 while somebody is only followed."""
-
-    frame: Frame
-    track_id: int
-    box_px: np.ndarray
-    score: float
-    landmark_visibility: np.ndarray | None
-    trust: float = 1.0
-
-
-@dataclass
-class Clock:
-    """Milliseconds per stage, added up until they are taken."""
-
-    timings_ms: dict[str, float] = field(default_factory=dict)
-
-    def add(self, stage: str, start_s: float) -> None:
-        """Count the time since `start_s` (time.perf_counter)."""
-        self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + (time.perf_counter() - start_s) * 1e3
-
-    def take(self, num_frames: int) -> dict[str, float]:
-        """The times so far, per frame; starts again at 0."""
-        taken, self.timings_ms = self.timings_ms, {}
-        return {stage: total_ms / num_frames for stage, total_ms in taken.items()}
 
 
 class VideoPipeline:
@@ -96,18 +66,19 @@ class VideoPipeline:
         elif span.starts_scene:
             self._tracker.confirm_all()
         pairs = self._estimate_found(span) + self._follow_unfound(span)
-        meshes = self._place(pairs)
+        start_s = time.perf_counter()
+        meshes = place_people(pairs, self._smoother, self._estimator.body, self._config)
+        self._clock.add("smooth", start_s)
         timings_ms = self._clock.take(len(span.frames))
         for frame in span.frames:
             scene_meshes = tuple(mesh for index, mesh in meshes if index == frame.index)
-            yield Scene(frame, self._intrinsics(frame), scene_meshes, dict(timings_ms))
+            yield Scene(frame, intrinsics_of(frame, self._config.focal_px), scene_meshes, dict(timings_ms))
         self._smoother.forget_before(span.frames[-1].time_s)
 
     def _look(self, frame: Frame, first: bool = False) -> None:
         """Find people and tell the tracker. Small people are searched for now and then, and whenever fewer are found than before."""
         start_s = time.perf_counter()
-        known = tuple(clipped(track.box_at(frame.time_s), frame.size_px) for track in self._tracker.tracks if track.confirmed)
-        known = tuple(box for box in known if min(box[2:] - box[:2]) > 1)
+        known = known_boxes(self._tracker, frame)
         search = first or self._num_looks % self._config.detect.search_every == 0
         people = self._detector.detect(frame.image, known, thorough=search)
         if not search and len(people) < max(self._num_found, 1):
@@ -124,7 +95,7 @@ class VideoPipeline:
         start, end = span.frames[0].time_s, span.closing.time_s
         tracks = [track for track in self._tracker.tracks if track.confirmed and track.last.seen and track.observed_at(end)]
         tracks = [track for track in tracks if track.observed_at(start)]
-        placements = [_placement(track, frame) for frame in span.frames for track in tracks]
+        placements = [placement_of(track, frame) for frame in span.frames for track in tracks]
         placements = [placement for placement in placements if side_px(placement.box_px) >= MIN_BOX_PX]
         estimates = self._estimate(placements)
         return list(zip(placements, estimates, strict=True))
@@ -160,7 +131,7 @@ class VideoPipeline:
 
     def _followed(self, track: Track, frame: Frame) -> Placement:
         trust = 1 - (frame.time_s - track.last_seen_s) / max(self._config.track.hold_s, 1e-6)
-        return _placement(track, frame, float(np.clip(trust, 0, 1)))
+        return placement_of(track, frame, float(np.clip(trust, 0, 1)))
 
     def _estimate(self, placements: list[Placement]) -> list[MeshEstimate]:
         estimates: list[MeshEstimate] = []
@@ -173,28 +144,6 @@ class VideoPipeline:
             estimates += self._estimator.from_crops(crops)
             self._clock.add("estimate", start_s)
         return estimates
-
-    def _place(self, pairs: list[tuple[Placement, MeshEstimate]]) -> list[tuple[int, SmoothedMesh]]:
-        """Camera space and smoothing, each person in order of time -> (frame index, mesh), by track id."""
-        if not pairs:
-            return []
-        start_s = time.perf_counter()
-        pairs = sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id))
-        smoothed = []
-        for placement, estimate in pairs:
-            posture, _ = in_frame(estimate, self._intrinsics(placement.frame), self._config.parametric)
-            smoothed.append(self._smoother(placement.track_id, posture, placement.frame.time_s))
-        bodies = with_joints(self._estimator.body, np.stack([posture.vertices_m for posture in smoothed]))
-        meshes = []
-        for (placement, estimate), posture, (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
-            centred = replace(posture, vertices_m=vertices_m)
-            mesh = _smoothed(placement, estimate.camera, centred, joints_m, self._intrinsics(placement.frame))
-            meshes.append((placement.frame.index, mesh))
-        self._clock.add("smooth", start_s)
-        return meshes
-
-    def _intrinsics(self, frame: Frame) -> Intrinsics:
-        return intrinsics_of(frame, self._config.focal_px)
 
 
 def scene_of_picture(frame: Frame, detector: Detector, estimator: Estimator, config: LiveConfig) -> Scene:
@@ -211,67 +160,5 @@ def scene_of_picture(frame: Frame, detector: Detector, estimator: Estimator, con
     for track_id, (person, estimate) in enumerate(zip(people, estimates, strict=True), start=1):
         placement = Placement(frame, track_id, person.box_px, person.score, person.landmark_visibility)
         posture, joints_m = in_frame(estimate, intrinsics, config.parametric)
-        meshes.append(_smoothed(placement, estimate.camera, posture, joints_m, intrinsics))
+        meshes.append(smoothed_mesh(placement, estimate.camera, posture, joints_m, intrinsics))
     return Scene(frame, intrinsics, tuple(meshes), clock.timings_ms)
-
-
-def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:
-    """The frame's camera: its centre as the principal point; the focal length given, or else the frame's diagonal."""
-    width, height = frame.size_px
-    return Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))
-
-
-def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics, parametric: bool = False) -> tuple[Posture, np.ndarray]:
-    """The estimate before the frame's camera, in its axes, float32; and joints_m (14, 3). parametric: with the body's parameters.
-
-    The network speaks as if its camera looked straight at the crop, so what it says is turned by the angle between that
-    ray and the optical axis. The 14 joints stand for the mesh in the least squares of the translation.
-    """
-    rotation = rotation_towards(crop_center_px(estimate.frame_from_crop), intrinsics.focal_px, intrinsics.principal_px)
-    translation_m = translation_from_weak_camera(
-        estimate.joints_m, estimate.camera, estimate.frame_from_crop, intrinsics.focal_px, intrinsics.principal_px, rotation
-    )
-    turn = rotation.T.astype(np.float32)
-    posture = Posture(estimate.vertices_m @ turn, translation_m)
-    if parametric and estimate.rotmats is not None:
-        root = rotation.astype(np.float32) @ estimate.rotmats[:1]
-        posture = replace(posture, rotmats=np.concatenate([root, estimate.rotmats[1:]]), shape=estimate.shape)
-    return posture, estimate.joints_m @ turn
-
-
-def mesh_box_px(estimate: MeshEstimate, size_px: tuple[int, int]) -> np.ndarray:
-    """(4,) float32 box around the mesh in the frame, clipped to it."""
-    return clipped(box_around(weak_to_frame_px(estimate.vertices_m, estimate.camera, estimate.frame_from_crop)), size_px)
-
-
-def _placement(track: Track, frame: Frame, trust: float = 1.0) -> Placement:
-    box = clipped(track.box_at(frame.time_s), frame.size_px)
-    return Placement(frame, track.track_id, box, track.score_at(frame.time_s), track.visibility_at(frame.time_s), trust)
-
-
-def with_joints(body: Body, vertices_m: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(B, V, 3) -> for each body vertices (V, 3) and joints (14, 3), float32, pelvis at 0 again: smoothing each vertex by itself
-    moves it a little.
-    """
-    import torch
-
-    pelvis_m = body.pelvis(torch.from_numpy(vertices_m)).numpy()
-    centred = (vertices_m - pelvis_m[:, None]).astype(np.float32)
-    return [(vertices, np.asarray(body.joint_regressor @ vertices, np.float32)) for vertices in centred]
-
-
-def _smoothed(
-    placement: Placement,
-    camera: np.ndarray,
-    posture: Posture,
-    joints_m: np.ndarray,
-    intrinsics: Intrinsics,
-) -> SmoothedMesh:
-    joints_px = project_pinhole(joints_m + posture.translation_m, intrinsics.focal_px, intrinsics.principal_px).astype(np.float32)
-    side = side_px(placement.box_px)
-    visibility = joint_visibility(joints_px, placement.frame.size_px, side, placement.landmark_visibility, placement.trust)
-    return SmoothedMesh(
-        track_id=placement.track_id, score=placement.score, box_px=placement.box_px, vertices_m=posture.vertices_m,
-        joints_m=joints_m, joints_px=joints_px, joint_visibility=visibility, camera=camera,
-        translation_m=posture.translation_m.astype(np.float32), rotmats=posture.rotmats, shape=posture.shape,
-    )  # fmt: skip

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from app.boxes import box_iou, center_px, side_px
+from app.boxes import box_iou, center_px, clipped, side_px
 from app.config import TrackConfig
-from app.types import Person
+from app.types import Frame, Person
 
 UNCONFIRMED = -1
 TENTATIVE_MISSES = 2
@@ -225,6 +225,12 @@ def without_duplicates(tracks: list[Track], time_s: float) -> list[Track]:
         if not covered or track.confirmed:
             kept.append(replace(track, lost=track.lost or covered))
     return sorted(kept, key=lambda track: track.key)
+
+
+def known_boxes(tracker: Tracker, frame: Frame) -> tuple[np.ndarray, ...]:
+    """Where everybody known is expected, within the frame; the detector zooms in there."""
+    boxes = (clipped(track.box_at(frame.time_s), frame.size_px) for track in tracker.tracks if track.confirmed)
+    return tuple(box for box in boxes if min(box[2:] - box[:2]) > 1)
 
 
 def _observation(time_s: float, person: Person) -> Observation:

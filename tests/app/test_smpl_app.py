@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 import app.jobs
 from app.config import LiveConfig
 from app.jobs import Engine, process_video
-from app.pipeline import in_frame
+from app.placing import in_frame
 from app.types import Intrinsics
 from core import load_estimator
 from core.bodies import load_body

@@ -1,0 +1,128 @@
+"""From an estimate to a person in the frame: camera space, smoothing, joints, visibility. What every pipeline shares."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from app.boxes import box_around, clipped, side_px
+from app.config import LiveConfig
+from app.smooth import MeshSmoother, Posture
+from app.track import Track
+from app.types import Frame, Intrinsics, SmoothedMesh
+from app.visibility import joint_visibility
+from core.bodies import Body
+from core.geometry import default_focal_px, project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
+from core.types import MeshEstimate, crop_center_px
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A person in a frame of a span, on the way to the network. trust falls from 1 to 0 while somebody is only followed."""
+
+    frame: Frame
+    track_id: int
+    box_px: np.ndarray
+    score: float
+    landmark_visibility: np.ndarray | None
+    trust: float = 1.0
+
+
+@dataclass
+class Clock:
+    """Milliseconds per stage, added up until they are taken."""
+
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, start_s: float) -> None:
+        """Count the time since `start_s` (time.perf_counter)."""
+        self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + (time.perf_counter() - start_s) * 1e3
+
+    def take(self, num_frames: int) -> dict[str, float]:
+        """The times so far, per frame; starts again at 0."""
+        taken, self.timings_ms = self.timings_ms, {}
+        return {stage: total_ms / num_frames for stage, total_ms in taken.items()}
+
+
+def place_people(
+    pairs: list[tuple[Placement, MeshEstimate]], smoother: MeshSmoother, body: Body, config: LiveConfig
+) -> list[tuple[int, SmoothedMesh]]:
+    """Camera space and smoothing, each person in order of time -> (frame index, mesh), by track id."""
+    if not pairs:
+        return []
+    pairs = sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id))
+    smoothed = []
+    for placement, estimate in pairs:
+        posture, _ = in_frame(estimate, intrinsics_of(placement.frame, config.focal_px), config.parametric)
+        smoothed.append(smoother(placement.track_id, posture, placement.frame.time_s))
+    bodies = with_joints(body, np.stack([posture.vertices_m for posture in smoothed]))
+    meshes = []
+    for (placement, estimate), posture, (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
+        centred = replace(posture, vertices_m=vertices_m)
+        mesh = smoothed_mesh(placement, estimate.camera, centred, joints_m, intrinsics_of(placement.frame, config.focal_px))
+        meshes.append((placement.frame.index, mesh))
+    return meshes
+
+
+def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:
+    """The frame's camera: its centre as the principal point; the focal length given, or else the frame's diagonal."""
+    width, height = frame.size_px
+    return Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))
+
+
+def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics, parametric: bool = False) -> tuple[Posture, np.ndarray]:
+    """The estimate before the frame's camera, in its axes, float32; and joints_m (14, 3). parametric: with the body's parameters.
+
+    The network speaks as if its camera looked straight at the crop, so what it says is turned by the angle between that
+    ray and the optical axis. The 14 joints stand for the mesh in the least squares of the translation.
+    """
+    rotation = rotation_towards(crop_center_px(estimate.frame_from_crop), intrinsics.focal_px, intrinsics.principal_px)
+    translation_m = translation_from_weak_camera(
+        estimate.joints_m, estimate.camera, estimate.frame_from_crop, intrinsics.focal_px, intrinsics.principal_px, rotation
+    )
+    turn = rotation.T.astype(np.float32)
+    posture = Posture(estimate.vertices_m @ turn, translation_m)
+    if parametric and estimate.rotmats is not None:
+        root = rotation.astype(np.float32) @ estimate.rotmats[:1]
+        posture = replace(posture, rotmats=np.concatenate([root, estimate.rotmats[1:]]), shape=estimate.shape)
+    return posture, estimate.joints_m @ turn
+
+
+def mesh_box_px(estimate: MeshEstimate, size_px: tuple[int, int]) -> np.ndarray:
+    """(4,) float32 box around the mesh in the frame, clipped to it."""
+    return clipped(box_around(weak_to_frame_px(estimate.vertices_m, estimate.camera, estimate.frame_from_crop)), size_px)
+
+
+def placement_of(track: Track, frame: Frame, trust: float = 1.0) -> Placement:
+    """Where a track is expected at the frame's time, within the frame."""
+    box = clipped(track.box_at(frame.time_s), frame.size_px)
+    return Placement(frame, track.track_id, box, track.score_at(frame.time_s), track.visibility_at(frame.time_s), trust)
+
+
+def with_joints(body: Body, vertices_m: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(B, V, 3) -> for each body vertices (V, 3) and joints (14, 3), float32, pelvis at 0 again: smoothing each vertex by itself
+    moves it a little.
+    """
+    import torch
+
+    pelvis_m = body.pelvis(torch.from_numpy(vertices_m)).numpy()
+    centred = (vertices_m - pelvis_m[:, None]).astype(np.float32)
+    return [(vertices, np.asarray(body.joint_regressor @ vertices, np.float32)) for vertices in centred]
+
+
+def smoothed_mesh(
+    placement: Placement,
+    camera: np.ndarray,
+    posture: Posture,
+    joints_m: np.ndarray,
+    intrinsics: Intrinsics,
+) -> SmoothedMesh:
+    """A smoothed posture with what the sinks need beside it."""
+    joints_px = project_pinhole(joints_m + posture.translation_m, intrinsics.focal_px, intrinsics.principal_px).astype(np.float32)
+    side = side_px(placement.box_px)
+    visibility = joint_visibility(joints_px, placement.frame.size_px, side, placement.landmark_visibility, placement.trust)
+    return SmoothedMesh(
+        track_id=placement.track_id, score=placement.score, box_px=placement.box_px, vertices_m=posture.vertices_m,
+        joints_m=joints_m, joints_px=joints_px, joint_visibility=visibility, camera=camera,
+        translation_m=posture.translation_m.astype(np.float32), rotmats=posture.rotmats, shape=posture.shape,
+    )  # fmt: skip
