@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
 from app.export import PICTURE_SINKS, Parameters, Recording, SinkGroup
 from app.pipeline import VideoPipeline, scene_of_picture
+from app.progress import Cancelled, MakeProgress, ProgressBar
 from app.render import vertex_joint_weights
 from app.sources import ImageSource, VideoSource, read_picture
 from app.threads import ReadAhead, WriteBehind
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 DETECTOR_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "pose_landmarker.task"
 QUEUE_BYTES = 64 * 2**20
 MAX_QUEUE = 32
-PROGRESS_S = 5.0
 NO_FACES = "the body's faces are not known, so skeletons are drawn instead of meshes; they come with an SMPL model"
 DETECTOR_SPARE = 4
 """The detector may report this many more people than are shown, so that a stranger never displaces somebody known."""
@@ -44,6 +42,7 @@ class Engine:
     estimator: MeshEstimator
     detector: Detector
     config: LiveConfig
+    make_progress: MakeProgress = ProgressBar
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def run_pictures(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
     if not pictures:
         return report
     with open_engine(config) as engine:
-        progress = Progress("pictures", len(pictures))
+        progress = engine.make_progress("pictures", len(pictures))
         for path, target in zip(pictures, result_folders(pictures, folder), strict=True):
             _attempt(report, path, lambda path=path, target=target: process_picture(path, target, engine))
             progress.update()
@@ -117,7 +116,7 @@ def _attempt(report: Report, path: Path, work: Callable[[], str]) -> None:
 
 
 def process_video(path: Path, folder: Path, engine: Engine) -> str:
-    """One video into `folder`; returns the line to print. Ctrl-C and errors leave what is done, marked as not complete."""
+    """One video into `folder`; returns the line to print. Ctrl-C, Cancelled and errors leave what is done, marked as not complete."""
     finished = already_done(folder, engine)
     if finished:
         return f"{path}: {finished}"
@@ -144,7 +143,7 @@ def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, setting
     """
     capacity = queue_capacity(source.size_px)
     pipeline = VideoPipeline(engine.detector, engine.estimator, engine.config)
-    progress = Progress(source.path.name, source.expected_frames)
+    progress = engine.make_progress(source.path.name, source.expected_frames)
     num_frames, people = 0, set()
     try:
         with WriteBehind(sinks.write, capacity) as write, ReadAhead(source, capacity) as frames:
@@ -154,7 +153,7 @@ def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, setting
                 people |= {mesh.track_id for mesh in scene.meshes}
                 progress.update()
         settings["state"] = "complete"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Cancelled):
         settings["state"] = "interrupted"
         sinks.warn(f"interrupted after {num_frames} of {source.expected_frames or 'an unknown number of'} frames")
         raise
@@ -251,30 +250,6 @@ def _joint_weights(body: Body) -> np.ndarray:
     if template_m is None:
         return np.full((body.levels.sizes[2], len(body.joint_names)), 1 / len(body.joint_names), np.float32)
     return vertex_joint_weights(template_m, np.asarray(body.joint_regressor @ template_m))
-
-
-class Progress:
-    """A bar with frames and rate on a terminal; elsewhere a line of log now and then."""
-
-    def __init__(self, name: str, total: int | None) -> None:
-        self._name, self._total, self._count = name, total, 0
-        self._start_s = self._said_s = time.perf_counter()
-        self._bar = tqdm(total=total, desc=name, unit="frame", leave=False) if sys.stderr.isatty() else None
-
-    def update(self) -> None:
-        """One more."""
-        self._count += 1
-        if self._bar is not None:
-            self._bar.update()
-        elif time.perf_counter() - self._said_s > PROGRESS_S:
-            self._said_s = time.perf_counter()
-            rate = self._count / (self._said_s - self._start_s)
-            log.info("%s: %d of %s frames, %.1f frames/s", self._name, self._count, self._total or "?", rate)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _people(count: int) -> str:

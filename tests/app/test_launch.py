@@ -16,6 +16,7 @@ import app.jobs
 import launch
 from app.config import LiveConfig
 from app.jobs import Engine, process_video, result_folders, run_videos
+from app.progress import Cancelled
 from tests.app.fakes import RectangleDetector, TubeEstimator
 from tests.app.media import write_video
 
@@ -149,6 +150,29 @@ def test_a_failing_model_keeps_its_traceback_and_the_results_so_far(clip: Path, 
     with np.load(tmp_path / "out" / "meshes.npz") as rows:
         assert len(rows["frame_index"]) > 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["state"] == "failed"
+
+
+def test_a_cancelled_job_keeps_what_was_done_and_says_so(tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", times_s=[i / 30 for i in range(60)])
+
+    class StopAfterTen:
+        def __init__(self, name, total):
+            assert (name, total) == ("clip.mp4", 60)
+            self.count, self.closed = 0, False
+
+        def update(self):
+            self.count += 1
+            if self.count == 10:
+                raise Cancelled
+
+        def close(self):
+            self.closed = True
+
+    with pytest.raises(Cancelled):
+        process_video(clip, tmp_path / "out", Engine(TubeEstimator(), RectangleDetector(), LiveConfig(), StopAfterTen))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["settings"]["state"] == "interrupted"
+    assert summary["frames"] == 10 and "interrupted after 10 of 60 frames" in summary["warnings"]
 
 
 def test_bad_inputs_are_reported_and_the_others_done(
