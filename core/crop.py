@@ -36,7 +36,7 @@ def crop_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE
     zoom = side_px / CROP_SIZE_PX
     corner_px = center_px - side_px / 2
     frame_from_crop = np.array([[zoom, 0.0, corner_px[0]], [0.0, zoom, corner_px[1]]])
-    return PersonCrop(_sample(image, zoom, corner_px), frame_from_crop)
+    return PersonCrop(sample_crop(image, frame_from_crop), frame_from_crop)
 
 
 def check_image(image: np.ndarray) -> None:
@@ -46,17 +46,20 @@ def check_image(image: np.ndarray) -> None:
         raise InputError(f"image: got {got}, expected a uint8 RGB array of shape (H, W, 3) with at least one pixel")
 
 
-def _sample(image: np.ndarray, zoom: float, corner_px: np.ndarray) -> np.ndarray:
-    """(224, 224, 3): bilinear samples of the crop; `zoom` frame pixels per crop pixel, `corner_px` its top left corner.
+def sample_crop(image: np.ndarray, frame_from_crop: np.ndarray) -> np.ndarray:
+    """(224, 224, 3): bilinear samples of the square that a similarity (2, 3) places in the picture: moved, scaled, turned, mirrored.
 
     Where the picture shrinks, an area average brings it near the crop's scale first, or thin things would alias.
     """
     import cv2
 
     height_px, width_px = image.shape[:2]
+    linear, shift_px = frame_from_crop[:, :2], frame_from_crop[:, 2]
+    zoom = float(np.hypot(*linear[:, 0]))  # frame pixels per crop pixel
+    corners_px = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * CROP_SIZE_PX @ linear.T + shift_px
     margin_px = 2 * max(zoom, 1.0)
-    low = np.floor(np.clip(corner_px - margin_px, 0, (width_px, height_px))).astype(int)
-    high = np.ceil(np.clip(corner_px + zoom * CROP_SIZE_PX + margin_px, 0, (width_px, height_px))).astype(int)
+    low = np.floor(np.clip(corners_px.min(0) - margin_px, 0, (width_px, height_px))).astype(int)
+    high = np.ceil(np.clip(corners_px.max(0) + margin_px, 0, (width_px, height_px))).astype(int)
     if (high <= low).any():
         return np.zeros((CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
     part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
@@ -65,8 +68,8 @@ def _sample(image: np.ndarray, zoom: float, corner_px: np.ndarray) -> np.ndarray
         size_px = np.maximum(np.round((high - low) / zoom), 1).astype(int)
         shrink = (high - low) / size_px
         part = cv2.resize(part, size_px.tolist(), interpolation=cv2.INTER_AREA)
-    # In centre-of-pixel indices, as OpenCV counts: index = (zoom * (crop index + 0.5) + corner - low) / shrink - 0.5
-    scale = zoom / shrink
-    shift = scale * 0.5 + (corner_px - low) / shrink - 0.5
-    part_from_crop = np.array([[scale[0], 0.0, shift[0]], [0.0, scale[1], shift[1]]])
+    # In centre-of-pixel indices, as OpenCV counts: index = (linear @ (crop index + 0.5) + shift - low) / shrink - 0.5
+    scale = linear / shrink[:, None]
+    offset = scale.sum(1) * 0.5 + (shift_px - low) / shrink - 0.5
+    part_from_crop = np.concatenate([scale, offset[:, None]], 1)
     return cv2.warpAffine(part, part_from_crop, (CROP_SIZE_PX, CROP_SIZE_PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)

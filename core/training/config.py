@@ -1,17 +1,12 @@
 """Settings of a training run: each default once, its help with the unit beside it. The command's flags are made from these fields."""
 
 import argparse
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core.errors import InputError
 from core.training.losses import LossWeights
-
-
-def setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with a default, its help text and, where it is one of few words, these words."""
-    return field(default=default, metadata={"help": text, "choices": choices})
+from core.training.settings import add_flags, setting
 
 
 @dataclass(frozen=True)
@@ -75,20 +70,6 @@ class RunFiles:
     def last(self) -> Path:
         """The averaged weights of the last validation."""
         return self.run / "last.safetensors"
-
-
-def add_flags(parser: argparse.ArgumentParser, config: type, prefix: str = "") -> None:
-    """One flag for each field of a config dataclass."""
-    for entry in fields(config):
-        flag = f"--{prefix}{entry.name.replace('_', '-')}"
-        text = f"{entry.metadata['help']} (default {entry.default})"
-        choices = entry.metadata.get("choices")
-        parser.add_argument(flag, type=type(entry.default), default=entry.default, choices=choices, help=text)
-
-
-def from_flags(options: argparse.Namespace, config: type, prefix: str = "") -> Any:
-    """The config that the flags of `add_flags` describe."""
-    return config(**{entry.name: getattr(options, f"{prefix}{entry.name}".replace("-", "_")) for entry in fields(config)})
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -27,11 +27,12 @@ from core.errors import InputError
 from core.training.attention import quick_attention
 from core.training.averages import EVERY_STEPS, AveragedWeights
 from core.training.batches import Batch, BatchStream, Cursor, FeatureNoise, People
-from core.training.config import RunFiles, TrainConfig, build_parser, from_flags
+from core.training.config import RunFiles, TrainConfig, build_parser
 from core.training.crew import Crew
 from core.training.features import best_precision, open_cache
 from core.training.losses import Criterion, LossWeights
 from core.training.parts import Parts, build_for_training
+from core.training.settings import from_flags
 from core.training.validation import Network, Validation
 
 log = logging.getLogger(__name__)

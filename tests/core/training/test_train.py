@@ -14,11 +14,12 @@ from core.training import train
 from core.training.attention import plan_blocks, quick_attention
 from core.training.averages import EVERY_STEPS, AveragedWeights
 from core.training.batches import Batch, BatchStream, Cursor, FeatureNoise, People
-from core.training.config import RunFiles, TrainConfig, build_parser, from_flags
+from core.training.config import RunFiles, TrainConfig, build_parser
 from core.training.crew import Crew
 from core.training.features import cache_features, open_cache
 from core.training.losses import LossWeights
 from core.training.parts import Parts
+from core.training.settings import from_flags
 from core.training.shards import list_shards
 from tests.core.training.toy_people import TINY, tiny_model, toy_parts, write_toy_shards
 from tests.toy import ToyBody
