@@ -63,6 +63,8 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
         parser.error("--video and --images need --out DIR, the folder for the results")
     if flags.check and flags.out is not None:
         parser.error("--check writes nothing; --out has no effect there")
+    if flags.record is not None and getattr(flags, "webcam", None) is None:
+        parser.error("--record saves live sessions; it needs --webcam")
     try:
         return LiveConfig(**{item.name: getattr(flags, item.name) for item in flag_fields()})
     except ValueError as error:

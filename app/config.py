@@ -69,6 +69,12 @@ class LiveConfig:
     max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
     focal_px: float | None = setting(None, "focal length in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
+    record: Path | None = setting(  # noqa: RUF009  as all settings
+        None, "with --webcam: save the session to this new file while it runs; --replay shows it again", type=Path, metavar="FILE.arrows"
+    )
+    record_pictures: bool = setting(
+        False, "with --record: keep the camera's pictures as well (about 2 MB/s at 640x480)", action="store_true"
+    )
     overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
     detect: DetectConfig = field(default_factory=DetectConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
@@ -77,6 +83,8 @@ class LiveConfig:
     def __post_init__(self) -> None:
         if self.max_people < 1:
             raise ValueError(f"--max-people: got {self.max_people}, expected 1 or more")
+        if self.record_pictures and self.record is None:
+            raise ValueError("--record-pictures: expected --record FILE beside it, the recording that the pictures go to")
         if self.focal_px is not None and not 1 <= self.focal_px < 1e6:
             raise ValueError(f"--focal-px: got {self.focal_px:g}, expected a focal length in pixels, 1 or more (about the frame's width)")
 

@@ -9,19 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
 from app.export import PICTURE_SINKS, Parameters, Recording, SinkGroup
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, ProgressBar
-from app.render import vertex_joint_weights
 from app.sources import ImageSource, VideoSource, read_picture
 from app.threads import ReadAhead, WriteBehind
 from app.types import Frame
+from app.visibility import body_joint_weights
 from core import load_estimator
-from core.bodies import Body
 from core.errors import InputError
 from core.estimator import MeshEstimator
 
@@ -241,15 +238,7 @@ def _recording(
     parameters = None
     if engine.config.parametric:
         parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
-    return Recording(folder, body.faces, _joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters)
-
-
-def _joint_weights(body: Body) -> np.ndarray:
-    """vertex_joint_weights of the body's rest mesh; even ones where it is not known (then there are no faces to draw either)."""
-    template_m = body.levels.template_m
-    if template_m is None:
-        return np.full((body.levels.sizes[2], len(body.joint_names)), 1 / len(body.joint_names), np.float32)
-    return vertex_joint_weights(template_m, np.asarray(body.joint_regressor @ template_m))
+    return Recording(folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters)
 
 
 def _people(count: int) -> str:

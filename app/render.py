@@ -20,8 +20,6 @@ AMBIENT = 0.35
 HIDDEN_BELOW, SHOWN_ABOVE = 0.3, 0.6
 """Joint visibility between which a body part fades in."""
 MIN_DRAWN_ALPHA = 0.03
-JOINT_BLEND_M = 0.03
-"""How gently the body passes from one joint's visibility to the next one's."""
 MARGIN_PX = 2
 
 _LAMP_BESIDE_CAMERA = np.array([-0.25, -0.45, 0.0], np.float32)
@@ -40,17 +38,6 @@ def track_color(track_id: int) -> tuple[int, int, int]:
         return _FIRST_COLORS[track_id]
     red, green, blue = colorsys.hsv_to_rgb((track_id * _GOLDEN_RATIO) % 1.0, 0.5, 0.9)
     return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def vertex_joint_weights(template_m: np.ndarray, joints_m: np.ndarray) -> np.ndarray:
-    """(V, 14) float32, rows sum to 1: how much each joint's visibility decides about a vertex.
-
-    template_m: (V, 3), joints_m: (14, 3), both of the body at rest. Nearly all weight lies on the nearest joint; half-way
-    between two joints both count, so that the edge of what is drawn fades.
-    """
-    distances_m = np.linalg.norm(template_m[:, None].astype(np.float32) - joints_m[None].astype(np.float32), axis=-1)
-    weights = np.exp(-(distances_m - distances_m.min(axis=1, keepdims=True)) / JOINT_BLEND_M)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -172,8 +159,9 @@ def _overlapping(placed: list[_Placed]) -> list[list[_Placed]]:
     """Groups of people whose boxes touch, directly or through others: each group shares one depth buffer."""
     groups: list[list[_Placed]] = []
     for item in placed:
-        touching = [group for group in groups if any(_touch(item.box_px, other.box_px) for other in group)]
-        groups = [group for group in groups if group not in touching] + [[item, *(other for group in touching for other in group)]]
+        touching = [any(_touch(item.box_px, other.box_px) for other in group) for group in groups]
+        joined = [other for group, touches in zip(groups, touching, strict=True) if touches for other in group]
+        groups = [group for group, touches in zip(groups, touching, strict=True) if not touches] + [[item, *joined]]
     return groups
 
 

@@ -1,11 +1,19 @@
 """How far each joint can be seen: in the picture at all, and by the detector's evidence."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from core.bodies import Body
 
 MARGIN_SIDES = 0.03
 """Width of the ramp at the frame's edge, in box sides: half of it inside, half outside."""
 HIDDEN_BELOW, SEEN_ABOVE = 0.1, 0.5
 """Detector's visibility below which a joint counts as hidden, above which as seen."""
+
+JOINT_BLEND_M = 0.03
+"""How gently the body passes from one joint's visibility to the next one's."""
 
 
 def visibility_in_frame(joints_px: np.ndarray, size_px: tuple[int, int], side_px: float) -> np.ndarray:
@@ -27,3 +35,22 @@ def joint_visibility(
 ) -> np.ndarray:
     """(14,) float32 0..1: in the frame, seen by the detector, and `trust` (falls while somebody is only followed)."""
     return (visibility_in_frame(joints_px, size_px, side_px) * evidence(landmark_visibility) * trust).astype(np.float32)
+
+
+def vertex_joint_weights(template_m: np.ndarray, joints_m: np.ndarray) -> np.ndarray:
+    """(V, 14) float32, rows sum to 1: how much each joint's visibility decides about a vertex.
+
+    template_m: (V, 3), joints_m: (14, 3), both of the body at rest. Nearly all weight lies on the nearest joint; half-way
+    between two joints both count, so that the edge of what is drawn fades.
+    """
+    distances_m = np.linalg.norm(template_m[:, None].astype(np.float32) - joints_m[None].astype(np.float32), axis=-1)
+    weights = np.exp(-(distances_m - distances_m.min(axis=1, keepdims=True)) / JOINT_BLEND_M)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def body_joint_weights(body: "Body") -> np.ndarray:
+    """vertex_joint_weights of the body's rest mesh; even ones where it is not known (then there are no faces to draw either)."""
+    template_m = body.levels.template_m
+    if template_m is None:
+        return np.full((body.levels.sizes[2], len(body.joint_names)), 1 / len(body.joint_names), np.float32)
+    return vertex_joint_weights(template_m, np.asarray(body.joint_regressor @ template_m))

@@ -37,7 +37,7 @@ class Recording:
     """What the sinks know before the first scene.
 
     folder: where the files go; made when missing
-    faces: (F, 3) int32, F = 0 where unknown    vertex_joint_weights: (V, 14) float32, see render.vertex_joint_weights
+    faces: (F, 3) int32, F = 0 where unknown    vertex_joint_weights: (V, 14) float32, see visibility.vertex_joint_weights
     body: "anny" or "smpl"
     size_px: width, height of the input        fps: its average rate
     source: the input file (its sound goes into the overlay), None when there is none

@@ -19,11 +19,14 @@ def test_flags_are_those_of_the_contract() -> None:
     names = {item.name for item in flag_fields()}
     assert names == {
         "checkpoint", "body", "mesh_dir", "parametric", "device", "precision", "max_people", "smoothing", "focal_px", "overwrite",
+        "record", "record_pictures",
     }  # fmt: skip
     assert LiveConfig(**{item.name: default_of(item) for item in flag_fields()}) == LiveConfig()
 
 
-@pytest.mark.parametrize("bad", [{"max_people": 0}, {"focal_px": 0.0}, {"focal_px": -5.0}, {"focal_px": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"max_people": 0}, {"focal_px": 0.0}, {"focal_px": -5.0}, {"focal_px": float("nan")}, {"record_pictures": True}]
+)
 def test_bad_values_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         LiveConfig(**bad)

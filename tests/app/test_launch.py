@@ -55,6 +55,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 @pytest.mark.parametrize("arguments", [
     (), ("--video",), ("--video", "a.mp4"), ("--images", "a.jpg"), ("--bogus",), ("--demo", "--check"), ("--check", "--out", "x"),
     ("--demo", "--max-people", "0"), ("--demo", "--focal-px", "-3"), ("--demo", "--device", "tpu"), ("--demo", "--smoothing", "kalman"),
+    ("--demo", "--record", "x.arrows"), ("--demo", "--record-pictures"),
 ])  # fmt: skip
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, out, err = outcome(capsys, *arguments)
