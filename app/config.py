@@ -89,9 +89,36 @@ class LiveConfig:
             raise ValueError(f"--focal-px: got {self.focal_px:g}, expected a focal length in pixels, 1 or more (about the frame's width)")
 
 
-def flag_fields() -> list[Field]:
-    """The fields of LiveConfig that are flags."""
-    return [item for item in fields(LiveConfig) if item.metadata.get("flag")]
+@dataclass(frozen=True)
+class PageConfig:
+    """The browser page: where it listens, who may in, how much it takes."""
+
+    host: str = setting("127.0.0.1", "address the page listens at; 0.0.0.0 lets other machines in, then give --auth too", metavar="ADDRESS")
+    port: int = setting(7860, "port of the page; 0 takes a free one", type=int, metavar="N")
+    auth: str | None = setting(None, "ask visitors of the page for this name and password", metavar="USER:PASSWORD")
+    max_upload_mb: int = setting(512, "largest file that the page takes, megabytes", type=int, metavar="MB")
+    max_video_s: int = setting(600, "longest video that the page takes, seconds", type=int, metavar="S")
+    max_side_px: int = setting(8192, "widest or tallest video or picture that the page takes, pixels")
+    max_files: int = setting(24, "files that one visitor may have waiting for a job")
+    max_waiting: int = setting(4, "jobs that may wait for the one that runs")
+    max_live: int = setting(2, "live cameras at once")
+    max_visitors: int = setting(200, "visitors at once")
+    keep_s: float = setting(3600.0, "how long results are kept while their visitor stays, seconds")
+    keep_after_leaving_s: float = setting(30.0, "the same after the visitor closed the page, seconds")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port: got {self.port}, expected 0 to 65535")
+        if self.auth is not None and not all(self.auth.partition(":")):
+            raise ValueError("--auth: expected USER:PASSWORD, a name and a password with a colon between, neither of them empty")
+        for name in ("max_upload_mb", "max_video_s"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected 1 or more")
+
+
+def flag_fields(config: type = LiveConfig) -> list[Field]:
+    """The fields of LiveConfig or PageConfig that are flags."""
+    return [item for item in fields(config) if item.metadata.get("flag")]
 
 
 def default_of(item: Field) -> Any:

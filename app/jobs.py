@@ -60,16 +60,35 @@ class Report:
     failed: list[str] = field(default_factory=list)
 
 
-@contextmanager
-def open_engine(config: LiveConfig) -> Iterator[Engine]:
-    """Load the network and the detector. Raises InputError when one is missing, damaged or does not fit the flags."""
+def open_estimator(config: LiveConfig) -> MeshEstimator:
+    """Load the network. Raises InputError when it is missing, damaged or does not fit the flags."""
     estimator = load_estimator(config.checkpoint, config.device, config.precision, config.mesh_dir)
+    check_fits(estimator, config)
+    return estimator
+
+
+def check_fits(estimator: MeshEstimator, config: LiveConfig) -> None:
+    """Raises InputError when the network does not fit the flags."""
     if config.body not in ("auto", estimator.body.name):
         raise InputError(f"--body {config.body}: the checkpoint {config.checkpoint!r} is for {estimator.body.name}; use --body auto")
     if config.parametric and not estimator.config.parametric:
         raise InputError(f"--parametric: the checkpoint {config.checkpoint!r} has no parameter regressor; leave it out")
+
+
+def open_detector(config: LiveConfig) -> Detector:
+    """Load the person detector; to be closed. Raises InputError when its model is missing or damaged."""
     make = DETECTORS["pose-landmarker"]
-    with closing(make(DETECTOR_MODEL, config.max_people + DETECTOR_SPARE, config.detect.min_confidence)) as detector:
+    return make(DETECTOR_MODEL, config.max_people + DETECTOR_SPARE, config.detect.min_confidence)
+
+
+@contextmanager
+def open_engine(config: LiveConfig, estimator: MeshEstimator | None = None) -> Iterator[Engine]:
+    """The network, loaded now unless it is given, and the detector. Raises InputError when one is missing or does not fit the flags."""
+    if estimator is None:
+        estimator = open_estimator(config)
+    else:
+        check_fits(estimator, config)
+    with closing(open_detector(config)) as detector:
         yield Engine(estimator, detector, config)
 
 
