@@ -1,4 +1,4 @@
-"""Two helpers for work beside the main thread: reading ahead and writing behind. Errors always come back to the main thread."""
+"""Helpers for work beside the main thread: reading ahead, writing behind, the newest of a stream. Errors come back to the main thread."""
 
 import queue
 import threading
@@ -114,3 +114,38 @@ class WriteBehind(Generic[T]):
                 self._write(item)
             except Exception as problem:  # noqa: BLE001 - raised again in the main thread
                 self._error, self._failed = problem, True
+
+
+class Mailbox(Generic[T]):
+    """One place between two threads; the newest item wins, so that whoever takes is never behind."""
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._item: T | None = None
+        self._closed = False
+
+    def put(self, item: T) -> bool:
+        """Replace what was not taken yet; True when something was thrown away for it."""
+        with self._news:
+            replaced, self._item = self._item is not None, item
+            self._news.notify()
+            return replaced
+
+    def take(self, timeout_s: float | None = None) -> T | None:
+        """The newest item, taken out; None when there is none within the time or the mailbox was closed empty."""
+        with self._news:
+            self._news.wait_for(lambda: self._item is not None or self._closed, timeout_s)
+            item, self._item = self._item, None
+            return item
+
+    def close(self) -> None:
+        """Nothing more will come: whoever waits is let go."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`, when the last item is taken."""
+        with self._news:
+            return self._closed and self._item is None

@@ -144,9 +144,11 @@ class Tracker:
         self._tracks = tuple(self._confirm(tracks, num_shown))
 
     def follow(self, key: int, time_s: float, box_px: np.ndarray) -> None:
-        """Move somebody whom the detector did not look for to where their own mesh is."""
+        """Move somebody whom the detector did not look for to where their own mesh is; what it last said of their joints holds."""
         self._tracks = tuple(
-            track.with_observation(Observation(time_s, box_px, track.last.score, seen=False)) if track.key == key else track
+            track.with_observation(Observation(time_s, box_px, track.last.score, track.visibility_at(time_s), seen=False))
+            if track.key == key
+            else track
             for track in self._tracks
         )
 

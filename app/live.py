@@ -1,0 +1,301 @@
+"""Frame -> Scene as it happens: the counterpart of app.pipeline for cameras, which knows no future.
+
+The detector looks on a stride, at once after a loss or a cut, and when something moves where nobody is known. In between,
+each person's box follows from their own mesh, as it lay in the detector's box when that looked last.
+"""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from app.boxes import box_iou, clipped, side_px
+from app.config import LiveConfig
+from app.detect import MIN_BOX_PX, Detector, tiles
+from app.governor import Plan
+from app.pipeline import MIN_FOLLOW_IOU, Estimator
+from app.placing import Clock, Placement, intrinsics_of, mesh_box_px, place_people, placement_of
+from app.smooth import MeshSmoother
+from app.spans import THUMBNAIL_PX, is_cut, thumbnail
+from app.track import Track, Tracker, known_boxes
+from app.types import Frame, Person, Scene
+from core.bodies import Body
+from core.types import MeshEstimate, PersonCrop
+
+LONGEST_LOOK_S = 1.0
+"""The detector looks at least this often, however long its stride is."""
+SOONEST_LOOK_FRAMES = 3
+"""Frames between two looks at somebody missed, or at something that moves."""
+SEARCH_S = 1.0
+"""Time between two searches of the whole frame for small people while nobody is known."""
+LONGEST_STEP_S = 1.0
+"""A longer gap between two frames (a camera that was away) counts as this for the tracks: people keep their ids."""
+ENTERED_DIFFERENCE, ENTERED_CELLS = 25.0, 12
+"""Grey levels by which a cell of the thumbnail must differ from the last look's, and cells outside of known people that must."""
+BOX_MARGIN = 0.15
+SAME_IOU = 0.3
+LOOK_WEIGHT = 0.5
+"""How far a look moves the box of somebody who is followed: one that jumps makes the network's answer jump."""
+BLENDED_IOU = 0.5
+
+
+class SharedEstimator:
+    """One network for several threads: they take turns."""
+
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator, self._turn = estimator, threading.Lock()
+        self.body: Body = estimator.body
+
+    @property
+    def faces(self) -> np.ndarray:
+        """(F, 3) int32."""
+        return self.body.faces
+
+    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
+        """As the estimator's; needs no turn."""
+        return self._estimator.crop(image, box_px)
+
+    def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
+        """As the estimator's, one caller at a time."""
+        with self._turn:
+            return self._estimator.from_crops(crops)
+
+
+class LivePipeline:
+    """Turns one camera's frames into scenes, in order of time. One per camera or browser; it remembers people.
+
+    The detector is this pipeline's alone, the estimator may be a SharedEstimator. Not to be called from two threads at once.
+    """
+
+    def __init__(self, estimator: Estimator, detector: Detector, config: LiveConfig) -> None:
+        self._estimator, self._detector, self._config = estimator, detector, config
+        self._tracker = Tracker(config.track, config.max_people)
+        self._smoother = MeshSmoother(config.smoothing, config.smooth)
+        self._clock = Clock()
+        self._people = _Followed()
+        self._looks = _Looks()
+        self._last: Frame | None = None
+        self._mark: np.ndarray | None = None
+        self._skipped_s = 0.0
+
+    def process(self, frame: Frame, plan: Plan | None = None) -> Scene:
+        """Everybody in the frame. `timings_ms`: detect (0 when it did not look), track, crop, estimate, smooth, total.
+
+        Frames must come in order of time_s; plan: how often the detector may look.
+        """
+        start_s = time.perf_counter()
+        plan = plan or Plan()
+        timely = self._begin(frame)
+        self._people.found = set()
+        if self._looks.due(timely, self._mark, self._known(timely), plan):
+            self._look(timely, plan)
+        pairs = self._estimate(timely)
+        smooth_s = time.perf_counter()
+        placed = [(replace(placement, frame=frame), estimate) for placement, estimate in pairs]  # filters want the true times
+        meshes = place_people(placed, self._smoother, self._estimator.body, self._config)
+        self._smoother.forget_before(frame.time_s)
+        self._clock.add("smooth", smooth_s)
+        self._clock.add("total", start_s)
+        timings_ms = {"detect": 0.0} | self._clock.take(1)
+        return Scene(frame, intrinsics_of(frame, self._config.focal_px), tuple(mesh for _, mesh in meshes), timings_ms)
+
+    def reset(self) -> None:
+        """Forget everybody: another scene. Ids are not used again."""
+        self._tracker.reset()
+        self._smoother.reset()
+        self._people = _Followed()
+        self._looks = _Looks()
+
+    def close(self) -> None:
+        """Close the detector."""
+        self._detector.close()
+
+    def _begin(self, frame: Frame) -> Frame:
+        """Notice cuts and gaps; returns the frame at the tracks' time, in which long gaps are short."""
+        mark = thumbnail(frame.image)
+        gap_s = 0.0 if self._last is None else frame.time_s - self._last.time_s
+        same_size = self._last is None or self._last.size_px == frame.size_px
+        away = gap_s > LONGEST_STEP_S
+        if not same_size or (self._mark is not None and not away and is_cut(self._mark, mark)):
+            self.reset()
+        if away:
+            self._skipped_s += gap_s - LONGEST_STEP_S
+            self._looks.soon = True
+        self._last, self._mark = frame, mark
+        return replace(frame, time_s=frame.time_s - self._skipped_s)
+
+    def _known(self, frame: Frame) -> tuple[np.ndarray, ...]:
+        return known_boxes(self._tracker, frame)
+
+    def _look(self, frame: Frame, plan: Plan) -> None:
+        start_s = time.perf_counter()
+        known = self._known(frame)
+        thorough = not known and frame.time_s - self._looks.searched_s >= SEARCH_S
+        people = self._detector.detect(frame.image, (*known, *self._looks.candidates), thorough=thorough)
+        candidates: tuple[np.ndarray, ...] = ()
+        if known and plan.detect_stride <= Plan().detect_stride:
+            candidates = self._search_one_tile(frame, people)
+        self._clock.add("detect", start_s)
+        start_s = time.perf_counter()
+        expected = {track.key: track.box_at(frame.time_s) for track in self._tracker.tracks if self._people.knows(track.key)}
+        self._tracker.update(frame.time_s, people)
+        self._people.found = {track.key for track in self._tracker.tracks if track.last_seen_s == frame.time_s}
+        for track in self._tracker.tracks:
+            if track.key in expected and track.key in self._people.found:
+                self._blend(track, expected[track.key], frame)
+        trial = any(not track.confirmed and not track.misses for track in self._tracker.tracks)
+        missed = any(track.confirmed and track.misses and not track.lost for track in self._tracker.tracks)
+        self._looks.looked(frame, self._mark, candidates, thorough, trial, missed)
+        self._clock.add("track", start_s)
+
+    def _blend(self, track: Track, expected_px: np.ndarray, frame: Frame) -> None:
+        """Let the box of somebody followed drift towards the detector's, where the two agree."""
+        found_px = track.box_at(frame.time_s)
+        if box_iou(found_px[None], expected_px[None])[0, 0] > BLENDED_IOU:
+            blended = (expected_px + LOOK_WEIGHT * (found_px - expected_px)).astype(np.float32)
+            self._tracker.follow(track.key, frame.time_s, blended)
+
+    def _search_one_tile(self, frame: Frame, people: list[Person]) -> tuple[np.ndarray, ...]:
+        """Boxes of small people in the next tile, to be zoomed into by the next look: a whole search would stop the picture."""
+        width, height = frame.size_px
+        all_tiles = tiles(width, height, 2)
+        x0, y0, x1, y1 = all_tiles[self._looks.next_tile() % len(all_tiles)]
+        shift = np.array([x0, y0, x0, y0], np.float32)
+        boxes = [person.box_px + shift for person in self._detector.detect(frame.image[y0:y1, x0:x1])]
+        known = np.array([person.box_px for person in people], np.float32).reshape(-1, 4)
+        return tuple(box for box in boxes if not len(known) or _covered(box, known) < SAME_IOU)
+
+    def _estimate(self, frame: Frame) -> list[tuple[Placement, MeshEstimate]]:
+        """Crop and estimate everybody present, and move their tracks to where their meshes are."""
+        start_s = time.perf_counter()
+        present: list[tuple[Track, Placement]] = []
+        for track in self._tracker.tracks:
+            trust = self._people.trust(track, frame.time_s, self._config.track.hold_s)
+            placement = placement_of(track, frame, trust) if track.confirmed and not track.lost else None
+            if placement is None:
+                continue
+            if trust > 0 and side_px(placement.box_px) >= MIN_BOX_PX and min(placement.box_px[2:] - placement.box_px[:2]) > 1:
+                present.append((track, placement))
+            else:
+                self._lose(track)
+        crops = [self._estimator.crop(frame.image, placement.box_px) for _, placement in present]
+        self._clock.add("crop", start_s)
+        start_s = time.perf_counter()
+        estimates = self._estimator.from_crops(crops) if crops else []
+        self._clock.add("estimate", start_s)
+        pairs = []
+        for (track, placement), estimate in zip(present, estimates, strict=True):
+            if self._follow(track, placement, estimate):
+                pairs.append((placement, estimate))
+        return pairs
+
+    def _follow(self, track: Track, placement: Placement, estimate: MeshEstimate) -> bool:
+        """Move a track with its mesh; False when the mesh no longer lies where the person should be."""
+        frame = placement.frame
+        mesh_px = mesh_box_px(estimate, frame.size_px)
+        if track.key in self._people.found:
+            self._people.anchor(track.key, placement.box_px - mesh_px)
+            return True
+        if box_iou(mesh_px[None], placement.box_px[None])[0, 0] < MIN_FOLLOW_IOU:
+            self._lose(track)
+            return False
+        box = clipped(mesh_px + self._people.offset(track.key), frame.size_px)
+        self._tracker.follow(track.key, frame.time_s, box)
+        return True
+
+    def _lose(self, track: Track) -> None:
+        self._tracker.lose(track.key)
+        self._people.forget(track.key)
+        self._looks.soon = True
+
+
+class _Followed:
+    """What is remembered of people between two looks: the offset between box and mesh, and since when they are missed.
+
+    found: keys of the tracks that a look found in this very frame
+    """
+
+    def __init__(self) -> None:
+        self.found: set[int] = set()
+        self._offsets: dict[int, np.ndarray] = {}
+        self._missed_since_s: dict[int, float] = {}
+
+    def anchor(self, key: int, offset_px: np.ndarray) -> None:
+        """The detector's box minus the mesh's (4,)."""
+        self._offsets[key] = offset_px.astype(np.float32)
+
+    def knows(self, key: int) -> bool:
+        """Whether somebody is being followed."""
+        return key in self._offsets
+
+    def offset(self, key: int) -> np.ndarray:
+        """(4,) float32 pixels; 0 for somebody without a look."""
+        return self._offsets.get(key, np.zeros(4, np.float32))
+
+    def trust(self, track: Track, time_s: float, hold_s: float) -> float:
+        """1 until a look misses somebody, then falling to 0 within hold_s."""
+        if not track.misses:
+            self._missed_since_s.pop(track.key, None)
+            return 1.0
+        since_s = self._missed_since_s.setdefault(track.key, time_s)
+        return float(np.clip(1 - (time_s - since_s) / max(hold_s, 1e-6), 0, 1))
+
+    def forget(self, key: int) -> None:
+        """Somebody lost."""
+        self._offsets.pop(key, None)
+        self._missed_since_s.pop(key, None)
+
+
+class _Looks:
+    """When the detector looked, and whether it should again."""
+
+    def __init__(self) -> None:
+        self.soon, self.searched_s = True, -1e9
+        self.candidates: tuple[np.ndarray, ...] = ()
+        self._missed = False
+        self._num_frames, self._time_s = 0, -1e9
+        self._mark: np.ndarray | None = None
+        self._tile = 0
+
+    def due(self, frame: Frame, mark: np.ndarray | None, known_px: tuple[np.ndarray, ...], plan: Plan) -> bool:
+        """Called once a frame."""
+        self._num_frames += 1
+        if self.soon or self._num_frames >= plan.detect_stride or frame.time_s - self._time_s >= LONGEST_LOOK_S:
+            return True
+        if self._num_frames < SOONEST_LOOK_FRAMES * max(1, plan.detect_stride // Plan().detect_stride):
+            return False
+        return self._missed or self._something_entered(frame, mark, known_px)
+
+    def looked(
+        self, frame: Frame, mark: np.ndarray | None, candidates: tuple[np.ndarray, ...], thorough: bool, trial: bool, missed: bool
+    ) -> None:
+        """trial: somebody new must be found once more; missed: somebody known was not found."""
+        self.soon, self._missed, self.candidates = trial or bool(candidates), missed, candidates
+        self.searched_s = frame.time_s if thorough else self.searched_s
+        self._num_frames, self._time_s, self._mark = 0, frame.time_s, mark
+
+    def next_tile(self) -> int:
+        """A number that grows with each tile searched."""
+        self._tile += 1
+        return self._tile
+
+    def _something_entered(self, frame: Frame, mark: np.ndarray | None, known_px: tuple[np.ndarray, ...]) -> bool:
+        """Whether the picture changed since the last look where nobody is known."""
+        if mark is None or self._mark is None:
+            return False
+        changed = np.abs(mark - self._mark).max(axis=2) > ENTERED_DIFFERENCE
+        cells = np.array(THUMBNAIL_PX) / frame.size_px
+        for box in known_px:
+            margin = BOX_MARGIN * side_px(box)
+            x0, y0 = np.maximum(np.floor((box[:2] - margin) * cells), 0).astype(int)
+            x1, y1 = np.ceil((box[2:] + margin) * cells).astype(int)
+            changed[y0:y1, x0:x1] = False
+        return int(changed.sum()) >= ENTERED_CELLS
+
+
+def _covered(box_px: np.ndarray, others_px: np.ndarray) -> float:
+    """Largest share of a box (4,) that lies in one of the others (N, 4)."""
+    low, high = np.maximum(box_px[:2], others_px[:, :2]), np.minimum(box_px[2:], others_px[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    return float(shared.max() / max(float(np.prod(box_px[2:] - box_px[:2])), 1e-9))
