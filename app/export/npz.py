@@ -7,6 +7,8 @@ neither memory nor a second copy on disk grows with the length of the video.
 
 import errno
 import io
+import math
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -167,6 +169,31 @@ class NpzSink(ClosingSink):
             "image_size_px": np.array(self._recording.size_px, np.int32), "fps": np.float64(self._recording.fps),
             "faces": self._recording.faces, "joint_names": np.array(JOINT_NAMES), "body": np.array(self._recording.body),
         }  # fmt: skip
+
+
+def map_rows(path: Path, name: str) -> np.ndarray:
+    """An array of an .npz, read only where it is looked at if it lies there as NpzSink leaves it: not compressed.
+
+    Raises OSError when the file cannot be read, KeyError when it has no such array.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{name}.npy")
+        with archive.open(entry) as member:
+            version = np.lib.format.read_magic(member)
+            if entry.compress_type == zipfile.ZIP_STORED and version == (1, 0):
+                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
+                start = _data_start(path, entry) + member.tell()
+                if math.prod(shape):
+                    return np.memmap(path, dtype, "r", start, shape, "F" if fortran_order else "C")
+    with np.load(path, allow_pickle=False) as file:
+        return file[name]
+
+
+def _data_start(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's bytes begin: behind its local header of 30 bytes, its name and its extra field (PKWARE's APPNOTE, 4.3.7)."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + 26)
+        return entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
 def row_dtype(parameters: Parameters | None) -> np.dtype:

@@ -1,0 +1,233 @@
+"""people.glb read back by what the glTF specification says, and compared with meshes.npz in time."""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.export import SinkGroup
+from app.export.glb import MAX_KEYS, key_frames, preview_mesh, thinned, write_glb
+from app.export.npz import NpzSink, map_rows
+from app.render import track_color
+from core.errors import InputError
+from tests.app.media import SPHERE_VERTICES_M, mesh, recording, scene
+
+TO_GLTF = np.array([1, -1, -1])
+COMPONENTS = {5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+WIDTHS = {"SCALAR": 1, "VEC3": 3}
+
+
+class Played:
+    """A .glb as a viewer plays it, written from the specification alone."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        magic, version, length = struct.unpack_from("<4sII", data)
+        assert (magic, version, length) == (b"glTF", 2, len(data))
+        json_length, json_kind = struct.unpack_from("<I4s", data, 12)
+        assert json_kind == b"JSON"
+        self.tree = json.loads(data[20 : 20 + json_length])
+        bin_length, bin_kind = struct.unpack_from("<I4s", data, 20 + json_length)
+        assert bin_kind == b"BIN\0"
+        self.blob = data[28 + json_length : 28 + json_length + bin_length]
+        assert self.tree["buffers"][0]["byteLength"] <= bin_length
+        self.channels = {}
+        for animation in self.tree["animations"]:
+            for channel in animation["channels"]:
+                sampler = animation["samplers"][channel["sampler"]]
+                key = channel["target"]["node"], channel["target"]["path"]
+                assert key not in self.channels
+                self.channels[key] = self.array(sampler["input"]), self.array(sampler["output"]), sampler["interpolation"]
+
+    def array(self, index: int) -> np.ndarray:
+        accessor = self.tree["accessors"][index]
+        view = self.tree["bufferViews"][accessor["bufferView"]]
+        dtype, width = np.dtype(COMPONENTS[accessor["componentType"]]), WIDTHS[accessor["type"]]
+        start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+        num_bytes = accessor["count"] * width * dtype.itemsize
+        assert accessor.get("byteOffset", 0) + num_bytes <= view["byteLength"]
+        assert start % dtype.itemsize == 0
+        values = np.frombuffer(self.blob[start : start + num_bytes], dtype).reshape(-1, width)
+        if accessor.get("min") is not None:
+            np.testing.assert_allclose(values.min(axis=0), accessor["min"], atol=1e-6)
+            np.testing.assert_allclose(values.max(axis=0), accessor["max"], atol=1e-6)
+        return values
+
+    def value(self, node: int, path: str, time_s: float, rest: np.ndarray) -> np.ndarray:
+        if (node, path) not in self.channels:
+            return np.asarray(rest, float)
+        times_s, values, interpolation = self.channels[node, path]
+        times_s = times_s[:, 0]
+        values = values.reshape(len(times_s), -1)
+        after = int(np.searchsorted(times_s, time_s, side="right"))
+        if after == 0 or after == len(times_s) or interpolation == "STEP":
+            return values[max(after - 1, 0)]
+        weight = (time_s - times_s[after - 1]) / (times_s[after] - times_s[after - 1])
+        return (1 - weight) * values[after - 1] + weight * values[after]
+
+    def people(self, time_s: float) -> dict[str, np.ndarray]:
+        """Person's name -> (V, 3) in the space of the camera node; those hidden are left out."""
+        found = {}
+        for parent in self.tree["nodes"]:
+            for index in parent.get("children", []):
+                node = self.tree["nodes"][index]
+                if "mesh" not in node:
+                    continue
+                scale = self.value(index, "scale", time_s, node["scale"])
+                if not scale.any():
+                    continue
+                assert parent["name"] not in found, "two stretches of one person at once"
+                shape = self.tree["meshes"][node["mesh"]]
+                primitive = shape["primitives"][0]
+                points = self.array(primitive["attributes"]["POSITION"]).astype(float)
+                normals = self.array(primitive["attributes"]["NORMAL"])
+                np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
+                weights = self.value(index, "weights", time_s, shape.get("weights") or [])
+                for target, weight in zip(primitive.get("targets") or [], weights, strict=True):
+                    if weight:
+                        points = points + weight * self.array(target["POSITION"])
+                found[parent["name"]] = points * scale + self.value(index, "translation", time_s, node["translation"])
+        return found
+
+
+def moving(index: int, track_id: int):
+    """A ball that runs in a curve and swells; not in a straight line between any two frames."""
+    phase = index / 8 + track_id
+    size = 1 + 0.2 * np.sin(phase)
+    place = (0.5 * np.cos(phase), 0.2 * np.sin(phase), 3.0 + 0.5 * np.sin(phase / 2) + track_id)
+    joints_m = np.float32(size) * mesh().joints_m
+    return mesh(track_id, place, vertices_m=SPHERE_VERTICES_M * np.float32(size), joints_m=joints_m)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Person 1 all the time, person 2 in frames 30 to 59 and again from 90 on; 30 frames/s from 0.5 s on."""
+    with NpzSink(recording(tmp_path)) as sink:
+        for i in range(120):
+            people = [moving(i, 1)] + ([moving(i, 2)] if 30 <= i < 60 or i >= 90 else [])
+            sink.write(scene(*people, index=i, time_s=0.5 + i / 30))
+    return sink.path
+
+
+def test_vertices_in_time_are_those_of_the_npz(rows: Path) -> None:
+    report = write_glb(rows, rows.with_name("people.glb"))
+    played = Played(rows.with_name("people.glb"))
+    data = np.load(rows)
+    errors_m = []
+    for frame in range(120):
+        now = data["frame_index"] == frame
+        time_s = data["time_s"][now][0]
+        seen = played.people(time_s + 1e-4)
+        assert set(seen) == {f"person {track}" for track in data["track_id"][now]}
+        at = played.people(time_s) or seen
+        for track, vertices_m, place_m in zip(data["track_id"][now], data["vertices_m"][now], data["translation_m"][now], strict=True):
+            want = (vertices_m + place_m) * TO_GLTF
+            errors_m.append(np.linalg.norm(at.get(f"person {track}", seen[f"person {track}"]) - want, axis=1).max())
+    errors_m = np.array(errors_m)
+    assert errors_m.max() < 0.03
+    assert (errors_m < 1e-5).sum() > 0.3 * len(errors_m)  # the key frames themselves
+    assert report.error_m[1] < 0.03
+    assert played.people(0.5 + 70 / 30).keys() == {"person 1"}
+    assert played.people(10.0).keys() == set()
+
+
+def test_it_is_sound_gltf_and_people_have_their_colours(rows: Path) -> None:
+    report = write_glb(rows, rows.with_name("people.glb"))
+    played = Played(rows.with_name("people.glb"))
+    tree = played.tree
+    assert tree["asset"]["version"] == "2.0"
+    assert not tree.get("extensionsRequired")
+    assert report.num_bytes == rows.with_name("people.glb").stat().st_size
+    assert report.num_people == 2
+    for number, material in zip((1, 2), tree["materials"], strict=True):
+        linear = np.array(material["pbrMetallicRoughness"]["baseColorFactor"])[:3]
+        np.testing.assert_allclose(linear ** (1 / 2.2) * 255, track_color(number), atol=1)
+    for shape in tree["meshes"]:
+        faces = played.array(shape["primitives"][0]["indices"]).reshape(-1, 3)
+        points = played.array(shape["primitives"][0]["attributes"]["POSITION"])
+        assert faces.max() < len(points)
+        outward = np.cross(points[faces[:, 1]] - points[faces[:, 0]], points[faces[:, 2]] - points[faces[:, 0]])
+        normals = played.array(shape["primitives"][0]["attributes"]["NORMAL"])[faces[:, 0]]
+        assert (np.einsum("ij,ij->i", outward, normals) > -1e-9).all()
+        assert len(shape["primitives"][0].get("targets") or []) < MAX_KEYS
+        weights = shape.get("weights") or []
+        assert len(weights) == len(shape["primitives"][0].get("targets") or [])
+    lowest = [
+        points[:, 1].min() + tree["nodes"][-1]["translation"][1] for points in played.people(1.0).values()
+    ]  # fmt: skip
+    assert abs(min(lowest)) < 0.6
+
+
+def test_the_file_stays_small(rows: Path) -> None:
+    free = write_glb(rows, rows.with_name("free.glb"))
+    tight = write_glb(rows, rows.with_name("tight.glb"), max_bytes=free.num_bytes // 3)
+    assert tight.num_bytes <= free.num_bytes // 3 * 1.1
+    assert tight.error_m[0] > free.error_m[0]
+
+
+def test_long_motions_come_in_stretches_that_join(tmp_path: Path) -> None:
+    with NpzSink(recording(tmp_path)) as sink:
+        for i in range(600):
+            sink.write(scene(moving(i, 1), index=i))
+    write_glb(sink.path, tmp_path / "people.glb")
+    played = Played(tmp_path / "people.glb")
+    assert len(played.tree["meshes"]) > 2
+    data = np.load(sink.path)
+    for row in range(0, 600, 7):
+        want = (data["vertices_m"][row] + data["translation_m"][row]) * TO_GLTF
+        np.testing.assert_allclose(played.people(data["time_s"][row])["person 1"], want, atol=0.03)
+
+
+def test_one_frame_is_a_still(tmp_path: Path) -> None:
+    with NpzSink(recording(tmp_path)) as sink:
+        sink.write(scene(moving(3, 1)))
+    write_glb(sink.path, tmp_path / "people.glb")
+    want = (moving(3, 1).vertices_m + moving(3, 1).translation_m) * TO_GLTF
+    np.testing.assert_allclose(Played(tmp_path / "people.glb").people(0.0)["person 1"], want, atol=1e-5)
+
+
+def test_nobody_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
+    with NpzSink(recording(tmp_path)) as sink:
+        sink.write(scene())
+    with pytest.raises(InputError, match="nobody was found"):
+        write_glb(sink.path, tmp_path / "people.glb")
+    assert not (tmp_path / "people.glb").exists()
+
+
+def test_as_a_sink(tmp_path: Path) -> None:
+    with SinkGroup(recording(tmp_path), ("meshes.npz", "people.glb", "summary.json")) as sinks:
+        for i in range(10):
+            sinks.write(scene(moving(i, 4), index=i))
+    assert Played(tmp_path / "people.glb").people(0.1).keys() == {"person 4"}
+    with SinkGroup(recording(tmp_path / "empty"), ("meshes.npz", "people.glb", "summary.json")) as sinks:
+        sinks.write(scene())
+    assert "no people.glb" in json.loads((tmp_path / "empty" / "summary.json").read_text())["warnings"][0]
+
+
+def test_the_default_bodys_preview_is_its_intermediate_mesh() -> None:
+    ids, faces = preview_mesh("anny", 13718, np.zeros((1, 3), np.int32))
+    assert (len(ids), faces.max()) == (1723, 1722)
+    everything = preview_mesh("anny", 30, np.array([[0, 1, 29]]))
+    assert len(everything[0]) == 30
+
+
+def test_key_frames_keep_lines_within_the_tolerance() -> None:
+    times_s = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.05, 200))
+    points_m = np.stack([np.cos(3 * times_s), np.sin(2 * times_s), times_s], axis=1)[:, None]
+    for tolerance_m in (0.1, 0.01):
+        keys = key_frames(times_s, points_m, tolerance_m)
+        lines = np.stack([np.interp(times_s, times_s[keys], points_m[keys, 0, axis]) for axis in range(3)], axis=1)
+        assert np.linalg.norm(lines - points_m[:, 0], axis=1).max() <= tolerance_m
+        assert len(keys) < 120
+    assert key_frames(times_s, np.zeros((200, 1, 3)), 0.01).tolist() == [0, 199]
+    assert np.diff(times_s[thinned(times_s, 0.1)[:-1]]).min() >= 0.1 - 1e-6
+
+
+def test_rows_are_mapped_not_read(rows: Path, tmp_path: Path) -> None:
+    mapped = map_rows(rows, "vertices_m")
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, np.load(rows)["vertices_m"])
+    np.savez_compressed(tmp_path / "small.npz", vertices_m=mapped[:3])
+    np.testing.assert_array_equal(map_rows(tmp_path / "small.npz", "vertices_m"), mapped[:3])
