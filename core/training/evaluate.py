@@ -1,199 +1,143 @@
-"""Score a checkpoint the way it is used: pictures in, full meshes out.
+"""Score checkpoints the way they are used: pictures in, full meshes out.
 
-python -m core.training.evaluate --checkpoint NAME [--shards DIR] [--coco DIR] [--json FILE] [--sheet FILE.png]
+python -m core.training.evaluate --checkpoint NAME [--shards DIR] [--tsv YAML ...] [--coco DIR ...] [--json FILE] [--sheet FILE.png]
+python -m core.training.evaluate --checkpoint first --compare second third.json --shards DIR
 
-Synthetic people: MPJPE, PA-MPJPE, MPVPE, facing; overall, per pose family and per joint. Real people with COCO keypoints:
-PCK@0.1 on the 12 limb joints, COCO's boxes through `estimator.from_boxes`.
+Sets with 3D truth: MPJPE, PA-MPJPE, MPVPE, facing; overall, by pose family, by kind of pose and by joint; for TSV sets whose pictures
+follow each other acceleration error and jitter as well. Real people with COCO keypoints: PCK@0.1 on the 12 limb joints, COCO's boxes
+through `estimator.from_boxes`. The protocol is the release's: see core.training.metrics.
 """
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from core.errors import InputError
 from core.estimator import DEVICES, PRECISIONS, MeshEstimator, load_estimator
-from core.geometry import HALF_CROP_PX
-from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES, indices
-from core.training.coco import MIN_KEYPOINTS, VISIBLE, KeypointPerson, keypoint_scores, read_people, read_picture
-from core.training.metrics import Estimates, correct_keypoints, joined, joint_errors_mm, mpjpe_mm, score
-from core.training.shards import Shard, list_shards, load_good_shards, load_pictures
+from core.training.coco import MIN_KEYPOINTS
+from core.training.scored_sets import CROPS, KeypointSet, PeopleSet, ScoredSet
 from core.training.sheet import Panel, write_sheet
-from core.types import MeshEstimate, PersonCrop
+from core.training.tables import comparison_tables, report_tables, sets_of
 
-BATCH_SIZE = 16
+log = logging.getLogger(__name__)
+
 SHEET_PANELS = 24
-IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-LIMBS = indices(LIMB_JOINT_NAMES)
-
-
-@dataclass(frozen=True)
-class SyntheticSet:
-    """Synthetic people with estimates beside their truth; visibility: (B, 14); family: (B,) index into family_names."""
-
-    predicted: Estimates
-    true: Estimates
-    visibility: np.ndarray
-    family: np.ndarray
-    family_names: tuple[str, ...]
-    worst: list[Panel]
-
-
-def picked(shards: list[Shard], limit: int) -> list[tuple[Shard, np.ndarray]]:
-    """At most `limit` people, spread evenly over all shards; 0 = all."""
-    counts = [len(shard) for shard in shards]
-    total = sum(counts)
-    chosen = np.unique(np.linspace(0, total - 1, min(limit or total, total)).astype(int))
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    rows = [chosen[(chosen >= low) & (chosen < high)] - low for low, high in pairwise(starts)]
-    return [(shard, kept) for shard, kept in zip(shards, rows, strict=True) if len(kept)]
-
-
-def estimated(estimator: MeshEstimator, shard: Shard, rows: np.ndarray) -> Iterator[tuple[np.ndarray, MeshEstimate]]:
-    """(picture, estimate) of these people of a shard."""
-    pictures = load_pictures(shard.path)
-    for start in range(0, len(rows), BATCH_SIZE):
-        images = [pictures.decoded(int(row)) for row in rows[start : start + BATCH_SIZE]]
-        yield from zip(images, estimator.from_crops([PersonCrop(image, IDENTITY) for image in images]), strict=True)
-
-
-def evaluate_synthetic(estimator: MeshEstimator, folder: Path, limit: int, num_worst: int) -> SyntheticSet:
-    """Estimate the people of a folder of shards."""
-    shards = load_good_shards(list_shards(folder))
-    if shards[0].body != estimator.body.name:
-        raise InputError(f"shards: {folder} shows the body {shards[0].body!r}, the checkpoint has {estimator.body.name!r}")
-    intermediate_ids = estimator.body.levels.intermediate_ids
-    predicted, true, visibility, family, panels = [], [], [], [], []
-    for shard, rows in picked(shards, limit):
-        results = list(estimated(estimator, shard, rows))
-        truth = shard.truth
-        predicted.append(_estimates([estimate for _, estimate in results], intermediate_ids))
-        true.append(Estimates(truth.joints_m[rows], truth.intermediate_m[rows].astype(np.float32), truth.joints_crop[rows]))
-        visibility.append(truth.joint_visibility[rows])
-        family.append(truth.family[rows])
-        errors_mm = mpjpe_mm(predicted[-1].joints_m, true[-1].joints_m)
-        panels += [
-            Panel(image, estimate, (truth.joints_crop[row] + 1) * HALF_CROP_PX, truth.joint_visibility[row] > 0.5, error,
-                  f"{shard.family_names[truth.family[row]]} {error:.0f} mm")
-            for (image, estimate), row, error in zip(results, rows, errors_mm, strict=True)
-        ]  # fmt: skip
-        panels = sorted(panels, key=lambda panel: -panel.error)[:num_worst]
-    return SyntheticSet(joined(predicted), joined(true), np.concatenate(visibility), np.concatenate(family), shards[0].family_names, panels)
-
-
-def _estimates(people: list[MeshEstimate], vertex_ids: np.ndarray) -> Estimates:
-    return Estimates(
-        np.stack([person.joints_m for person in people]),
-        np.stack([person.vertices_m[vertex_ids] for person in people]),
-        np.stack([person.joints_px for person in people]) / HALF_CROP_PX - 1,
-    )
-
-
-def synthetic_report(people: SyntheticSet) -> dict[str, Any]:
-    """Scores overall, per pose family, and MPJPE per joint."""
-    families = {}
-    for number, name in enumerate(people.family_names):
-        rows = people.family == number
-        if rows.any():
-            families[name] = asdict(score(people.predicted.rows(rows), people.true.rows(rows), people.visibility[rows]))
-    errors_mm = joint_errors_mm(people.predicted.joints_m, people.true.joints_m)
-    return {
-        "overall": asdict(score(people.predicted, people.true, people.visibility)),
-        "families": families,
-        "joints_mm": dict(zip(JOINT_NAMES, (round(float(error), 1) for error in errors_mm), strict=True)),
-    }
-
-
-def evaluate_keypoints(estimator: MeshEstimator, people: list[KeypointPerson]) -> list[MeshEstimate]:
-    """One estimate for each person, from COCO's box."""
-    return [estimator.from_boxes(read_picture(person.picture), person.box_px[None])[0] for person in people]
-
-
-def keypoint_report(people: list[KeypointPerson], estimates: list[MeshEstimate]) -> dict[str, Any]:
-    """PCK overall and per joint, visible keypoints only unless the name says otherwise."""
-    predicted_px = np.stack([estimate.joints_px[LIMBS] for estimate in estimates])
-    true_px = np.stack([person.keypoints_px for person in people])
-    visible = np.stack([person.flags for person in people]) >= VISIBLE
-    correct = correct_keypoints(predicted_px, true_px, visible)
-    per_joint = {name: round(float(correct[:, k].sum() / max(visible[:, k].sum(), 1)), 3) for k, name in enumerate(LIMB_JOINT_NAMES)}
-    return {**asdict(keypoint_scores(people, predicted_px)), "joints": per_joint}
-
-
-def keypoint_panels(estimator: MeshEstimator, people: list[KeypointPerson], estimates: list[MeshEstimate], num_worst: int) -> list[Panel]:
-    """The people with the smallest share of correct keypoints."""
-    panels = []
-    for person, estimate in zip(people, estimates, strict=True):
-        visible = person.flags >= VISIBLE
-        if not visible.any():
-            continue
-        correct = correct_keypoints(estimate.joints_px[None, LIMBS], person.keypoints_px[None], visible[None])[0]
-        share = float(correct.sum() / visible.sum())
-        to_frame = estimate.frame_from_crop
-        points = np.full((len(JOINT_NAMES), 2), np.nan)
-        points[LIMBS] = (person.keypoints_px - to_frame[:, 2]) @ np.linalg.inv(to_frame[:, :2]).T
-        seen = np.zeros(len(JOINT_NAMES), bool)
-        seen[LIMBS] = visible
-        crop = estimator.crop(read_picture(person.picture), person.box_px)
-        panels.append(Panel(crop.image, estimate, points, seen, 1 - share, f"{person.picture.stem} PCK {share:.2f}"))
-    return sorted(panels, key=lambda panel: -panel.error)[:num_worst]
-
-
-def print_report(report: dict[str, Any]) -> None:
-    """Tables for people to read."""
-    if "synthetic" in report:
-        columns = ("num_people", "mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "facing_error_median_deg", "facing_over_60_deg")
-        print(f"{'synthetic people':24}" + "".join(f"{name:>25}" for name in columns))
-        for name, row in {"overall": report["synthetic"]["overall"], **report["synthetic"]["families"]}.items():
-            print(f"{name:24}" + "".join(f"{row[column]:25.3g}" if column != "num_people" else f"{row[column]:25}" for column in columns))
-        print("error per joint, mm: " + "  ".join(f"{name} {value:.0f}" for name, value in report["synthetic"]["joints_mm"].items()))
-    for folder, row in report.get("keypoints", {}).items():
-        print(f"{folder}: {row['num_people']} people, PCK@0.1 {row['pck']:.3f} on {row['num_visible']} visible keypoints, "
-              f"{row['pck_labelled']:.3f} with hidden ones")  # fmt: skip
-        print("PCK per joint: " + "  ".join(f"{name} {value:.2f}" for name, value in row["joints"].items()))
+"""Worst cases of each set on the sheet."""
+REPORT_SUFFIX = ".json"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = argparse.ArgumentParser(prog="python -m core.training.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--checkpoint", default="default", help="a name in checkpoints/ or a file (default: default)")
+    parser.add_argument("--compare", nargs="+", default=[], help="more checkpoints, or reports that --json wrote, to show side by side")
     parser.add_argument("--mesh-dir", type=Path, help="folder of the SMPL body's files, for networks on SMPL (default: checkpoints/smpl)")
     parser.add_argument("--shards", type=Path, help="folder of synthetic people")
     parser.add_argument("--limit", type=int, default=1000, help="at most so many synthetic people, spread evenly; 0 = all (default 1000)")
+    parser.add_argument("--tsv", type=Path, nargs="+", default=[], help="yaml files of METRO's TSV sets, e.g. 3dpw/test_has_gender.yaml")
+    parser.add_argument("--tsv-limit", type=int, default=0, help="at most so many people of a TSV set, spread evenly; 0 = all (default)")
+    parser.add_argument(
+        "--crop", default="auto", choices=("auto", *CROPS), help="of TSV sets; auto: official for the release's own weights"
+    )
     parser.add_argument("--coco", type=Path, nargs="+", default=[], help="folders of pictures with COCO keypoints")
     parser.add_argument("--min-keypoints", type=int, default=MIN_KEYPOINTS, help=f"keypoints a person needs (default {MIN_KEYPOINTS})")
     parser.add_argument("--json", type=Path, help="write the scores here")
-    parser.add_argument("--sheet", type=Path, help="draw the worst cases into this PNG")
+    parser.add_argument("--sheet", type=Path, help="draw the worst cases into this PNG; with --compare one for each checkpoint")
     parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--precision", default="auto", choices=PRECISIONS)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     return parser
 
 
-def evaluate(options: argparse.Namespace) -> tuple[dict[str, Any], list[Panel]]:
-    """Everything that was asked for: scores, and the worst cases."""
-    if not options.shards and not options.coco:
-        raise InputError("evaluate: got neither --shards nor --coco, so there is nothing to measure; give one of them")
-    estimator = load_estimator(options.checkpoint, options.device, options.precision, options.mesh_dir)
-    report: dict[str, Any] = {"checkpoint": options.checkpoint, "estimator": estimator.description}
+def wanted_sets(options: argparse.Namespace) -> dict[str, list[ScoredSet]]:
+    """Key of the report -> sets under it. Raises InputError when nothing was asked for, or for a limit below 0."""
+    if min(options.limit, options.tsv_limit) < 0:
+        raise InputError(f"--limit, --tsv-limit: got {options.limit} and {options.tsv_limit}, expected 0 (all) or more")
+    sets: dict[str, list[ScoredSet]] = {
+        "synthetic": [PeopleSet("shards", options.shards, options.limit)] if options.shards else [],
+        "tsv": [PeopleSet("tsv", path, options.tsv_limit, options.crop) for path in options.tsv],
+        "keypoints": [KeypointSet(folder, options.min_keypoints) for folder in options.coco],
+    }
+    if not any(sets.values()):
+        raise InputError("evaluate: got neither --shards nor --coco nor --tsv, so there is nothing to measure; give one of them")
+    for flag, path in (("--json", options.json), ("--sheet", options.sheet)):
+        if path and not path.absolute().parent.is_dir():
+            raise InputError(f"{flag}: got {path}, but there is no folder {path.parent}; make it first")
+    return sets
+
+
+def score_checkpoint(estimator: MeshEstimator, sets: dict[str, list[ScoredSet]]) -> tuple[dict[str, Any], list[Panel]]:
+    """The report about one checkpoint, and the worst cases of each set."""
+    report: dict[str, Any] = {"estimator": estimator.description}
     panels: list[Panel] = []
-    if options.shards:
-        synthetic = evaluate_synthetic(estimator, options.shards, options.limit, SHEET_PANELS)
-        report["synthetic"] = synthetic_report(synthetic)
-        panels += synthetic.worst
-    for folder in options.coco:
-        people = read_people(folder, options.min_keypoints)
-        estimates = evaluate_keypoints(estimator, people)
-        report.setdefault("keypoints", {})[str(folder)] = keypoint_report(people, estimates)
-        panels += keypoint_panels(estimator, people, estimates, SHEET_PANELS)
-    if options.sheet and panels:
-        write_sheet(options.sheet, panels, estimator.faces)
+    opened = [(key, member, member.open(estimator)) for key, members in sets.items() for member in members]  # what is missing says so first
+    for key, member, people in opened:
+        log.info("%s", member.label)
+        scores = member.score(estimator, people, SHEET_PANELS)
+        panels += scores.panels
+        if key == "synthetic":
+            report[key] = scores.report
+        else:
+            report.setdefault(key, {})[str(member.path)] = scores.report
     return report, panels
+
+
+def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A report for each checkpoint, --checkpoint first; sheets are drawn on the way. Raises InputError."""
+    names = [options.checkpoint, *options.compare]
+    sets = wanted_sets(options)
+    earlier = {name: read_report(Path(name)) for name in names if Path(name).suffix == REPORT_SUFFIX}
+    reports = []
+    for name, label in zip(names, unique_labels(names), strict=True):
+        if name in earlier:
+            reports += earlier[name]
+            continue
+        estimator = load_estimator(name, options.device, options.precision, options.mesh_dir)
+        scores, panels = score_checkpoint(estimator, sets)
+        reports.append({"checkpoint": name, **scores})
+        if options.sheet and panels:
+            sheet = options.sheet if len(names) == 1 else options.sheet.with_stem(f"{options.sheet.stem}-{label}")
+            write_sheet(sheet, panels, estimator.faces)
+            log.info("%s", sheet)
+    return reports
+
+
+def read_report(path: Path) -> list[dict[str, Any]]:
+    """The reports in a file that --json wrote. Raises InputError when it is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"report {path}: not readable ({' '.join(str(error).split())})") from error
+    reports = content.get("compared", [content]) if isinstance(content, dict) else []
+    if not reports or not all(isinstance(report, dict) and "checkpoint" in report for report in reports):
+        raise InputError(f"report {path}: no scores in it; expected a file that --json wrote")
+    return reports
+
+
+def unique_labels(names: Sequence[str]) -> list[str]:
+    """Short names for tables: stems, with the folder before them where stems repeat, numbered where that is not enough."""
+    labels = [Path(name).stem for name in names]
+    if len(set(labels)) < len(labels):
+        labels = [f"{Path(name).parent.name}-{Path(name).stem}" if Path(name).parent.name else Path(name).stem for name in names]
+    counts = {label: labels.count(label) for label in labels}
+    return [label if counts[label] == 1 else f"{label}-{number}" for number, label in enumerate(labels, start=1)]
+
+
+def print_reports(reports: list[dict[str, Any]]) -> None:
+    """Tables for people to read."""
+    labels = unique_labels([str(report["checkpoint"]) for report in reports])
+    tables = report_tables(reports[0]) if len(reports) == 1 else comparison_tables(labels, reports)
+    print("\n\n".join(table.text() for table in tables))
+    for label, report in zip(labels, reports, strict=True):
+        for name, scores in sets_of(report).items():
+            for note in scores.get("notes", []):
+                print(f"{label}, {name}: {note}")
+    if not tables:
+        print("these reports have no set in common, so there is nothing to compare")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -201,18 +145,18 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(options.threads)
     try:
-        report, _ = evaluate(options)
+        reports = evaluate(options)
         if options.json:
-            options.json.write_text(json.dumps(report, indent=1))
+            options.json.write_text(json.dumps(reports[0] if len(reports) == 1 else {"compared": reports}, indent=1))
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print_report(report)
-    for path in (options.json, options.sheet):
-        if path:
-            print(path)
+    print_reports(reports)
+    if options.json:
+        print(options.json)
     return 0
 
 

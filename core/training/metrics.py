@@ -18,14 +18,15 @@ PCK_THRESHOLD = 0.1
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over people. None = was not measured."""
+    """Means over people. None = was not measured: there was no truth of that kind."""
 
     num_people: int
     mpjpe_mm: float
     pa_mpjpe_mm: float
-    mpvpe_mm: float
+    mpvpe_mm: float | None
     facing_error_median_deg: float
     facing_over_60_deg: float  # share of people, 0..1
+    facing_over_120_deg: float
     projection_error_px: float | None = None  # mean distance in the 224 px crop, visible joints
 
     def __str__(self) -> str:
@@ -44,16 +45,26 @@ def mpjpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
     return np.linalg.norm(hip_centred(predicted_m) - hip_centred(true_m), axis=-1).mean(axis=-1) * MM_PER_M
 
 
+def joint_distances_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
+    """Error of each joint of each person after centring on the hips: (B, 14, 3) twice -> (B, 14)."""
+    return np.linalg.norm(hip_centred(predicted_m) - hip_centred(true_m), axis=-1) * MM_PER_M
+
+
 def joint_errors_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
     """Mean error of each joint after centring on the hips: (B, 14, 3) twice -> (14,)."""
-    return np.linalg.norm(hip_centred(predicted_m) - hip_centred(true_m), axis=-1).mean(axis=0) * MM_PER_M
+    return joint_distances_mm(predicted_m, true_m).mean(axis=0)
+
+
+def aligned_joint_distances_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
+    """Error of each joint of each person after similarity alignment of the person: (B, 14, 3) twice -> (B, 14)."""
+    true = np.asarray(true_m, np.float64)
+    aligned = procrustes_align(np.asarray(predicted_m, np.float64), true)
+    return np.linalg.norm(aligned - true, axis=-1) * MM_PER_M
 
 
 def pa_mpjpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
     """Per person mean joint error after similarity alignment: (B, 14, 3) twice -> (B,)."""
-    true = np.asarray(true_m, np.float64)
-    aligned = procrustes_align(np.asarray(predicted_m, np.float64), true)
-    return np.linalg.norm(aligned - true, axis=-1).mean(axis=-1) * MM_PER_M
+    return aligned_joint_distances_mm(predicted_m, true_m).mean(axis=-1)
 
 
 def mpvpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
@@ -139,17 +150,63 @@ def joined(parts: list[Estimates]) -> Estimates:
     return Estimates(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
+@dataclass(frozen=True)
+class PersonErrors:
+    """Errors of each of B people, so that a set may be of any size. NaN = no truth of that kind.
+
+    joints_mm, aligned_joints_mm: (B, 14) after centring on the hips, after similarity alignment      vertices_mm: (B,)
+    facing_deg: (B,)      projection_px: (B, 14) in the 224 px crop, NaN for joints that are not seen
+    """
+
+    joints_mm: np.ndarray
+    aligned_joints_mm: np.ndarray
+    vertices_mm: np.ndarray
+    facing_deg: np.ndarray
+    projection_px: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.facing_deg)
+
+    def rows(self, chosen: np.ndarray) -> "PersonErrors":
+        """The people that a mask or an index array picks."""
+        return PersonErrors(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @staticmethod
+    def joined(parts: list["PersonErrors"]) -> "PersonErrors":
+        """The people of several sets in one."""
+        return PersonErrors(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PersonErrors)))
+
+    def scores(self) -> Scores:
+        """Means over the people."""
+        return Scores(
+            num_people=len(self),
+            mpjpe_mm=float(self.joints_mm.mean()),
+            pa_mpjpe_mm=float(self.aligned_joints_mm.mean()),
+            mpvpe_mm=_mean_of_known(self.vertices_mm),
+            facing_error_median_deg=float(np.median(self.facing_deg)),
+            facing_over_60_deg=float((self.facing_deg > 60).mean()),
+            facing_over_120_deg=float((self.facing_deg > 120).mean()),
+            projection_error_px=_mean_of_known(self.projection_px),
+        )
+
+
+def _mean_of_known(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
+def person_errors(predicted: Estimates, true: Estimates, joint_visibility: np.ndarray) -> PersonErrors:
+    """Errors of each person. joint_visibility: (B, 14), above 0.5 = seen. Vertices NaN in the truth are not known."""
+    distance_px = np.linalg.norm(predicted.joints_crop - true.joints_crop, axis=-1) * HALF_CROP_PX
+    return PersonErrors(
+        joints_mm=joint_distances_mm(predicted.joints_m, true.joints_m),
+        aligned_joints_mm=aligned_joint_distances_mm(predicted.joints_m, true.joints_m),
+        vertices_mm=mpvpe_mm(predicted.vertices_m, true.vertices_m),
+        facing_deg=facing_errors_deg(predicted.joints_m, true.joints_m),
+        projection_px=np.where(joint_visibility > 0.5, distance_px, np.nan),
+    )
+
+
 def score(predicted: Estimates, true: Estimates, joint_visibility: np.ndarray) -> Scores:
     """All scores of a set of people. joint_visibility: (B, 14), above 0.5 = seen."""
-    facing = facing_errors_deg(predicted.joints_m, true.joints_m)
-    seen = joint_visibility > 0.5
-    distance_px = np.linalg.norm(predicted.joints_crop - true.joints_crop, axis=-1) * HALF_CROP_PX
-    return Scores(
-        num_people=len(true.joints_m),
-        mpjpe_mm=float(mpjpe_mm(predicted.joints_m, true.joints_m).mean()),
-        pa_mpjpe_mm=float(pa_mpjpe_mm(predicted.joints_m, true.joints_m).mean()),
-        mpvpe_mm=float(mpvpe_mm(predicted.vertices_m, true.vertices_m).mean()),
-        facing_error_median_deg=float(np.median(facing)),
-        facing_over_60_deg=float((facing > 60).mean()),
-        projection_error_px=float(distance_px[seen].mean()) if seen.any() else None,
-    )
+    return person_errors(predicted, true, joint_visibility).scores()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from core.bodies import Body
+from core.config import PAPER_CROP_SCALE
 from core.errors import InputError
 from core.training.samples import DATASETS, BrokenSample, Sample
 from core.training.sequences import frame_name
@@ -38,11 +39,13 @@ class TsvSet:
     name: the yaml's folder and stem; source_names: one for each label file; rows: (N, 2) int64, source and row in it of each sample
     """
 
-    def __init__(self, body: Body | None, path: str | Path) -> None:
+    def __init__(self, body: Body | None, path: str | Path, crop_scale: float = PAPER_CROP_SCALE) -> None:
         """Open everything that the yaml `path` names. Raises InputError when something is missing or does not belong together.
 
         body: of the network; pose and betas are SMPL's, so another body learns from joints alone. None: as SMPL
+        crop_scale: of the network; METRO cut its squares at 1.2 times the person's box, and they become as wide as this asks
         """
+        self.widening = crop_scale / PAPER_CROP_SCALE
         path = Path(path)
         content = read_yaml(path)
         composite = bool(content.get("composite", False))
@@ -65,7 +68,7 @@ class TsvSet:
             return Sample(
                 image=self.picture(index),
                 centre_px=label.centre_px,
-                scale=label.scale,
+                scale=label.scale * self.widening,
                 joints_2d_px=label.joints_2d,
                 joints_3d_m=label.joints_3d,
                 pose=label.pose if label.has_smpl and self.is_smpl else None,

@@ -4,13 +4,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES
-from core.training import evaluate
+from core.training import evaluate, scored_sets
 from core.training.coco import coco_name, keypoint_scores, read_people
-from core.training.shards import list_shards, load_good_shards
+from core.training.scored_sets import PeopleSet, spread
+from core.training.scoring import LIMBS
 from core.types import MeshEstimate
 from tests.core.training.toy_people import FAMILIES, tiny_model, write_toy_shards
 from tests.toy import ToyBody
@@ -76,24 +78,24 @@ def test_pictures_reach_the_estimator_as_rgb_with_cocos_box(coco: Path) -> None:
             seen.append((image[0, 0].tolist(), boxes_px.tolist()))
             return [None]
 
-    evaluate.evaluate_keypoints(Spy(), read_people(coco))
+    scored_sets.estimated_in_box(Spy(), read_people(coco)[0])
     assert seen == [([255, 0, 0], [[10, 20, 70, 100]])]
 
 
 def test_a_perfect_estimate_scores_one(coco: Path, estimator: MeshEstimator) -> None:
     people = read_people(coco)
     joints_px = np.zeros((len(JOINT_NAMES), 2), np.float32)
-    joints_px[evaluate.LIMBS] = people[0].keypoints_px
+    joints_px[LIMBS] = people[0].keypoints_px
     estimate = MeshEstimate(
         np.zeros((30, 3), np.float32), np.zeros((14, 3), np.float32), joints_px, np.ones(3, np.float32), np.eye(3)[:2].copy()
     )
-    report = evaluate.keypoint_report(people, [estimate])
+    report = scored_sets.keypoint_report(people, [estimate])
     assert report["pck"] == 1.0
     assert report["joints"]["R_Knee"] == 1.0
-    (panel,) = evaluate.keypoint_panels(estimator, people, [estimate], 5)
+    (panel,) = scored_sets.keypoint_panels(estimator, people, [estimate], 5)
     assert panel.error == 0.0
     assert panel.seen.sum() == 10
-    np.testing.assert_allclose(panel.true_px[evaluate.LIMBS], people[0].keypoints_px)  # this estimate's crop is the frame
+    np.testing.assert_allclose(panel.true_px[LIMBS], people[0].keypoints_px)  # this estimate's crop is the frame
 
 
 @pytest.mark.parametrize(
@@ -116,36 +118,50 @@ def test_nobody_with_enough_keypoints_is_an_error(coco: Path) -> None:
         read_people(coco, min_keypoints=17)
 
 
-@pytest.mark.parametrize("limit", [0, 1, 5, 100])
-def test_people_are_picked_evenly_and_once(tmp_path: Path, limit: int) -> None:
-    shards = load_good_shards(list_shards(write_toy_shards(tmp_path, num_shards=3, count=4)))
-    picked = evaluate.picked(shards, limit)
-    rows = [(shard.path.name, int(row)) for shard, kept in picked for row in kept]
-    assert len(rows) == len(set(rows)) == min(limit or 12, 12)
+@pytest.mark.parametrize(("limit", "count"), [(0, 12), (1, 1), (5, 5), (100, 12)])
+def test_people_are_picked_evenly_and_once(limit: int, count: int) -> None:
+    rows = spread(12, limit)
+    assert len(rows) == len(set(rows.tolist())) == count
     if limit == 5:
-        assert len(picked) == 3
+        assert rows.tolist() == [0, 2, 5, 8, 11]
+
+
+def scored(kind: str, path: Path, estimator: MeshEstimator, **options: object) -> scored_sets.SetScores:
+    people = PeopleSet(kind, path, **options)
+    return people.score(estimator, people.open(estimator), 3)
 
 
 def test_synthetic_people_are_scored_against_their_own_truth(tmp_path: Path, estimator: MeshEstimator) -> None:
     write_toy_shards(tmp_path, num_shards=2, count=6)
-    people = evaluate.evaluate_synthetic(estimator, tmp_path, limit=0, num_worst=3)
-    report = evaluate.synthetic_report(people)
+    scores = scored("shards", tmp_path, estimator)
+    report = scores.report
     families = report["families"]
     assert set(families) <= set(FAMILIES)
     assert report["overall"]["num_people"] == 12 == sum(family["num_people"] for family in families.values())
     mean = sum(family["num_people"] * family["mpjpe_mm"] for family in families.values()) / 12
     assert report["overall"]["mpjpe_mm"] == pytest.approx(mean, rel=1e-5)
     assert np.mean(list(report["joints_mm"].values())) == pytest.approx(mean, rel=1e-2)
-    errors = [panel.error for panel in people.worst]
+    assert np.mean(list(report["aligned_joints_mm"].values())) == pytest.approx(report["overall"]["pa_mpjpe_mm"], rel=1e-2)
+    errors = [panel.error for panel in scores.panels]
     assert len(errors) == 3
     assert errors == sorted(errors, reverse=True)
     assert errors[0] >= mean
 
 
+def test_pictures_of_shards_reach_the_network_unchanged(tmp_path: Path, estimator: MeshEstimator) -> None:
+    write_toy_shards(tmp_path, num_shards=1, count=2)
+    people = PeopleSet("shards", tmp_path).open(estimator)
+    np.testing.assert_array_equal(scored_sets.our_crop(people[1]).image, people[1].image)
+
+
 def test_another_body_is_refused(tmp_path: Path, estimator: MeshEstimator) -> None:
     write_toy_shards(tmp_path, num_shards=1, count=2, body="another")
-    with pytest.raises(InputError, match="the checkpoint has 'toy'"):
-        evaluate.evaluate_synthetic(estimator, tmp_path, limit=0, num_worst=1)
+    with pytest.raises(InputError, match="the network has 'toy'"):
+        scored("shards", tmp_path, estimator)
+
+
+def run(flags: list[object]) -> int:
+    return evaluate.main([*map(str, flags), "--threads", "1"])
 
 
 def test_the_command_writes_scores_and_a_sheet(
@@ -154,20 +170,77 @@ def test_the_command_writes_scores_and_a_sheet(
     monkeypatch.setattr(evaluate, "load_estimator", lambda *_: estimator)
     write_toy_shards(tmp_path / "people", num_shards=1, count=3)
     scores, sheet = tmp_path / "scores.json", tmp_path / "sheet.png"
-    flags = ["--shards", tmp_path / "people", "--coco", coco, "--json", scores, "--sheet", sheet, "--threads", "1"]
-    assert evaluate.main(list(map(str, flags))) == 0
+    assert run(["--shards", tmp_path / "people", "--coco", coco, "--json", scores, "--sheet", sheet]) == 0
     report = json.loads(scores.read_text())
     assert report["synthetic"]["overall"]["num_people"] == 3
     assert report["keypoints"][str(coco)]["num_people"] == 1
-    assert cv2.imread(str(sheet)).shape == (242, 4 * 448, 3)  # three synthetic panels and a real one in a row
+    assert cv2.imread(str(sheet)).shape == (2 * 242, 3 * 672, 3)  # three synthetic panels in a row, a real one below
     printed = capsys.readouterr().out
     assert "PCK@0.1" in printed
     assert "overall" in printed
 
 
-def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for flags, message in (([], "neither --shards nor --coco"), (["--checkpoint", "no-such", "--coco", str(tmp_path)], "no-such")):
-        assert evaluate.main(flags) == 1
+def test_checkpoints_side_by_side(
+    tmp_path: Path, coco: Path, estimator: MeshEstimator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = MeshEstimator(tiny_model(), ToyBody())
+    with torch.no_grad():
+        other._model.xyz_regressor.bias += 0.5  # off by more in no metric but the projection: everything else is centred
+    monkeypatch.setattr(evaluate, "load_estimator", lambda name, *_: other if "second" in str(name) else estimator)
+    write_toy_shards(tmp_path / "people", num_shards=1, count=5)
+    sets = ["--shards", tmp_path / "people", "--coco", coco]
+    assert run(["--checkpoint", "first", *sets, "--json", tmp_path / "first.json"]) == 0
+    capsys.readouterr()
+    both, sheet = tmp_path / "both.json", tmp_path / "sheet.png"
+    assert run(["--checkpoint", tmp_path / "first.json", "--compare", "second", "first", *sets, "--json", both, "--sheet", sheet]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    compared = json.loads(both.read_text())["compared"]
+    assert [report["checkpoint"] for report in compared] == ["first", "second", "first"]
+    assert compared[0]["synthetic"] == compared[2]["synthetic"]
+    header = next(line for line in lines if line.startswith("synthetic people"))
+    assert header.split()[2:] == ["first-1", "second", "first-3", "change"]
+    row = next(line for line in lines if line.startswith("MPJPE mm")).split()
+    assert row[2] == f"{compared[0]['synthetic']['overall']['mpjpe_mm']:.1f}"
+    assert row[-1] == "+0.0"
+    assert sorted(place.name for place in tmp_path.glob("sheet*")) == ["sheet-first.png", "sheet-second.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["default", "runs/a/best.safetensors"], ["default", "best"]),
+        (["runs/a/best.safetensors", "runs/b/best.safetensors"], ["a-best", "b-best"]),
+        (["default", "default"], ["default-1", "default-2"]),
+    ],
+)
+def test_labels_tell_checkpoints_apart(names: list[str], labels: list[str]) -> None:
+    assert evaluate.unique_labels(names) == labels
+
+
+def test_a_network_without_numbers_is_one_line(
+    tmp_path: Path, coco: Path, estimator: MeshEstimator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.no_grad():
+        estimator._model.xyz_regressor.bias.fill_(float("nan"))
+    monkeypatch.setattr(evaluate, "load_estimator", lambda *_: estimator)
+    write_toy_shards(tmp_path / "people", num_shards=1, count=2)
+    for flags in (["--shards", tmp_path / "people"], ["--coco", coco]):
+        assert run(flags) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("no usable mesh from the network")
+
+
+def test_mistakes_are_one_line(tmp_path: Path, coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "no-report.json").write_text("[1, 2]")
+    for flags, message in (
+        ([], "neither --shards nor --coco nor --tsv"),
+        (["--checkpoint", "no-such", "--coco", tmp_path], "no-such"),
+        (["--coco", coco, "--tsv-limit", -1], "expected 0"),
+        (["--coco", coco, "--json", tmp_path / "no" / "a.json"], "make it first"),
+        (["--coco", coco, "--compare", tmp_path / "no-report.json"], "no scores in it"),
+        (["--coco", coco, "--compare", tmp_path / "missing.json"], "not readable"),
+    ):
+        assert run(flags) == 1
         error = capsys.readouterr().err
         assert message in error
         assert len(error.strip().splitlines()) == 1
