@@ -26,8 +26,8 @@ class Scores:
     mpvpe_mm: float | None
     facing_error_median_deg: float
     facing_over_60_deg: float  # share of people, 0..1
-    facing_over_120_deg: float
     projection_error_px: float | None = None  # mean distance in the 224 px crop, visible joints
+    facing_over_120_deg: float | None = None
 
     def __str__(self) -> str:
         """One line for logs and tables."""
