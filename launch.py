@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     modes = parser.add_mutually_exclusive_group(required=True)
     modes.add_argument("--video", nargs="+", type=Path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
     modes.add_argument("--images", nargs="+", type=Path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
+    modes.add_argument("--replay", type=Path, metavar="FILE", help="a session of --record -> the same files as --video; needs --out")
     modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo: out)")
@@ -59,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> LiveConfig:
     """The config; ends the program with a usage error (2) when flags do not fit."""
-    if (flags.video or flags.images) and flags.out is None:
-        parser.error("--video and --images need --out DIR, the folder for the results")
+    if (flags.video or flags.images or flags.replay) and flags.out is None:
+        parser.error("--video, --images and --replay need --out DIR, the folder for the results")
     if flags.check and flags.out is not None:
         parser.error("--check writes nothing; --out has no effect there")
     if flags.record is not None and getattr(flags, "webcam", None) is None:
@@ -83,6 +84,11 @@ def run(flags: argparse.Namespace, config: LiveConfig) -> int:
         from app.demo import run_demo
 
         print(run_demo(flags.out or Path("out"), config))
+        return 0
+    if flags.replay:
+        from app.replay import replay_to_files
+
+        print(replay_to_files(flags.replay, flags.out, config))
         return 0
     from app.jobs import run_pictures, run_videos
 

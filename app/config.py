@@ -69,6 +69,8 @@ class LiveConfig:
     max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
     focal_px: float | None = setting(None, "focal length in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
+    show_hidden: bool = setting(False, "draw body parts that are hidden or out of the picture too; they are guesses", action="store_true")
+    glb: bool = setting(False, "write people.glb as well: an animated preview for browsers and Blender", action="store_true")
     record: Path | None = setting(  # noqa: RUF009  as all settings
         None, "with --webcam: save the session to this new file while it runs; --replay shows it again", type=Path, metavar="FILE.arrows"
     )

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any
 
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
-from app.export import PICTURE_SINKS, Parameters, Recording, SinkGroup
+from app.export import PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
 from app.pipeline import VideoPipeline, scene_of_picture
-from app.progress import Cancelled, MakeProgress, ProgressBar
+from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.sources import ImageSource, VideoSource, read_picture
 from app.threads import ReadAhead, WriteBehind
-from app.types import Frame
+from app.types import Frame, Scene
 from app.visibility import body_joint_weights
 from core import load_estimator
 from core.errors import InputError
@@ -48,8 +48,18 @@ class Engine:
         return {
             "checkpoint": config.checkpoint, "body": self.estimator.body.name, "device": self.estimator.device,
             "precision": self.estimator.precision, "max_people": config.max_people, "smoothing": config.smoothing,
-            "focal_px": config.focal_px, "parametric": config.parametric,
+            "focal_px": config.focal_px, "parametric": config.parametric, **drawing_settings(config),
         }  # fmt: skip
+
+
+def drawing_settings(config: LiveConfig) -> dict[str, Any]:
+    """What decides about the files beside meshes.npz."""
+    return {"show_hidden": config.show_hidden, "glb": config.glb}
+
+
+def video_sinks(config: LiveConfig) -> tuple[str, ...]:
+    """Files of a video."""
+    return (*VIDEO_SINKS, PREVIEW_SINK) if config.glb else VIDEO_SINKS
 
 
 @dataclass
@@ -133,37 +143,49 @@ def _attempt(report: Report, path: Path, work: Callable[[], str]) -> None:
 
 def process_video(path: Path, folder: Path, engine: Engine) -> str:
     """One video into `folder`; returns the line to print. Ctrl-C, Cancelled and errors leave what is done, marked as not complete."""
-    finished = already_done(folder, engine)
+    finished = already_done(folder, engine.settings, engine.config.overwrite)
     if finished:
         return f"{path}: {finished}"
     source = VideoSource(path)
     settings = engine.settings | {"state": "failed"}
     recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
     start_s = time.perf_counter()
-    with SinkGroup(recording) as sinks:
-        if not len(recording.faces):
-            sinks.warn(NO_FACES)
+    with SinkGroup(recording, video_sinks(engine.config)) as sinks:
         num_frames, people = _run_pipeline(source, engine, sinks, settings)
         for warning in _video_warnings(source, people):
             sinks.warn(warning)
             log.warning("%s: %s", path, warning)
     elapsed_s = max(time.perf_counter() - start_s, 1e-6)
     files = ", ".join(item.name for item in sinks.paths)
-    return f"{path}: {num_frames} frames, {_people(len(people))}, {num_frames / elapsed_s:.1f} frames/s -> {folder}: {files}"
+    return f"{path}: {num_frames} frames, {people_phrase(len(people))}, {num_frames / elapsed_s:.1f} frames/s -> {folder}: {files}"
 
 
 def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, settings: dict[str, Any]) -> tuple[int, set[int]]:
-    """All frames into the sinks, reading ahead and writing behind in threads; number of frames and the ids of the people seen.
+    """All frames into the sinks, reading ahead in a thread; number of frames and the ids of the people seen."""
+    pipeline = VideoPipeline(engine.detector, engine.estimator, engine.config)
+    progress = engine.make_progress(source.path.name, source.expected_frames)
+    if not len(engine.estimator.body.faces):
+        sinks.warn(NO_FACES)
+    with ReadAhead(source, queue_capacity(source.size_px)) as frames:
+        return write_scenes(pipeline.scenes(frames), sinks, settings, progress, source.size_px, source.expected_frames)
+
+
+def write_scenes(
+    scenes: Iterable[Scene],
+    sinks: SinkGroup,
+    settings: dict[str, Any],
+    progress: Progress,
+    size_px: tuple[int, int],
+    expected_frames: int | None,
+) -> tuple[int, set[int]]:
+    """All scenes into the sinks, written behind in a thread; number of frames and the ids of the people seen.
 
     `settings` (summary.json writes them when it is closed) gets the state: complete, interrupted or failed.
     """
-    capacity = queue_capacity(source.size_px)
-    pipeline = VideoPipeline(engine.detector, engine.estimator, engine.config)
-    progress = engine.make_progress(source.path.name, source.expected_frames)
     num_frames, people = 0, set()
     try:
-        with WriteBehind(sinks.write, capacity) as write, ReadAhead(source, capacity) as frames:
-            for scene in pipeline.scenes(frames):
+        with WriteBehind(sinks.write, queue_capacity(size_px)) as write:
+            for scene in scenes:
                 write(scene)
                 num_frames += 1
                 people |= {mesh.track_id for mesh in scene.meshes}
@@ -171,7 +193,7 @@ def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, setting
         settings["state"] = "complete"
     except (KeyboardInterrupt, Cancelled):
         settings["state"] = "interrupted"
-        sinks.warn(f"interrupted after {num_frames} of {source.expected_frames or 'an unknown number of'} frames")
+        sinks.warn(f"interrupted after {num_frames} of {expected_frames or 'an unknown number of'} frames")
         raise
     except Exception as error:
         sinks.warn(f"stopped after {num_frames} frames by an error: {error}")
@@ -188,7 +210,7 @@ def _video_warnings(source: VideoSource, people: set[int]) -> list[str]:
 
 def process_picture(path: Path, folder: Path, engine: Engine) -> str:
     """One picture into `folder`; returns the line to print."""
-    finished = already_done(folder, engine)
+    finished = already_done(folder, engine.settings, engine.config.overwrite)
     if finished:
         return f"{path}: {finished}"
     frame = Frame(read_picture(path), 0.0, 0)
@@ -200,24 +222,24 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
         if not scene.meshes:
             sinks.warn("nobody was found")
             log.warning("%s: nobody was found", path)
-    return f"{path}: {_people(len(scene.meshes))} -> {folder}"
+    return f"{path}: {people_phrase(len(scene.meshes))} -> {folder}"
 
 
-def already_done(folder: Path, engine: Engine) -> str | None:
-    """What to say when `folder` holds a complete result, None when there is something to do."""
+def already_done(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> str | None:
+    """What to say when `folder` holds a complete result, None when there is something to do. wanted: the settings of this run."""
     summary = folder / "summary.json"
-    if engine.config.overwrite or not summary.is_file():
+    if overwrite or not summary.is_file():
         return None
     try:
         settings = json.loads(summary.read_text(encoding="utf-8"))["settings"]
         state = settings.pop("state")
-        settings.setdefault("parametric", False)  # summaries from before there was a choice
+        settings = {"parametric": False, "show_hidden": False, "glb": False} | settings  # from before there was a choice
     except (ValueError, KeyError, AttributeError):
         return None  # not a summary of ours, or half of one: do it again
     if state != "complete":
         log.info("%s: the last run ended early (%s); doing it again", folder, state)
         return None
-    changed = sorted(name for name, value in engine.settings.items() if settings.get(name) != value)
+    changed = sorted(name for name, value in wanted.items() if settings.get(name) != value)
     if changed:
         return f"already done in {folder}, but with another {', '.join(changed)}; use --overwrite to do it again"
     return f"already done in {folder}; use --overwrite to do it again"
@@ -257,8 +279,12 @@ def _recording(
     parameters = None
     if engine.config.parametric:
         parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
-    return Recording(folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters)
+    return Recording(
+        folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters,
+        engine.config.show_hidden,
+    )  # fmt: skip
 
 
-def _people(count: int) -> str:
+def people_phrase(count: int) -> str:
+    """How many people, in words."""
     return {0: "nobody", 1: "1 person"}.get(count, f"{count} people")

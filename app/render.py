@@ -69,7 +69,7 @@ def draw_overlay(scene: Scene, faces: np.ndarray, vertex_weights: np.ndarray | N
     return image
 
 
-def draw_skeletons(image: np.ndarray, meshes: tuple[SmoothedMesh, ...]) -> np.ndarray:
+def draw_skeletons(image: np.ndarray, meshes: tuple[SmoothedMesh, ...], show_hidden: bool = False) -> np.ndarray:
     """Bones between visible joints as lines, joints as dots. (H, W, 3) uint8 RGB, a new array."""
     image = image.copy()
     thickness = max(1, round(max(image.shape[:2]) / 400))
@@ -77,7 +77,7 @@ def draw_skeletons(image: np.ndarray, meshes: tuple[SmoothedMesh, ...]) -> np.nd
     for mesh in meshes:
         color = track_color(mesh.track_id)
         points = np.clip(np.nan_to_num(mesh.joints_px), -limit_px, limit_px).round().astype(int)
-        shown = mesh.joint_visibility >= (HIDDEN_BELOW + SHOWN_ABOVE) / 2
+        shown = (mesh.joint_visibility >= (HIDDEN_BELOW + SHOWN_ABOVE) / 2) | show_hidden
         for start, end in ((JOINT_NAMES.index(a), JOINT_NAMES.index(b)) for a, b in BONES):
             if shown[start] and shown[end]:
                 cv2.line(image, tuple(map(int, points[start])), tuple(map(int, points[end])), _OUTLINE, thickness + 2, cv2.LINE_AA)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from app.export.npz import map_rows
-from app.export.sink import SINKS, ClosingSink, Recording
+from app.export.sink import PREVIEW_SINK, SINKS, ClosingSink, Recording
 from app.render import track_color
 from app.types import Scene
 from core.errors import InputError
@@ -309,12 +309,12 @@ class _GltfScene:
         return len(self._gltf.accessors) - 1
 
 
-@SINKS.register("people.glb")
+@SINKS.register(PREVIEW_SINK)
 class GlbSink(ClosingSink):
     """Made from the meshes.npz beside it when that is finished, so it must come after that one in a SinkGroup."""
 
     def __init__(self, recording: Recording) -> None:
-        self.path = recording.folder / "people.glb"
+        self.path = recording.folder / PREVIEW_SINK
         self.warnings: list[str] = []
         self._rows = recording.folder / "meshes.npz"
         self._closed = False
@@ -330,6 +330,6 @@ class GlbSink(ClosingSink):
         try:
             report = write_glb(self._rows, self.path)
         except InputError as error:
-            self.warnings.append(f"no people.glb: {error}")
+            self.warnings.append(f"no {PREVIEW_SINK}: {error}")
             return
         log.debug("%s: %s", self.path, report)

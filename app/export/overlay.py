@@ -20,8 +20,9 @@ def draw_or_plain(scene: Scene, recording: Recording) -> tuple[np.ndarray, str |
     """
     try:
         if not len(recording.faces):
-            return draw_skeletons(scene.frame.image, scene.meshes), None
-        return draw_overlay(scene, recording.faces, recording.vertex_joint_weights), None
+            return draw_skeletons(scene.frame.image, scene.meshes, recording.show_hidden), None
+        weights = None if recording.show_hidden else recording.vertex_joint_weights
+        return draw_overlay(scene, recording.faces, weights), None
     except Exception as error:
         log.debug("drawing failed", exc_info=True)
         return scene.frame.image, f"the overlay could not be drawn at frame {scene.frame.index}: {error}"

@@ -43,6 +43,7 @@ class Recording:
     source: the input file (its sound goes into the overlay), None when there is none
     settings: what summary.json says about how the result was made (JSON values)
     parameters: of the body, where they are written as well
+    show_hidden: draw what is hidden or out of the picture too
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Recording:
     expected_frames: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     parameters: Parameters | None = None
+    show_hidden: bool = False
 
     def __post_init__(self) -> None:
         check_array("Recording.faces", self.faces, (None, 3), np.int32)
@@ -100,6 +102,8 @@ SINKS: Registry[Callable[[Recording], Sink]] = Registry("output file")
 """File name -> class(recording) of the sink that writes it."""
 
 VIDEO_SINKS = ("overlay.mp4", "meshes.npz", "summary.json")
+PREVIEW_SINK = "people.glb"
+"""Made from meshes.npz, so it is named after that one."""
 PICTURE_SINKS = ("overlay.png", "meshes.npz", "summary.json")
 
 
