@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from app.config import LiveConfig, default_of, flag_fields
+from app.config import LiveConfig, PageConfig, default_of, flag_fields
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
 SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
 MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
-QUIET_NATIVE_LIBRARIES = {"GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2"}
+QUIET_NATIVE_LIBRARIES = {
+    "GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2", "OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8",
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,11 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line: modes by hand, all other flags from LiveConfig's fields."""
     parser = argparse.ArgumentParser(prog="launch.py", description="FastMETRO Live: people in videos and pictures -> 3D meshes.")
     modes = parser.add_mutually_exclusive_group(required=True)
+    modes.add_argument(
+        "--webcam", nargs="?", const="0", metavar="INDEX|URL", help="a live window: a camera's number, an rtsp or http URL, or a video file"
+    )
     modes.add_argument("--video", nargs="+", type=Path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
     modes.add_argument("--images", nargs="+", type=Path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
     modes.add_argument("--replay", type=Path, metavar="FILE", help="a session of --record -> the same files as --video; needs --out")
     modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
+    parser.add_argument("--page", action="store_true", help="with --webcam: start the browser page where there is no display")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo: out)")
     for item in flag_fields():
         options: dict[str, Any] = dict(item.metadata["flag"])
@@ -90,12 +96,30 @@ def run(flags: argparse.Namespace, config: LiveConfig) -> int:
 
         print(replay_to_files(flags.replay, flags.out, config))
         return 0
+    if flags.webcam is not None:
+        return run_live(flags, config)
     from app.jobs import run_pictures, run_videos
 
     report = run_videos(flags.video, flags.out, config) if flags.video else run_pictures(flags.images, flags.out, config)
     for line in report.done:
         print(line)
     return EXPECTED_ERROR if report.failed else 0
+
+
+def run_live(flags: argparse.Namespace, config: LiveConfig) -> int:
+    """The window, or what stands in for it where there is no display."""
+    from app.webcam import NoDisplayError, run_webcam
+
+    try:
+        print(run_webcam(flags.webcam, config, flags.out or Path()))
+    except NoDisplayError:
+        if not flags.page:
+            raise
+        from app.page.server import run_page
+
+        print("launch.py: there is no display for a window here; the page starts instead", file=sys.stderr)
+        run_page(config, PageConfig(), lambda line: print(line, flush=True))
+    return 0
 
 
 def explain(error: Exception) -> str | None:

@@ -34,7 +34,6 @@ MAX_CONNECTIONS = 4
 """Of one stream at once, while none of them gives a picture. A camera has only one."""
 MAX_LAG_S = 0.25
 """A file that is decoded more slowly than it plays falls behind by this, then its clock waits."""
-RETRYING_STATES = ("stalled", "retrying")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def read_capture(address: Address) -> Pictures:
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     try:
         if not capture.isOpened():
-            raise InputError(f"{address.shown} cannot be opened")
+            raise InputError("cannot be opened")
         while True:
             ok, image = capture.read()
             if not ok or image is None or image.size == 0:
@@ -223,9 +222,9 @@ class Camera:
         while not self._first.wait(POLL_S):
             connection = self._connections[0]
             if not connection.is_alive() and not self._first.is_set():
-                raise InputError(f"--webcam {self.address.shown}: {self._reason(connection)}")
+                raise InputError(f"--webcam: {self.address.shown} {self._reason(connection)}")
             if time.perf_counter() > deadline_s:
-                raise InputError(f"--webcam {self.address.shown}: no picture within {OPEN_TIMEOUT_S:g} s; is the source running?")
+                raise InputError(f"--webcam: {self.address.shown} gave no picture within {OPEN_TIMEOUT_S:g} s; is the source running?")
 
     def _reason(self, connection: Connection) -> str:
         hints = {
@@ -233,7 +232,7 @@ class Camera:
             "stream": "check the address, and that the source is running",
             "file": "check that it plays",
         }
-        return f"{connection.problem or 'it gave no picture'}; {hints[self.address.kind]}"
+        return f"{connection.problem or 'gave no picture'}; {hints[self.address.kind]}"
 
     def _try(self) -> None:
         connection = Connection(self._connect(self.address), self._deliver)
@@ -278,7 +277,7 @@ class Camera:
 
     def _say(self, state: str, text: str) -> None:
         before, self._status = self._status, SourceStatus(state, text)
-        if state != before.state and before.state != "opening":
+        if before.state not in (state, "opening"):
             log.info("%s", text)
 
     def _supervise(self) -> None:
@@ -302,7 +301,8 @@ class Camera:
         with self._lock:
             state = "retrying" if lost else "stalled"
             what = "is gone" if lost else "gives no pictures"
-            self._say(state, f"{self.address.shown} {what} for {silent_s:.0f} s; trying again")
+            since = f" for {silent_s:.0f} s" if silent_s >= 1 else ""
+            self._say(state, f"{self.address.shown} {what}{since}; trying again")
 
     def _end_file(self, connection: Connection | None) -> None:
         problem = connection.problem if connection else None

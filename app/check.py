@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from app.config import LiveConfig
 from core.errors import InputError
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-PACKAGES = ("torch", "numpy", "scipy", "safetensors", "opencv-contrib-python", "mediapipe", "av", "numba", "tqdm")
+OPEN3D = "open3d-cpu" if (sys.platform, platform.machine()) == ("linux", "x86_64") else "open3d"
+PACKAGES = ("torch", "numpy", "scipy", "safetensors", "opencv-contrib-python", "mediapipe", "av", "numba", "tqdm", OPEN3D)
 RESTORE = "it belongs to the repository: git checkout -- checkpoints"
 
 

@@ -78,6 +78,14 @@ class LiveConfig:
         False, "with --record: keep the camera's pictures as well (about 2 MB/s at 640x480)", action="store_true"
     )
     overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
+    headless: bool = setting(False, "with --webcam: no window; status on stderr, useful with --record", action="store_true")
+    mirror: bool = setting(False, "with --webcam: show the window mirrored at first", action="store_true")
+    loop: bool = setting(False, "with --webcam FILE: play the file again and again instead of ending with it", action="store_true")
+    duration_s: float | None = setting(None, "with --webcam: end after this time, seconds", type=float, metavar="S")
+    target_ms: float = setting(
+        33.0, "live: time that a frame may take, milliseconds; the governor holds it by looking, drawing, estimating less often",
+        type=float, metavar="MS",
+    )  # fmt: skip
     detect: DetectConfig = field(default_factory=DetectConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     smooth: SmoothConfig = field(default_factory=SmoothConfig)
@@ -85,6 +93,10 @@ class LiveConfig:
     def __post_init__(self) -> None:
         if self.max_people < 1:
             raise ValueError(f"--max-people: got {self.max_people}, expected 1 or more")
+        if self.duration_s is not None and not self.duration_s > 0:
+            raise ValueError(f"--duration-s: got {self.duration_s:g}, expected a time in seconds, above 0")
+        if not 1 <= self.target_ms <= 10_000:
+            raise ValueError(f"--target-ms: got {self.target_ms:g}, expected milliseconds, 1 to 10000 (33 is 30 frames a second)")
         if self.record_pictures and self.record is None:
             raise ValueError("--record-pictures: expected --record FILE beside it, the recording that the pictures go to")
         if self.focal_px is not None and not 1 <= self.focal_px < 1e6:

@@ -11,6 +11,8 @@ from app.types import Scene
 
 WINDOW_S = 3.0
 """Rates and latencies are of the last seconds."""
+MAX_LATENCIES = 100_000
+"""Of a whole session, for its last line; the latest ones where there are more."""
 STAGES = ("detect", "track", "crop", "estimate", "smooth", "draw")
 
 
@@ -57,7 +59,9 @@ class HudMeter:
         self._inferred: deque[tuple[float, dict[str, float]]] = deque()
         self._drawn: deque[tuple[float, float]] = deque()
         self._latencies: deque[tuple[float, float]] = deque()
-        self._num_people = 0
+        self._num_people, self._num_frames, self._ids = 0, 0, set()
+        self._all_latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
+        self._start_s: float | None = None
         self._warnings: list[str] = []
 
     def inferred(self, scene: Scene, now_s: float) -> None:
@@ -65,6 +69,9 @@ class HudMeter:
         with self._lock:
             self._inferred.append((now_s, scene.timings_ms))
             self._num_people = len(scene.meshes)
+            self._num_frames += 1
+            self._ids |= {mesh.track_id for mesh in scene.meshes}
+            self._start_s = now_s if self._start_s is None else self._start_s
 
     def drawn(self, now_s: float, draw_ms: float) -> None:
         """A picture was drawn."""
@@ -75,6 +82,7 @@ class HudMeter:
         """A mesh appeared for the first time, this long after its frame was taken."""
         with self._lock:
             self._latencies.append((now_s, latency_ms))
+            self._all_latencies.append(latency_ms)
 
     def warn(self, text: str) -> bool:
         """Show a warning from now on; True the first time."""
@@ -104,6 +112,17 @@ class HudMeter:
                 _rate(self._inferred, now_s), _rate(self._drawn, now_s), middle, high, stages_ms, governor, source, recording,
                 self._num_people, tuple(self._warnings),
             )  # fmt: skip
+
+    def summary(self, now_s: float) -> str:
+        """The whole session in one line."""
+        with self._lock:
+            elapsed_s = max(now_s - (now_s if self._start_s is None else self._start_s), 1e-3)
+            people = {0: "nobody", 1: "1 person"}.get(len(self._ids), f"{len(self._ids)} people")
+            line = f"{self._num_frames} frames in {elapsed_s:.1f} s, {self._num_frames / elapsed_s:.1f} frames/s, {people}"
+            if not self._all_latencies:
+                return line
+            middle, high = np.percentile(self._all_latencies, (50, 90))
+            return f"{line}, glass to mesh {middle:.0f} ms (p90 {high:.0f})"
 
 
 def _rate(entries: deque, now_s: float) -> float:

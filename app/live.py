@@ -79,6 +79,11 @@ class LivePipeline:
         self._mark: np.ndarray | None = None
         self._skipped_s = 0.0
 
+    @property
+    def body(self) -> Body:
+        """The body of the meshes."""
+        return self._estimator.body
+
     def process(self, frame: Frame, plan: Plan | None = None) -> Scene:
         """Everybody in the frame. `timings_ms`: detect (0 when it did not look), track, crop, estimate, smooth, total.
 

@@ -19,14 +19,15 @@ def test_flags_are_those_of_the_contract() -> None:
     names = {item.name for item in flag_fields()}
     assert names == {
         "checkpoint", "body", "mesh_dir", "parametric", "device", "precision", "max_people", "smoothing", "focal_px", "overwrite",
-        "record", "record_pictures", "show_hidden", "glb",
+        "record", "record_pictures", "show_hidden", "glb", "headless", "mirror", "loop", "duration_s", "target_ms",
     }  # fmt: skip
     assert LiveConfig(**{item.name: default_of(item) for item in flag_fields()}) == LiveConfig()
 
 
-@pytest.mark.parametrize(
-    "bad", [{"max_people": 0}, {"focal_px": 0.0}, {"focal_px": -5.0}, {"focal_px": float("nan")}, {"record_pictures": True}]
-)
+@pytest.mark.parametrize("bad", [
+    {"max_people": 0}, {"focal_px": 0.0}, {"focal_px": -5.0}, {"focal_px": float("nan")}, {"record_pictures": True},
+    {"duration_s": 0.0}, {"duration_s": float("nan")}, {"target_ms": 0.0}, {"target_ms": float("nan")},
+])  # fmt: skip
 def test_bad_values_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         LiveConfig(**bad)

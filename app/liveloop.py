@@ -1,0 +1,176 @@
+"""The live loop: camera -> pipeline -> newest scene, in a thread. What draws and what records can fail without stopping it."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from app.camera import Camera
+from app.governor import Governor
+from app.hud import Hud, HudMeter
+from app.live import LivePipeline
+from app.placing import intrinsics_of
+from app.types import Scene
+
+log = logging.getLogger(__name__)
+
+TAKE_S = 0.1
+"""How often a wait for the camera looks whether it should end."""
+STOP_S = 0.7
+
+
+class LiveSink(Protocol):
+    """Takes every scene of a live session, from the loop's thread."""
+
+    def write(self, scene: Scene) -> None:
+        """One scene, in order of time."""
+
+    def close(self) -> None:
+        """The session or the recording ends."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A scene and when its frame was taken (time.perf_counter); estimated: False while the network is not loaded yet."""
+
+    scene: Scene
+    taken_s: float
+    estimated: bool = True
+
+
+class LiveLoop:
+    """Use as a context manager. `newest` is the last scene; `failure` what ended the loop; sinks that fail are let go with a warning."""
+
+    def __init__(
+        self, camera: Camera, open_pipeline: Callable[[], LivePipeline], governor: Governor, meter: HudMeter, focal_px: float | None = None
+    ) -> None:
+        """open_pipeline loads the network; it runs beside the loop, which shows the camera's picture meanwhile."""
+        self._camera, self._open, self._focal_px = camera, open_pipeline, focal_px
+        self.governor, self.meter = governor, meter
+        self.pipeline: LivePipeline | None = None
+        self.newest: Moment | None = None
+        self.failure: Exception | None = None
+        self._sinks: dict[str, LiveSink] = {}
+        self._stop, self._finished = threading.Event(), threading.Event()
+        self._news, self._sinks_lock = threading.Condition(), threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="live-loop", daemon=True)
+        self._loader = threading.Thread(target=self._load, name="live-load", daemon=True)
+
+    def __enter__(self) -> "LiveLoop":
+        self._loader.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(STOP_S)
+        for name in list(self._sinks):
+            self.detach(name)
+        if self.pipeline is not None and not self._thread.is_alive():
+            self.pipeline.close()
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing more will come: a file is over, or something failed."""
+        return self._finished.is_set()
+
+    def check(self) -> None:
+        """Raise what ended the loop, if it was a failure."""
+        if self.failure is not None:
+            raise self.failure
+
+    def wait_newer(self, than: Moment | None, timeout_s: float) -> Moment | None:
+        """The newest moment once it is another than `than`; None when none came within the time."""
+        with self._news:
+            self._news.wait_for(lambda: self.newest is not than or self.finished, timeout_s)
+            return None if self.newest is than else self.newest
+
+    def attach(self, name: str, sink: LiveSink) -> None:
+        """Give a sink every scene from now on."""
+        with self._sinks_lock:
+            self._sinks[name] = sink
+
+    def detach(self, name: str) -> None:
+        """Close a sink; nothing happens when there is none of that name."""
+        with self._sinks_lock:
+            sink = self._sinks.pop(name, None)
+            if sink is not None:
+                self._guard(name, sink.close)
+
+    def has_sink(self, name: str) -> bool:
+        """Whether a sink is attached and has not failed."""
+        with self._sinks_lock:
+            return name in self._sinks
+
+    def hud(self, recording: str = "") -> Hud:
+        """What to show now."""
+        governor = self.governor.text if self.pipeline is not None else "loading the network"
+        return self.meter.read(time.perf_counter(), governor, self._camera.status.text, recording)
+
+    def _load(self) -> None:
+        try:
+            self.pipeline = self._open()
+        except Exception as error:  # noqa: BLE001 - raised by `check` in the main thread
+            self.failure = error
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set() and not self._camera.ended and self.failure is None:
+                if self.pipeline is None:
+                    self._show_picture()
+                else:
+                    self._step(self.pipeline)
+        except Exception as error:  # noqa: BLE001 - raised by `check` in the main thread
+            self.failure = error
+        finally:
+            self._finished.set()
+            with self._news:
+                self._news.notify_all()
+
+    def _show_picture(self) -> None:
+        captured = self._camera.take(TAKE_S)
+        if captured is not None:
+            self._publish(Moment(Scene(captured.frame, intrinsics_of(captured.frame, self._focal_px)), captured.taken_s, estimated=False))
+
+    def _step(self, pipeline: LivePipeline) -> None:
+        """The newest frame through the pipeline, and on to whoever looks and records."""
+        plan = self.governor.plan
+        captured = self._camera.take(TAKE_S)
+        if captured is None:
+            return
+        start_s = time.perf_counter()
+        scene = pipeline.process(captured.frame, plan)
+        now_s = time.perf_counter()
+        self.governor.note(now_s, scene.timings_ms["total"], scene.timings_ms["detect"])
+        self.meter.inferred(scene, now_s)
+        self._publish(Moment(scene, captured.taken_s))
+        self._write(scene)
+        spare_s = plan.infer_interval_ms / 1e3 - (time.perf_counter() - start_s)
+        if spare_s > 0:
+            self._stop.wait(spare_s)
+
+    def _publish(self, moment: Moment) -> None:
+        with self._news:
+            self.newest = moment
+            self._news.notify_all()
+
+    def _write(self, scene: Scene) -> None:
+        with self._sinks_lock:
+            for name, sink in list(self._sinks.items()):
+                if not self._guard(name, lambda sink=sink: sink.write(scene)):
+                    del self._sinks[name]
+                    self._guard(name, sink.close)
+
+    def _guard(self, name: str, step: Callable[[], None]) -> bool:
+        """Run a sink's step; False when it failed, which is said once and shown."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - a sink never stops the loop
+            text = f"{name} failed: {' '.join(str(error).split()) or type(error).__name__}"
+            if self.meter.warn(text):
+                log.warning("%s; the session goes on without it", text)
+            return False
+        return True

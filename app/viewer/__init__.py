@@ -1,0 +1,1 @@
+"""The live window. Import `app.viewer.window` only where there is a display: it needs Open3D."""

@@ -1,0 +1,262 @@
+"""`--webcam`: a camera, a stream or a file, live in a window, or without one."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from app.camera import Camera
+from app.config import LiveConfig
+from app.governor import Governor
+from app.hud import Hud, HudMeter
+from app.jobs import NO_FACES, open_detector, open_estimator
+from app.live import LivePipeline
+from app.liveloop import LiveLoop, Moment
+from app.session import SessionRecorder, new_session_path
+from app.session_format import SessionInfo
+from app.types import Scene
+from app.visibility import body_joint_weights
+from core.bodies import Body
+from core.errors import InputError
+
+log = logging.getLogger(__name__)
+
+TITLE = "FastMETRO Live"
+RECORDING = "recording"
+POLL_S = 1 / 60
+HUD_S = 0.25
+"""The numbers change this often, to be readable."""
+STATUS_S, TERMINAL_STATUS_S = 5.0, 0.5
+MAX_DRAW_FAILURES = 5
+
+
+class View(Protocol):
+    """What the loop needs of app.viewer.window.Window."""
+
+    def set_body(self, body: Body, joint_weights: object) -> None:
+        """Once the network is loaded."""
+
+    def show(self, scene: Scene, hud: Hud, source_state: str) -> None:
+        """Draw."""
+
+    def poll(self) -> bool:
+        """False when closed."""
+
+    def close(self) -> None:
+        """Take it away."""
+
+
+def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
+    """Run until the window is closed, Ctrl-C, the file's end or --duration-s; returns the line to print.
+
+    folder: for screenshots and for recordings started by the key. Raises InputError when the source cannot be opened, the network is
+    missing, or there is no display for the window.
+    """
+    if not config.headless:
+        check_display()
+    with stop_on_signal() as stop, Camera(address, config.loop) as camera:
+        meter = HudMeter()
+        with LiveLoop(camera, lambda: open_pipeline(config), Governor(config.target_ms), meter, config.focal_px) as loop:
+            recorder = Recorder(loop, config, folder)
+            live = LiveSession(camera, loop, recorder, config, stop)
+            live.run(None if config.headless else open_window(config, folder, recorder.toggle))
+        loop.check()
+        return f"{camera.address.shown}: {meter.summary(time.perf_counter())}{recorder.summary}"
+
+
+def check_display() -> None:
+    """Raises InputError at once where there surely is no display; the window itself notices the rest."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise NoDisplayError
+
+
+class NoDisplayError(InputError):
+    """No window can be opened."""
+
+    def __init__(self) -> None:
+        super().__init__("--webcam: there is no display for a window here; use --headless, or --page to see it in a browser")
+
+
+def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) -> View:
+    """The window. Raises NoDisplayError."""
+    from app.viewer.window import Window, WindowError
+
+    try:
+        return Window(TITLE, folder, config.mirror, record)
+    except WindowError as error:
+        raise NoDisplayError from error
+
+
+def open_pipeline(config: LiveConfig) -> LivePipeline:
+    """Load network and detector."""
+    return LivePipeline(open_estimator(config), open_detector(config), config)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and a polite kill set. A second Ctrl-C interrupts as usual."""
+    stop = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Recorder:
+    """Starts and stops the recording of a live session, by --record and by the key."""
+
+    def __init__(self, loop: LiveLoop, config: LiveConfig, folder: Path) -> None:
+        self._loop, self._config, self._folder = loop, config, folder
+        self._current: SessionRecorder | None = None
+        self._wanted = config.record is not None
+        self.paths: list[Path] = []
+
+    @property
+    def text(self) -> str:
+        """For the HUD; "" while nothing is recorded."""
+        if self._current is None:
+            return ""
+        if self._current.problem:
+            return f"recording stopped: {self._current.problem}"
+        return f"recording {self._current.path.name}, {self._current.num_frames} frames"
+
+    @property
+    def summary(self) -> str:
+        """What was recorded, for the last line."""
+        return f"; recorded {', '.join(map(str, self.paths))}" if self.paths else ""
+
+    def start_if_wanted(self) -> None:
+        """--record: begin as soon as the network is loaded."""
+        if self._wanted and self._loop.pipeline is not None:
+            self._wanted = False
+            self._start(self._config.record)
+
+    def toggle(self) -> None:
+        """The key."""
+        if self._current is not None:
+            self._loop.detach(RECORDING)
+            self._current = None
+        elif self._loop.pipeline is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._start(new_session_path(self._folder))
+
+    def _start(self, path: Path) -> None:
+        config = self._config
+        settings = {"checkpoint": config.checkpoint, "smoothing": config.smoothing, "focal_px": config.focal_px}
+        info = SessionInfo.of(self._loop.pipeline.body, settings, config.parametric)
+        self._current = SessionRecorder(path, info, config.record_pictures)
+        self.paths.append(path)
+        self._loop.attach(RECORDING, self._current)
+
+
+class LiveSession:
+    """The main thread's part: draws what is new, as often as the governor lets it, and looks whether to end."""
+
+    def __init__(self, camera: Camera, loop: LiveLoop, recorder: Recorder, config: LiveConfig, stop: threading.Event) -> None:
+        self._camera, self._loop, self._recorder, self._stop = camera, loop, recorder, stop
+        self._end_s = time.perf_counter() + config.duration_s if config.duration_s else float("inf")
+        self._shown: Moment | None = None
+        self._drawn_s = self._hud_s = self._said_s = -1e9
+        self._hud = Hud()
+        self._num_failures = 0
+        self._body_known = False
+
+    def run(self, window: View | None) -> None:
+        """Until something ends it; without a window (any more) with a line of status now and then."""
+        try:
+            while not self._ended():
+                self._recorder.start_if_wanted()
+                if window is None:
+                    self._say_status()
+                    self._loop.wait_newer(self._loop.newest, POLL_S * 6)
+                elif not self._draw(window):
+                    return
+                elif self._num_failures >= MAX_DRAW_FAILURES:
+                    window = self._give_up(window)
+        finally:
+            if sys.stderr.isatty() and window is None:
+                sys.stderr.write("\n")
+            if window is not None:
+                window.close()
+
+    def _ended(self) -> bool:
+        return self._stop.is_set() or self._loop.finished or time.perf_counter() >= self._end_s
+
+    def _draw(self, window: View) -> bool:
+        """Draw the newest scene if it is time to, and take keys; False when the window was closed. A failing renderer is only counted."""
+        moment = self._loop.wait_newer(self._shown, POLL_S)
+        start_s = time.perf_counter()
+        stale = start_s - self._hud_s >= HUD_S
+        if stale:
+            self._hud, self._hud_s = self._loop.hud(self._recorder.text), start_s
+        try:
+            self._tell_body(window)
+            newest = moment or (self._loop.newest if stale else None)
+            if newest is not None and start_s - self._drawn_s >= 1 / self._loop.governor.plan.draw_fps - POLL_S / 4:
+                self._drawn_s = start_s
+                window.show(newest.scene, self._hud, self._camera.status.state)
+                going_on = window.poll()
+                self._count(newest, start_s)
+                return going_on
+            return window.poll()
+        except Exception as error:  # noqa: BLE001 - what draws never stops what estimates
+            self._num_failures += 1
+            text = f"drawing failed: {' '.join(str(error).split()) or type(error).__name__}"
+            if self._loop.meter.warn(text):
+                log.warning("%s", text)
+            return True
+
+    def _count(self, moment: Moment, start_s: float) -> None:
+        self._num_failures = 0
+        now_s = time.perf_counter()
+        self._loop.meter.drawn(now_s, (now_s - start_s) * 1e3)
+        if moment is not self._shown and moment.estimated:
+            self._loop.meter.shown(now_s, (now_s - moment.taken_s) * 1e3)
+        self._shown = moment
+
+    def _tell_body(self, window: View) -> None:
+        pipeline = self._loop.pipeline
+        if pipeline is None or self._body_known:
+            return
+        self._body_known = True
+        if not len(pipeline.body.faces) and self._loop.meter.warn(NO_FACES):
+            log.warning("%s", NO_FACES)
+        window.set_body(pipeline.body, body_joint_weights(pipeline.body))
+
+    def _give_up(self, window: View) -> None:
+        """Go on without a window that cannot draw."""
+        log.warning("the window is closed, the session goes on without it; Ctrl-C ends it")
+        try:
+            window.close()
+        except Exception as error:  # noqa: BLE001 - it is broken anyway
+            log.debug("closing the window: %s", error)
+
+    def _say_status(self) -> None:
+        """One line on stderr: rewritten on a terminal, now and then elsewhere."""
+        now_s, terminal = time.perf_counter(), sys.stderr.isatty()
+        if now_s - self._said_s < (TERMINAL_STATUS_S if terminal else STATUS_S):
+            return
+        self._said_s = now_s
+        line = "  |  ".join(self._loop.hud(self._recorder.text).lines())
+        if terminal:
+            sys.stderr.write(f"\r\x1b[2K{line[: os.get_terminal_size(2).columns - 1]}")
+            sys.stderr.flush()
+        else:
+            log.info("%s", line)
