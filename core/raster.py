@@ -46,6 +46,49 @@ def rasterize(points_px: np.ndarray, depth_m: np.ndarray, faces: np.ndarray, hei
     return Fragments(face_index, barycentric, inverse_depth)
 
 
+def interpolate(fragments: Fragments, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """What vertices say at the covered pixels, row by row. values: (V, C), faces: those drawn -> (N, C) float32."""
+    covered = fragments.covered
+    chosen = np.ascontiguousarray(faces, np.int32)[fragments.face_index[covered]]
+    return _blend(np.ascontiguousarray(values, np.float32), chosen, fragments.barycentric[covered])
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V, 3) and (F, 3) -> (V, 3) float32 unit normals, faces weighted by their area; (b - a) x (c - a) is outwards."""
+    return _normals(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
+
+
+@numba.njit(cache=True, fastmath=True)
+def _blend(values, corners, weights):  # noqa: ANN001, ANN202 - compiled
+    count, size = corners.shape[0], values.shape[1]
+    result = np.empty((count, size), np.float32)
+    for i in range(count):
+        a, b, c = corners[i, 0], corners[i, 1], corners[i, 2]
+        u, v, w = weights[i, 0], weights[i, 1], weights[i, 2]
+        for k in range(size):
+            result[i, k] = values[a, k] * u + values[b, k] * v + values[c, k] * w
+    return result
+
+
+@numba.njit(cache=True, fastmath=True)
+def _normals(vertices, faces):  # noqa: ANN001, ANN202 - compiled
+    total = np.zeros(vertices.shape, np.float32)
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        u0, u1, u2 = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        v0, v1, v2 = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        x, y, z = u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0
+        for corner in (a, b, c):
+            total[corner, 0] += x
+            total[corner, 1] += y
+            total[corner, 2] += z
+    for i in range(total.shape[0]):
+        length = np.sqrt(total[i, 0] ** 2 + total[i, 1] ** 2 + total[i, 2] ** 2) + np.float32(1e-12)
+        for k in range(3):
+            total[i, k] /= length
+    return total
+
+
 @numba.njit(cache=True, fastmath=True)
 def _fill(points, depth, faces, face_index, barycentric, inverse_depth):  # noqa: ANN001, ANN202 - compiled
     height, width = face_index.shape

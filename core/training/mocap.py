@@ -19,7 +19,8 @@ from torch import Tensor
 
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
-from core.training.poses import NECK, SIDES, SPINE, about_z, reference_heads, swing, unit
+from core.training.poses import NECK, SIDES, SPINE, reference_heads
+from core.training.rotations import about_z, frame, swing, unit
 
 log = logging.getLogger(__name__)
 
@@ -194,12 +195,6 @@ def bend_axis(upper: np.ndarray, lower: np.ndarray, hint: np.ndarray) -> np.ndar
     sine = np.linalg.norm(normal, axis=-1, keepdims=True)
     weight = np.clip(sine / SURE_BEND_SINE, 0, 1) * ((normal * hint).sum(-1, keepdims=True) > 0)
     return unit((1 - weight) * hint + weight * normal / np.maximum(sine, 1e-9))
-
-
-def frame(direction: np.ndarray, hinge: np.ndarray) -> np.ndarray:
-    """Right-handed frames (..., 3, 3) whose first column is the direction and whose second lies as near the hinge as can be."""
-    side = unit(hinge - (hinge * direction).sum(-1, keepdims=True) * direction)
-    return np.stack([direction, side, np.cross(direction, side)], -1)
 
 
 def _shrug(arm: np.ndarray, sign: float) -> np.ndarray:

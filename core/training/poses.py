@@ -5,12 +5,15 @@ body facing the camera (towards -z), so its left side is at +x.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.bodies.anny import AVERAGE_ADULT, AnnyBody
+from core.training.rotations import about_x, about_y, about_z, frame, rotation, swing, unit
+from core.training.views import draw_views
 
 FAMILIES = (
     "standing",
@@ -26,7 +29,9 @@ FAMILIES = (
     "lying",
     "inverted",
 )
-FAMILY_WEIGHTS = (0.19, 0.20, 0.13, 0.07, 0.07, 0.08, 0.05, 0.05, 0.03, 0.07, 0.05, 0.01)
+FAMILY_WEIGHTS = (0.20, 0.17, 0.14, 0.08, 0.07, 0.07, 0.05, 0.04, 0.03, 0.06, 0.06, 0.03)
+CLOSE_WEIGHTS = (0.32, 0.06, 0.44, 0.08, 0.01, 0.02, 0.0, 0.01, 0.03, 0.02, 0.01, 0.0)
+"""Shares of the families before a webcam."""
 EVERYDAY_FAMILIES = FAMILIES[:4]
 
 SIDES = (("L", 1.0), ("R", -1.0))
@@ -39,6 +44,13 @@ ARM_RANGES = {  # elevation from hanging, azimuth from sideways to the front, el
     "forward": ((55, 120), (-25, 105), (0, 130), 0.20),
     "overhead": ((110, 178), (-20, 85), (0, 80), 0.10),
 }
+AIMS = {  # where the wrist goes, metres from the neck's root: outwards, down, away; share
+    "chin": (0.06, -0.03, -0.20, 0.11), "cheek": (0.11, -0.06, -0.13, 0.08), "ear": (0.15, -0.12, -0.08, 0.09),
+    "brow": (0.08, -0.17, -0.18, 0.05), "crown": (0.08, -0.30, -0.05, 0.04), "neck": (0.12, -0.06, 0.08, 0.03),
+    "chest": (0.02, 0.22, -0.20, 0.08), "crossed": (-0.10, 0.26, -0.20, 0.11), "belly": (0.05, 0.42, -0.18, 0.09),
+    "hip": (0.22, 0.50, -0.02, 0.09), "desk": (0.17, 0.42, -0.33, 0.13), "camera": (0.20, 0.02, -0.40, 0.05),
+    "back": (0.05, 0.45, 0.16, 0.05),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,45 +59,6 @@ class PoseBatch:
 
     rotmats: Tensor
     family: np.ndarray
-
-
-def rotation(axis: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Rodrigues' formula. axis: (..., 3) of unit length, degrees: (...) -> (..., 3, 3)."""
-    degrees = np.asarray(degrees, np.float64)
-    x, y, z = np.moveaxis(np.broadcast_to(axis, (*degrees.shape, 3)), -1, 0)
-    zero = np.zeros_like(x)
-    skew = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*degrees.shape, 3, 3)
-    angle = np.radians(degrees)[..., None, None]
-    return np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * (skew @ skew)
-
-
-def about_x(degrees: np.ndarray) -> np.ndarray:
-    """Positive bends the upper body forward, and a hanging shin back."""
-    return rotation(np.array([1.0, 0, 0]), degrees)
-
-
-def about_y(degrees: np.ndarray) -> np.ndarray:
-    """Turn about the vertical."""
-    return rotation(np.array([0, 1.0, 0]), degrees)
-
-
-def about_z(degrees: np.ndarray) -> np.ndarray:
-    """Tilt within the picture."""
-    return rotation(np.array([0, 0, 1.0]), degrees)
-
-
-def swing(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """The smallest rotation from the unit vector start (3,) to the unit vectors end (B, 3) -> (B, 3, 3)."""
-    start = np.broadcast_to(start, end.shape)
-    axis = np.cross(start, end)
-    sine = np.linalg.norm(axis, axis=-1)
-    degrees = np.degrees(np.arctan2(sine, (start * end).sum(-1)))
-    return rotation(axis / np.maximum(sine, 1e-8)[:, None], degrees)
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    """(..., 3) scaled to length 1."""
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
 
 
 class PoseSampler:
@@ -105,18 +78,26 @@ class PoseSampler:
             for finger in range(2, 6):
                 direction = unit(heads[at(f"finger{finger}-3.{side}")] - heads[at(f"finger{finger}-1.{side}")])
                 self.fingers[side, finger] = unit(np.cross(direction, palm))
+        self.shoulder = {side: heads[at(f"upperarm01.{side}")] - heads[at("neck01")] for side, _ in SIDES}
+        nodes = [heads[at(f"{name}.L")] for name in ("upperarm01", "lowerarm01", "wrist")]
+        self.arm_lengths = tuple(float(np.linalg.norm(end - start)) for start, end in pairwise(nodes))
         self.rest_elbow = {side: np.degrees(np.arccos(self.arm[side] @ self.forearm[side])) for side, _ in SIDES}
 
-    def sample(self, count: int, family: np.ndarray | None = None) -> PoseBatch:
-        """Draw `count` poses; family (count,) fixes the families, else they follow FAMILY_WEIGHTS."""
+    def sample(self, count: int, family: np.ndarray | None = None, view: np.ndarray | None = None) -> PoseBatch:
+        """Draw `count` poses; family (count,) fixes the families, else they follow FAMILY_WEIGHTS.
+
+        view: (count, 3, 3) from a body that stands upright and faces -z to the camera; None draws them as core.training.views does
+        """
         random = self.random
         if family is None:
             family = random.choice(len(FAMILIES), count, p=FAMILY_WEIGHTS)
+        if view is None:
+            view = draw_views(random, count).rotmats
         rotmats = np.tile(np.eye(3), (count, len(self.body.bone_names), 1, 1))
         lean = self._legs(rotmats, family)
         self._torso(rotmats, lean)
         self._arms(rotmats, family)
-        rotmats[:, 0] = self._root(family)
+        rotmats[:, 0] = view @ self._tilt(family)
         return PoseBatch(torch.from_numpy(rotmats.astype(np.float32)), family)
 
     def _set(self, rotmats: np.ndarray, bone: str, value: np.ndarray) -> None:
@@ -173,12 +154,39 @@ class PoseSampler:
             shrug = np.maximum(elevation - 50, 0) * 0.22 + random.normal(0, 4, count)
             clavicle = about_z(-sign * shrug) @ about_y(sign * random.normal(0, 6, count))
             reach = rotation(direction, sign * np.clip(twist, -85, 85)) @ swing(self.arm[side], direction)
+            aimed, aimed_reach, aimed_flexion = self._aimed(family, side, sign)
+            reach = np.where(aimed[:, None, None], aimed_reach, reach)
+            flexion = np.where(aimed, aimed_flexion, flexion)
+            clavicle = np.where(aimed[:, None, None], np.eye(3), clavicle)
             self._set(rotmats, f"clavicle.{side}", clavicle)
             self._set(rotmats, f"upperarm01.{side}", clavicle.swapaxes(1, 2) @ reach)
             self._set(rotmats, f"lowerarm01.{side}", rotation(self.elbow_axis[side], flexion - self.rest_elbow[side]))
             self._set(rotmats, f"lowerarm02.{side}", rotation(self.forearm[side], np.clip(random.normal(0, 35, count), -80, 80)))
             self._set(rotmats, f"wrist.{side}", about_x(random.normal(0, 14, count)) @ about_z(random.normal(0, 14, count)))
             self._hand(rotmats, side)
+
+    def _aimed(self, family: np.ndarray, side: str, sign: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Arms that bring the hand to a place of AIMS: (B,) which ones, (B, 3, 3) rotation of the upper arm, (B,) elbow flexion."""
+        random, count = self.random, len(family)
+        aims = np.array([row[:3] for row in AIMS.values()])
+        kind = random.choice(len(AIMS), count, p=[row[3] for row in AIMS.values()])
+        target = aims[kind] * [sign, 1, 1] + random.normal(0, 0.035, (count, 3))
+        shoulder, upper, lower = self.shoulder[side], *self.arm_lengths
+        offset = target - shoulder
+        span = np.linalg.norm(offset, axis=1)
+        distance = np.clip(span, abs(upper - lower) + 0.06, (upper + lower) * 0.985)
+        towards = offset / span[:, None]
+        along = (upper**2 + distance**2 - lower**2) / (2 * distance)
+        away = np.sqrt(np.maximum(upper**2 - along**2, 0))
+        pole = np.stack([sign * random.uniform(0.2, 1.2, count), random.uniform(0.2, 1.2, count), random.uniform(-0.3, 0.5, count)], 1)
+        pole = unit(pole - (pole * towards).sum(1, keepdims=True) * towards)
+        arm = unit(along[:, None] * towards + away[:, None] * pole)
+        forearm = unit(distance[:, None] * towards - upper * arm)
+        hinge = unit(np.cross(arm, forearm) + 1e-9)
+        reach = frame(arm, hinge) @ frame(self.arm[side], self.elbow_axis[side]).T
+        flexion = np.degrees(np.arccos(np.clip((arm * forearm).sum(1), -1, 1)))
+        everyday = np.isin(family, [FAMILIES.index(name) for name in ("standing", "sitting", "cross-legged", "kneeling")])
+        return (random.random(count) < np.where(everyday, 0.42, 0.12)) & (family != FAMILIES.index("reaching")), reach, flexion
 
     def _arm_angles(self, family: np.ndarray) -> np.ndarray:
         """(4, B) elevation, azimuth, elbow flexion, twist of one arm."""
@@ -198,24 +206,18 @@ class PoseSampler:
             for part in (1, 2, 3):
                 self._set(rotmats, f"finger{finger}-{part}.{side}", step)
 
-    def _root(self, family: np.ndarray) -> np.ndarray:
-        """(B, 3, 3): heading, then the body's tilt, then the camera's pitch and roll."""
+    def _tilt(self, family: np.ndarray) -> np.ndarray:
+        """(B, 3, 3) of the whole body against upright: slight, lying on the back, the face or a side, or upside down."""
         random, count = self.random, len(family)
-        frontal = random.random(count) < 0.35
-        yaw = np.where(frontal, random.normal(0, 40, count), random.uniform(0, 360, count))
         loose = random.random(count) < 0.08
         tilt = about_x(random.normal(0, np.where(loose, 35, 8))) @ about_z(random.normal(0, np.where(loose, 25, 6)))
-        high = random.random(count) < 0.3
-        pitch = np.where(high, random.normal(12, 15, count), random.normal(4, 6, count))
-        heading = about_y(yaw) @ tilt
-        lying = family == FAMILIES.index("lying")
         face = about_x(np.where(random.random(count) < 0.6, -90.0, 90.0) + random.normal(0, 12, count)) @ about_y(
-            random.normal(0, 35, count)
+            np.where(random.random(count) < 0.3, random.choice([-90, 90], count), 0) + random.normal(0, 30, count)
         )
-        heading = np.where(lying[:, None, None], about_y(yaw) @ face, heading)
-        inverted = family == FAMILIES.index("inverted")
-        heading = np.where(inverted[:, None, None], about_y(yaw) @ about_z(180 + random.normal(0, 12, count)), heading)
-        return about_z(random.normal(0, 7, count)) @ about_x(pitch) @ heading
+        face = about_y(random.uniform(0, 360, count)) @ face
+        lying, inverted = (family == FAMILIES.index(name) for name in ("lying", "inverted"))
+        tilt = np.where(lying[:, None, None], face, tilt)
+        return np.where(inverted[:, None, None], about_z(180 + random.normal(0, 14, count)) @ tilt, tilt)
 
 
 def reference_heads(body: AnnyBody) -> np.ndarray:

@@ -7,9 +7,9 @@ import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 SHARD_PATTERN = "shard-*.npz"
 NUM_JOINTS = len(JOINT_NAMES)
+LABELS = ("group", "framing")
+"""Age and weight group of the body, and how much of it the picture shows: arrays of indices beside `group_names`, `framing_names`."""
 MAKE_SHARDS = "make some with `python -m core.training.synthesize`"
 
 
@@ -64,12 +66,16 @@ TRUTH_FIELDS = tuple(Truth.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard without its pictures. body: name of the body model; family_names: (K,) names of the pose families."""
+    """A shard without its pictures. body: name of the body model; family_names: (K,) names of the pose families.
+
+    labels: what else is known of each person, (n,) names by LABELS; older shards have none
+    """
 
     path: Path
     truth: Truth
     family_names: tuple[str, ...]
     body: str
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -120,7 +126,10 @@ def load_shard(path: Path) -> Shard:
             raise ValueError("holds no people")
         if truth.family.max() >= len(names):
             raise ValueError(f"family {truth.family.max()} has no name among {len(names)}")
-        return Shard(path, truth, names, str(content["body"]))
+        labels = {name: content[f"{name}_names"][content[name]] for name in LABELS if name in content}
+        if any(len(label) != len(truth) for label in labels.values()):
+            raise ValueError(f"{', '.join(labels)}: not one for each of {len(truth)} people")
+        return Shard(path, truth, names, str(content["body"]), labels)
 
 
 def load_pictures(path: Path) -> JpegPictures:
@@ -137,7 +146,7 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, expected an npz archive")
             yield content
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, IndexError, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 

@@ -20,21 +20,26 @@ from core.joints import JOINT_NAMES
 log = logging.getLogger(__name__)
 
 SHARD_SIZE = 500
+POSES_AT_ONCE = 48
 VALIDATION_SEED = 1_000_000_000
 """Seeds from here on are for validation: no training shard ever uses them."""
 
 
 @dataclass(frozen=True)
 class SynthesisConfig:
-    """What to make. Training and validation never share a seed; mocap_share of the poses come from motion capture, if given."""
+    """What to make. Training and validation never share a seed; mocap_share of the poses come from motion capture, if given.
+
+    full_mesh: keep all vertices; held_out: shapes, outfits and backgrounds that training never sees
+    """
 
     out: Path
     count: int
     seed: int = 0
-    backgrounds: Path | None = None
+    backgrounds: tuple[Path, ...] = ()
     mocap: Path | None = None
     mocap_share: float = 0.4
     full_mesh: bool = False
+    held_out: bool = False
 
 
 def shard_path(config: SynthesisConfig, index: int) -> Path:
@@ -64,29 +69,33 @@ class Maker:
 
         from core.training.poses import FAMILIES, PoseSampler
         from core.training.render import Renderer
+        from core.training.shapes import GROUP_NAMES, draw_shapes
+        from core.training.views import FRAMING_NAMES, draw_views
 
         seed = self.config.seed + index
         random = np.random.default_rng(seed)
-        sampler, renderer = PoseSampler(self.body, seed), Renderer(self.body, seed, self.config.backgrounds)
+        sampler, renderer = PoseSampler(self.body, seed), Renderer(self.body, seed, self.config.backgrounds, self.config.held_out)
         count = min(SHARD_SIZE, self.config.count - index * SHARD_SIZE)
         rows: list[dict[str, np.ndarray]] = []
         while len(rows) < count:
-            rotmats, family = self._poses(sampler, random, 48)
-            shapes = self.body.shape_bank[random.integers(len(self.body.shape_bank), size=len(rotmats))]
+            views = draw_views(random, POSES_AT_ONCE)
+            rotmats, family = self._poses(sampler, random, views)
+            shapes, group = draw_shapes(random, POSES_AT_ONCE, self.config.held_out)
             with torch.inference_mode():
-                vertices = self.body.vertices(rotmats, shapes)
+                vertices = self.body.vertices(rotmats, torch.from_numpy(shapes))
                 joints, pelvis = self.body.joints(vertices).numpy(), self.body.pelvis(vertices).numpy()
             keep = np.flatnonzero(_plausible(joints))[: count - len(rows)]
             meshes = vertices.numpy()
             for i in keep:
-                crop = renderer.draw(meshes[i], joints[i], pelvis[i])
-                quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(45, 96))]
+                crop = renderer.draw(meshes[i], joints[i], pelvis[i], FRAMING_NAMES[views.framing[i]])
+                quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(35, 96))]
                 jpeg = cv2.imencode(".jpg", crop.image[..., ::-1], quality)[1]
                 centred = meshes[i] - pelvis[i]
                 row = {
                     "jpeg": jpeg, "intermediate_m": centred[self.body.levels.intermediate_ids].astype(np.float16),
                     "joints_m": joints[i] - pelvis[i], "joints_crop": crop.joints_crop,
                     "joint_visibility": crop.joint_visibility, "camera": crop.camera, "family": np.uint8(family[i]),
+                    "group": group[i], "framing": np.uint8(views.framing[i]),
                 }  # fmt: skip
                 rows.append(row | ({"vertices_m": centred.astype(np.float16)} if self.config.full_mesh else {}))
         names = FAMILIES + (("mocap",) if self.bank is not None else ())
@@ -94,24 +103,29 @@ class Maker:
         arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "jpeg"}
         return arrays | {
             "jpeg": np.concatenate([row["jpeg"].ravel() for row in rows]), "jpeg_offsets": np.cumsum([0, *lengths], dtype=np.int64),
-            "family_names": np.array(names), "body": np.array(self.body.name), "seed": np.int64(seed),
+            "family_names": np.array(names), "group_names": np.array(GROUP_NAMES), "framing_names": np.array(FRAMING_NAMES),
+            "body": np.array(self.body.name), "seed": np.int64(seed),
         }  # fmt: skip
 
-    def _poses(self, sampler: object, random: np.random.Generator, count: int) -> tuple[object, np.ndarray]:
-        """(rotmats, family); with a motion capture bank its share of the poses gets a random heading and camera pitch."""
+    def _poses(self, sampler: object, random: np.random.Generator, views: object) -> tuple[object, np.ndarray]:
+        """(rotmats, family); with a motion capture bank its share of the poses is seen from the same views."""
         import torch
 
-        from core.training.poses import FAMILIES, about_x, about_y, about_z
+        from core.training.poses import CLOSE_WEIGHTS, FAMILIES, FAMILY_WEIGHTS
+        from core.training.rotations import without_heading
+        from core.training.views import FRAMING_NAMES
 
-        batch = sampler.sample(count)
+        count = len(views.framing)
+        close = views.framing == FRAMING_NAMES.index("webcam")
+        everywhere, before_webcams = (random.choice(len(FAMILIES), count, p=shares) for shares in (FAMILY_WEIGHTS, CLOSE_WEIGHTS))
+        batch = sampler.sample(count, np.where(close, before_webcams, everywhere), views.rotmats)
         if self.bank is None:
             return batch.rotmats, batch.family
         captured = np.flatnonzero(random.random(count) < self.config.mocap_share)
         rotmats, family = batch.rotmats.clone(), batch.family.copy()
         poses = self.bank.rotmats_of(self._pick(random, len(captured))).clone()
-        pitch = np.where(random.random(len(captured)) < 0.3, random.normal(12, 15, len(captured)), random.normal(4, 6, len(captured)))
-        view = about_z(random.normal(0, 7, len(captured))) @ about_x(pitch) @ about_y(random.uniform(0, 360, len(captured)))
-        poses[:, 0] = torch.from_numpy(view.astype(np.float32)) @ poses[:, 0]
+        turned = views.rotmats[captured] @ without_heading(poses[:, 0].numpy())
+        poses[:, 0] = torch.from_numpy(turned.astype(np.float32))
         hands = [i for i, name in enumerate(self.body.bone_names) if name.startswith("finger")]
         poses[:, hands] = batch.rotmats[captured][:, hands]
         rotmats[captured] = poses
@@ -185,8 +199,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards; what is there already is kept")
     parser.add_argument("--count", type=int, required=True, help="pictures to make")
     parser.add_argument("--seed", type=int, default=0, help="first shard's seed")
-    parser.add_argument("--validation", action="store_true", help="use seeds that training never uses, and keep the full meshes")
-    parser.add_argument("--backgrounds", type=Path, help="folder of pictures and .hdr light probes without people")
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="use seeds, shapes, outfits and backgrounds that training never uses, and keep the full meshes",
+    )
+    parser.add_argument("--backgrounds", type=Path, nargs="+", default=[], help="folders of pictures and .hdr light probes without people")
     parser.add_argument("--mocap", type=Path, help="folder of motion capture (CMU npz, DeepMimic txt, BVH)")
     parser.add_argument("--mocap-share", type=float, default=SynthesisConfig.mocap_share, help="share of captured poses, 0..1")
     parser.add_argument("--workers", type=int, default=1, help="processes")
@@ -194,7 +212,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = SynthesisConfig(
         out=flags.out, count=flags.count, seed=flags.seed + (VALIDATION_SEED if flags.validation else 0),
-        backgrounds=flags.backgrounds, mocap=flags.mocap, mocap_share=flags.mocap_share, full_mesh=flags.validation,
+        backgrounds=tuple(flags.backgrounds), mocap=flags.mocap, mocap_share=flags.mocap_share, full_mesh=flags.validation,
+        held_out=flags.validation,
     )  # fmt: skip
     synthesize(config, flags.workers)
 

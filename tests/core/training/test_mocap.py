@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from core.bodies import load_body
 from core.errors import InputError
 from core.training import mocap
-from core.training.poses import unit
+from core.training.rotations import unit
 
 ADULT = (0.5, 0.67, 0.5, 0.5, 0.5, 0.5)
 LIMBS = (

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,10 +9,18 @@ from core.bodies import load_body
 from core.errors import InputError
 from core.joints import JOINT_NAMES, indices
 from core.training.appearance import BodySurface, Outfit, Part, label
-from core.training.poses import FAMILIES, PoseSampler, about_x, rotation, swing
+from core.training.fabrics import CLOTHS
+from core.training.garments import ACCESSORIES, Wardrobe
+from core.training.lighting import Light, probe_light
+from core.training.places import PLACES
+from core.training.poses import FAMILIES, PoseSampler
 from core.training.render import Renderer
+from core.training.rotations import about_x, about_y, rotation, swing, without_heading
 from core.training.scenery import Scenery
+from core.training.shapes import GROUPS, draw_shapes, is_held_out
+from core.training.shards import load_shard
 from core.training.synthesize import Maker, SynthesisConfig, synthesize
+from core.training.views import CLEAR_M, FRAMING_NAMES, draw_camera, draw_views, weak_camera
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +29,7 @@ def body():
 
 
 def joints_of(body, family, count=40, seed=0):
-    batch = PoseSampler(body, seed).sample(count, np.full(count, FAMILIES.index(family)))
+    batch = PoseSampler(body, seed).sample(count, np.full(count, FAMILIES.index(family)), np.tile(np.eye(3), (count, 1, 1)))
     with torch.inference_mode():
         vertices = body.vertices(batch.rotmats, body.shape_bank[:count])
         return (body.joints(vertices) - body.pelvis(vertices)[:, None]).numpy()
@@ -35,6 +45,8 @@ def test_rotation_and_swing():
     ends /= np.linalg.norm(ends, axis=1, keepdims=True)
     np.testing.assert_allclose(swing(np.array([0, 1.0, 0]), ends) @ [0, 1, 0], ends, atol=1e-9)
     np.testing.assert_allclose(rotation(np.array([0, 0, 1.0]), np.array(360.0)), np.eye(3), atol=1e-12)
+    tilted = about_x(np.array([20.0, -35.0]))
+    np.testing.assert_allclose(without_heading(about_y(np.array([110.0, -80.0])) @ tilted), tilted, atol=1e-9)
 
 
 def test_the_same_seed_gives_the_same_poses_and_they_are_rotations(body):
@@ -48,7 +60,7 @@ def test_families_look_like_their_names(body):
     standing, lying, inverted = (joints_of(body, family) for family in ("standing", "lying", "inverted"))
     assert np.median(height(standing, "Head") - height(standing, "L_Ankle")) > 1.1
     assert np.abs(height(lying, "Head") - height(lying, "L_Ankle")).mean() < 0.7
-    assert (height(inverted, "Head") < height(inverted, "L_Hip")).all()
+    assert (height(inverted, "Head") < height(inverted, "L_Hip")).mean() > 0.9
     reaching = joints_of(body, "reaching")
     assert (np.maximum(height(reaching, "L_Wrist"), height(reaching, "R_Wrist")) > height(reaching, "Neck") - 0.05).mean() > 0.8
     sitting, tall = joints_of(body, "sitting"), np.median(height(standing, "L_Hip") - height(standing, "L_Knee"))
@@ -81,7 +93,8 @@ def test_truth_fits_the_picture(body):
         crop = renderer.draw(vertices[i].numpy(), joints[i] + pelvis[i], pelvis[i])
         scale, *shift = crop.camera
         weak = scale * (joints[i, :, :2] + shift)
-        assert np.abs(weak - crop.joints_crop).max() < 0.15
+        error = np.abs(weak - crop.joints_crop)[crop.joint_visibility > 0]  # perspective from near is what a weak camera lacks
+        assert error.max() < 0.45 and np.median(error) < 0.12
         assert crop.image.shape == (224, 224, 3)
         assert ((np.abs(crop.joints_crop) < 1).all(1) | (crop.joint_visibility == 0)).all()
 
@@ -101,13 +114,13 @@ def test_what_lies_beyond_the_edge_is_black_and_invisible(body):
 
 def test_scenery_reads_pictures_and_refuses_empty_folders(tmp_path):
     with pytest.raises(InputError, match="no picture"):
-        Scenery(np.random.default_rng(0), 224, tmp_path)
+        Scenery(np.random.default_rng(0), 224, [tmp_path])
     with pytest.raises(InputError, match="not found"):
-        Scenery(np.random.default_rng(0), 224, tmp_path / "nowhere")
+        Scenery(np.random.default_rng(0), 224, [tmp_path / "nowhere"])
     cv2.imwrite(str(tmp_path / "red.png"), np.full((80, 90, 3), (0, 0, 255), np.uint8))
-    scenery = Scenery(np.random.default_rng(0), 224, tmp_path)
+    scenery = Scenery(np.random.default_rng(0), 224, [tmp_path])
     assert scenery.pictures[0][0, 0].tolist() == [255, 0, 0]
-    views = np.stack([scenery.background() for _ in range(12)])
+    views = np.stack([scenery.scene().image for _ in range(12)])
     assert views.shape == (12, 224, 224, 3)
     assert views.min() >= 0 and views.max() <= 1
 
@@ -121,6 +134,125 @@ def test_shards_are_reproducible_and_resumable(tmp_path):
         for key in ("jpeg", "joints_m", "intermediate_m", "camera"):
             np.testing.assert_array_equal(stored[key], arrays[key])
         assert stored["jpeg_offsets"][-1] == len(stored["jpeg"])
+    labels = load_shard(tmp_path / "a" / "shard-00000.npz").labels
+    assert set(labels["group"]) <= set(GROUPS) and set(labels["framing"]) <= set(FRAMING_NAMES)
     before = (tmp_path / "a" / "shard-00000.npz").stat().st_mtime_ns
     synthesize(config)
     assert (tmp_path / "a" / "shard-00000.npz").stat().st_mtime_ns == before
+
+
+def test_joints_are_where_the_camera_puts_them(body):
+    """The truth is the pinhole projection of the very mesh that is drawn: the body's pixels fill the box of its projected vertices."""
+    joints = joints_of(body, "standing", 8)
+    batch = PoseSampler(body, 0).sample(8, np.zeros(8, int), np.tile(np.eye(3), (8, 1, 1)))
+    vertices = body.vertices(batch.rotmats, body.shape_bank[:8]).numpy()
+    random = np.random.default_rng(0)
+    for framing in FRAMING_NAMES:
+        for i in range(8):
+            camera = draw_camera(random, vertices[i], joints[i], framing)
+            flat, depth = camera.project(vertices[i]), camera.depth(vertices[i])
+            assert depth.min() > CLEAR_M - 1e-3
+            expected = (vertices[i][:, :2] - camera.middle_m[:2]) / depth[:, None]
+            np.testing.assert_allclose(flat, (expected - camera.center) * camera.zoom, atol=2e-4)
+            left, top, right, bottom = camera.frame
+            shown = (flat > [left, top]).all(1) & (flat < [right, bottom]).all(1)
+            cut = not shown.all()
+            assert cut == (framing in ("webcam", "half", "side", "headless")) or framing in ("edge", "webcam", "half")
+            box = np.concatenate([flat[shown].min(0), flat[shown].max(0)])
+            assert 1.35 * 0.6 < 2 / (box[2:] - box[:2]).max() < 1.35 * 1.6  # what is shown fills the crop as a detector's box would
+            assert np.abs((box[:2] + box[2:]) / 2).max() < 0.45
+
+
+def test_weak_camera_fits_what_is_shown(body):
+    joints = joints_of(body, "standing", 6)
+    vertices = body.vertices(PoseSampler(body, 0).sample(6, np.zeros(6, int), np.tile(np.eye(3), (6, 1, 1))).rotmats, body.shape_bank[:6])
+    vertices = (vertices - body.pelvis(vertices)[:, None]).numpy()
+    random, errors = np.random.default_rng(1), []
+    for i in range(6):
+        camera = draw_camera(random, vertices[i], joints[i], "webcam")
+        flat = camera.project(vertices[i])
+        scale, *shift = weak_camera(vertices[i], flat, camera.frame)
+        error = ((scale * (vertices[i][:, :2] + shift) - flat) ** 2).sum(1)
+        left, top, right, bottom = np.clip(camera.frame, -1, 1)
+        shown = (flat > [left, top]).all(1) & (flat < [right, bottom]).all(1)
+        whole = weak_camera(vertices[i], flat, (-99.0, -99.0, 99.0, 99.0))
+        of_whole = ((whole[0] * (vertices[i][:, :2] + whole[1:]) - flat) ** 2).sum(1)
+        errors.append((error[shown].mean(), of_whole[shown].mean()))
+    weighted, plain = np.sqrt(np.mean(errors, 0))
+    assert weighted < 0.1 and weighted < plain
+
+
+def test_every_side_is_seen_often_enough():
+    views = draw_views(np.random.default_rng(0), 4000)
+    facing = views.rotmats @ [0, 0, -1.0]
+    heading = np.degrees(np.arctan2(facing[:, 0], -facing[:, 2]))
+    shares = np.histogram(heading % 360, [0, 45, 135, 225, 315, 360])[0] / len(heading)
+    assert 0.35 < shares[0] + shares[4] < 0.58
+    assert (shares[1:4] > 0.13).all()
+
+
+def test_shapes_follow_their_groups_and_held_out_ones_are_apart(body):
+    random = np.random.default_rng(0)
+    shapes, group = draw_shapes(random, 3000)
+    unseen, _ = draw_shapes(random, 500, held_out=True)
+    assert not is_held_out(shapes).any()
+    assert is_held_out(unseen).all()
+    assert shapes.min() >= 0 and shapes.max() <= 1
+    counts = np.bincount(group, minlength=len(GROUPS)) / len(group)
+    np.testing.assert_allclose(counts, [row.share for row in GROUPS.values()], atol=0.03)
+    of = {name: torch.from_numpy(shapes[group == i][:40]) for i, name in enumerate(GROUPS)}
+    identity = torch.eye(3).expand(40, 104, 3, 3)
+    meshes = {name: body.vertices(identity[: len(of[name])], of[name]) for name in ("toddler", "child", "adult", "heavy", "thin")}
+    tall = {name: np.ptp(mesh[..., 1].numpy(), axis=1) for name, mesh in meshes.items()}
+    assert 0.75 < np.median(tall["toddler"]) < 1.1 < np.median(tall["child"]) < 1.5 < np.median(tall["adult"]) < 1.85
+    template = body.levels.template_m
+    waist = (np.abs(template[:, 0]) < 0.25) & (np.abs(template[:, 1] + 0.1) < 0.1)
+    belly = {name: np.ptp(meshes[name][:, waist, 2].numpy(), axis=1).mean() for name in ("heavy", "thin")}
+    assert belly["heavy"] > 1.3 * belly["thin"]
+
+
+def test_held_out_outfits_are_apart():
+    random = np.random.default_rng(0)
+    assert not {Outfit.draw(random).key for _ in range(400)} & {Outfit.draw(random, held_out=True).key for _ in range(60)}
+
+
+@pytest.mark.parametrize("name", ACCESSORIES)
+def test_accessories_move_with_the_body(body, name):
+    surface = BodySurface(body)
+    wardrobe = Wardrobe(body, surface)
+    outfit = replace(Outfit.draw(np.random.default_rng(0)), accessories=(name,), skirt=0.0)
+    vertices = body.vertices(PoseSampler(body, 0).sample(1).rotmats, body.shape_bank[:1])[0].numpy()
+    turn = rotation(np.array([0, 1.0, 0]), np.array(70.0))
+    meshes = [wardrobe.dress(np.random.default_rng(1), mesh.astype(np.float32), outfit).mesh_m for mesh in (vertices, vertices @ turn.T)]
+    np.testing.assert_allclose(meshes[0][len(vertices) :] @ turn.T, meshes[1][len(vertices) :], atol=1e-4)
+    assert len(meshes[0]) > len(vertices)
+
+
+def test_light_of_a_probe_comes_from_where_it_is_bright():
+    probe = np.full((32, 64, 3), 0.1, np.float32)
+    probe[:16] = 1.0  # a bright sky
+    ambient, _, share = probe_light(probe)
+    up, down = Light(ambient, (), 1.0).soft(np.array([[0, -1.0, 0], [0, 1.0, 0]], np.float32)).mean(1)
+    assert up > 3 * down
+    assert share < 0.05
+    probe[4, 10] = 5000
+    ambient, lamp, share = probe_light(probe)
+    longitude = (10 + 0.5) / 64 * 2 * np.pi
+    assert share > 0.3
+    assert lamp.direction[1] < -0.8
+    assert abs(np.arctan2(lamp.direction[0], lamp.direction[2]) - longitude) < 0.2
+
+
+@pytest.mark.parametrize("name", CLOTHS)
+def test_cloths_are_colours(name):
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3)).astype(np.float32)
+    colours = np.broadcast_to(CLOTHS[name][1](np.random.default_rng(1), points), points.shape)
+    assert np.isfinite(colours).all()
+    assert colours.min() > -0.5 and colours.max() < 3
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_places_are_pictures(name):
+    picture = PLACES[name][1](np.random.default_rng(0), 64)
+    assert picture.shape == (64, 64, 3) and np.isfinite(picture).all()
+    assert 0.02 < np.clip(picture, 0, 1).mean() < 0.99
