@@ -88,7 +88,7 @@ class PeopleSet:
         if self.kind == "tsv":
             report["crop"] = self.chosen_crop(estimator)
             if estimator.body.name != "smpl":
-                note = f"joints are regressed from the body {estimator.body.name!r}, not from SMPL: figures do not compare with published ones"
+                note = f"joints come from the body {estimator.body.name!r}, not from SMPL: figures do not compare with published ones"
                 report.setdefault("notes", []).append(note)
         return SetScores(report, scorer.panels)
 
