@@ -60,7 +60,8 @@ def place_people(
     for (placement, estimate), posture, (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
         centred = replace(posture, vertices_m=vertices_m)
         mesh = smoothed_mesh(placement, estimate.camera, centred, joints_m, intrinsics_of(placement.frame, config.focal_px))
-        meshes.append((placement.frame.index, mesh))
+        visibility = smoother.visibility(placement.track_id, mesh.joint_visibility, placement.frame.time_s)
+        meshes.append((placement.frame.index, replace(mesh, joint_visibility=visibility)))
     return meshes
 
 

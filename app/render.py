@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from app.types import Intrinsics, Scene, SmoothedMesh
+from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE, vertex_visibility
 from core.joints import BONES, JOINT_NAMES
 from core.raster import rasterize
 
@@ -17,8 +18,6 @@ WORKING_SIDE_PX = 720
 """Larger regions are drawn at this size and enlarged: time per person stays bounded up to 8K."""
 OPACITY = 0.88
 AMBIENT = 0.35
-HIDDEN_BELOW, SHOWN_ABOVE = 0.3, 0.6
-"""Joint visibility between which a body part fades in."""
 MIN_DRAWN_ALPHA = 0.03
 MARGIN_PX = 2
 
@@ -97,7 +96,8 @@ def _place(
     vertices_m = mesh.vertices_m + mesh.translation_m
     if not np.isfinite(vertices_m).all():
         raise ValueError(f"the mesh of person {mesh.track_id} holds values that are not finite")
-    alpha = _vertex_alpha(mesh.joint_visibility, vertex_weights, len(vertices_m))
+    hides = vertex_weights is not None
+    alpha = vertex_visibility(mesh.joint_visibility, vertex_weights) if hides else np.ones(len(vertices_m), np.float32)
     shown = (alpha > MIN_DRAWN_ALPHA) & (vertices_m[:, 2] > 1e-3)
     if not shown.any():
         return None
@@ -112,15 +112,6 @@ def _place(
     drawn = faces if shown.all() else faces[shown[faces].any(axis=1)]
     light = _light(vertices_m, faces)
     return _Placed(points_px, depth_m, light, alpha, drawn, track_color(mesh.track_id), (x0, y0, x1, y1))
-
-
-def _vertex_alpha(visibility: np.ndarray, vertex_weights: np.ndarray | None, num_vertices: int) -> np.ndarray:
-    """(V,) float32: 0 where the joints around are hidden, 1 where they are seen, smooth between."""
-    if vertex_weights is None:
-        return np.ones(num_vertices, np.float32)
-    seen = vertex_weights @ visibility
-    t = np.clip((seen - HIDDEN_BELOW) / (SHOWN_ABOVE - HIDDEN_BELOW), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
 def _light(vertices_m: np.ndarray, faces: np.ndarray) -> np.ndarray:

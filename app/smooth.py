@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
+from app.visibility import VisibilityFilter
 from core.registry import Registry
 
 
@@ -133,6 +134,7 @@ class PersonSmoother:
         self._distance = make(config.depth_min_cutoff_hz, config.depth_beta_hz_per_m_s, derivative_hz)
         self._rotations = ROTATION_FILTERS[name](config.rotation_min_cutoff_hz, config.rotation_beta_hz_per_rad_s, derivative_hz)
         self._shape = make(config.shape_cutoff_hz, 0.0, derivative_hz)
+        self.visibility = VisibilityFilter()
 
     def __call__(self, posture: Posture, time_s: float) -> Posture:
         """The same, smoothed."""
@@ -162,6 +164,10 @@ class MeshSmoother:
             person = PersonSmoother(self._name, self._config)
         self._people[track_id] = (time_s, person)
         return person(posture, time_s)
+
+    def visibility(self, track_id: int, measured: np.ndarray, time_s: float) -> np.ndarray:
+        """The joints' visibility (14,) of somebody just smoothed, without flicker."""
+        return self._people[track_id][1].visibility(measured, time_s)
 
     def forget_before(self, time_s: float) -> None:
         """Drop everybody not seen within max_gap_s before `time_s`."""

@@ -1,4 +1,7 @@
-"""How far each joint can be seen: in the picture at all, and by the detector's evidence."""
+"""How far each joint can be seen: in the picture at all, and by the detector's evidence. What follows for each vertex.
+
+Legs below a desk are a guess of the network's. They are not drawn, and their joints' visibility says so in every file.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +12,13 @@ if TYPE_CHECKING:
 
 MARGIN_SIDES = 0.03
 """Width of the ramp at the frame's edge, in box sides: half of it inside, half outside."""
-HIDDEN_BELOW, SEEN_ABOVE = 0.1, 0.5
+UNSEEN_EVIDENCE, SEEN_EVIDENCE = 0.1, 0.5
 """Detector's visibility below which a joint counts as hidden, above which as seen."""
 
+HIDDEN_BELOW, SHOWN_ABOVE = 0.3, 0.6
+"""Visibility that turns a seen joint into a hidden one, and a hidden one into a seen one. Between them a body part fades."""
+FADE_S = 0.25
+"""How long a joint takes from fully seen to fully hidden or back."""
 JOINT_BLEND_M = 0.03
 """How gently the body passes from one joint's visibility to the next one's."""
 
@@ -27,7 +34,7 @@ def evidence(landmark_visibility: np.ndarray | None) -> np.ndarray | float:
     """(14,) 0..1 from the detector's visibility; 1 when it did not look."""
     if landmark_visibility is None:
         return 1.0
-    return np.clip((landmark_visibility - HIDDEN_BELOW) / (SEEN_ABOVE - HIDDEN_BELOW), 0, 1)
+    return np.clip((landmark_visibility - UNSEEN_EVIDENCE) / (SEEN_EVIDENCE - UNSEEN_EVIDENCE), 0, 1)
 
 
 def joint_visibility(
@@ -35,6 +42,42 @@ def joint_visibility(
 ) -> np.ndarray:
     """(14,) float32 0..1: in the frame, seen by the detector, and `trust` (falls while somebody is only followed)."""
     return (visibility_in_frame(joints_px, size_px, side_px) * evidence(landmark_visibility) * trust).astype(np.float32)
+
+
+class VisibilityFilter:
+    """One person's joints over time: a joint at the picture's edge does not flicker, and what changes fades instead of switching."""
+
+    def __init__(self) -> None:
+        self._time_s = 0.0
+        self._level: np.ndarray | None = None
+        self._seen: np.ndarray | None = None
+
+    def __call__(self, measured: np.ndarray, time_s: float) -> np.ndarray:
+        """(14,) 0..1 as joint_visibility gives it -> the same, calmed.
+
+        A seen joint stays seen down to HIDDEN_BELOW, a hidden one hidden up to SHOWN_ABOVE.
+        """
+        if self._level is None or self._seen is None:
+            self._seen = measured >= (HIDDEN_BELOW + SHOWN_ABOVE) / 2
+            self._level = self._target(measured)
+        elif time_s > self._time_s:
+            self._seen = np.where(self._seen, measured >= HIDDEN_BELOW, measured > SHOWN_ABOVE)
+            step = (time_s - self._time_s) / FADE_S
+            self._level = self._level + np.clip(self._target(measured) - self._level, -step, step)
+        self._time_s = time_s
+        return self._level.astype(np.float32)
+
+    def _target(self, measured: np.ndarray) -> np.ndarray:
+        return np.where(self._seen, np.maximum(measured, SHOWN_ABOVE), np.minimum(measured, HIDDEN_BELOW))
+
+
+def vertex_visibility(joints: np.ndarray, vertex_weights: np.ndarray) -> np.ndarray:
+    """(V,) float32: 0 where the joints around are hidden, 1 where they are seen, smooth between.
+
+    joints: (14,) 0..1; vertex_weights: (V, 14) from vertex_joint_weights
+    """
+    t = np.clip((vertex_weights @ joints - HIDDEN_BELOW) / (SHOWN_ABOVE - HIDDEN_BELOW), 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
 def vertex_joint_weights(template_m: np.ndarray, joints_m: np.ndarray) -> np.ndarray:

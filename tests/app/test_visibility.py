@@ -1,8 +1,9 @@
 """Joint visibility."""
 
 import numpy as np
+import pytest
 
-from app.visibility import joint_visibility, visibility_in_frame
+from app.visibility import FADE_S, SHOWN_ABOVE, VisibilityFilter, joint_visibility, vertex_visibility, visibility_in_frame
 
 SIZE_PX = (640, 480)
 
@@ -35,3 +36,39 @@ def test_without_evidence_the_frame_decides_and_trust_counts() -> None:
     joints_px = np.full((14, 2), 200, np.float32)
     assert (joint_visibility(joints_px, SIZE_PX, 200, None) == 1).all()
     assert np.allclose(joint_visibility(joints_px, SIZE_PX, 200, None, trust=0.25), 0.25)
+
+
+def _over_time(measured: np.ndarray, fps: float = 30.0) -> np.ndarray:
+    """(T,) of one joint -> what the filter says, (T,)."""
+    calm = VisibilityFilter()
+    return np.array([calm(np.full(14, value, np.float32), 7 + i / fps)[0] for i, value in enumerate(measured)])
+
+
+def test_a_joint_at_the_edge_does_not_flicker() -> None:
+    flickering = 0.45 + 0.12 * np.sign(np.sin(np.arange(120) * 2.1))
+    for start in (1.0, 0.0):
+        calm = _over_time(np.concatenate([np.full(30, start), flickering]))[45:]
+        assert np.ptp(calm) < 1e-6
+        assert (calm[0] >= SHOWN_ABOVE) == bool(start)
+
+
+@pytest.mark.parametrize("fps", [10.0, 30.0, 120.0])
+def test_joints_fade_in_and_out_in_time(fps: float) -> None:
+    half = int(2 * fps)
+    calm = _over_time(np.concatenate([np.ones(half), np.zeros(half), np.ones(half)]), fps)
+    assert np.abs(np.diff(calm)).max() <= 1 / fps / FADE_S + 1e-6
+    assert calm[half - 1] == calm[-1] == 1
+    assert calm[half + int(np.ceil(FADE_S * fps))] == 0
+    assert _over_time(np.zeros(3))[0] == 0
+
+
+def test_a_vertex_follows_the_joints_around_it() -> None:
+    weights = np.zeros((3, 14), np.float32)
+    weights[0, 0] = weights[2, 8] = 1
+    weights[1, [0, 8]] = 0.5
+    joints = np.array([0] * 6 + [1] * 8, np.float32)
+    alpha = vertex_visibility(joints, weights)
+    assert alpha.tolist() == [0, pytest.approx(0.741, abs=1e-3), 1]
+    steps = np.diff([vertex_visibility(np.full(14, value, np.float32), weights)[0] for value in np.linspace(0, 1, 101)])
+    assert (steps >= 0).all()
+    assert steps.max() < 0.06
