@@ -8,8 +8,8 @@ training takes the next one and counts. A set with `endless = True` makes people
 
 import importlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +48,7 @@ class Sample:
     camera:       (3,) scale, tx, ty of the crop where it is known
     has_2d, has_3d, has_smpl: whether joints_2d_px, joints_3d_m and pose with betas are to be believed
     family:       the kind of pose, for tables; "" = unknown
+    labels:       what else is known, for tables: kind of label -> name, e.g. framing -> webcam
     """
 
     image: np.ndarray
@@ -65,6 +66,7 @@ class Sample:
     gender: str = ""
     img_key: str = ""
     family: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:

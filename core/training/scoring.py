@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from core.training.metrics import (
     mpvpe_mm,
 )
 from core.training.pose_kinds import pose_kinds
+from core.training.poses import EVERYDAY_FAMILIES
 from core.training.samples import Sample
 from core.training.sequences import tracks
 from core.training.sheet import Panel
@@ -39,11 +40,14 @@ Meshes = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Person:
-    """What is kept of each person with 3D truth. joints: (2, 14, 3) float32, estimated and true; shape: of the body, None = unknown."""
+    """What is kept of each person with 3D truth.
+
+    groups: where they belong, by the keys of core.training.tables.GROUPS; "" = unknown
+    shape: of the body, None = unknown; joints_m: (2, 14, 3) float32, estimated and true
+    """
 
     key: str
-    family: str
-    kind: str
+    groups: Mapping[str, str]
     shape: np.ndarray | None
     joints_m: np.ndarray
 
@@ -80,7 +84,7 @@ class PeopleScorer:
             self.parametric.append(self._errors(posed, cameras, samples, true_m, true_px, vertices))
         kinds = pose_kinds(true_m)
         self.people += [
-            Person(s.img_key, s.family, kind, s.betas, np.stack([p, t]).astype(np.float32))
+            Person(s.img_key, {"families": s.family, "pose_kinds": kind, **s.labels}, s.betas, np.stack([p, t]).astype(np.float32))
             for s, kind, p, t in zip(samples, kinds, predicted[0], true_m, strict=True)
         ]
         self._keep_worst(samples, crops, estimates, errors, true_m, true_px)
@@ -152,7 +156,7 @@ class PeopleScorer:
         means = errors.joints_mm.mean(1)
         for row in np.argsort(-means)[: self.num_worst]:
             sample = samples[row]
-            what = sample.family or self.people[len(self.people) - len(samples) + row].kind
+            what = sample.family or self.people[len(self.people) - len(samples) + row].groups["pose_kinds"]
             caption = f"{what} {means[row]:.0f} mm, turned {errors.facing_deg[row]:.0f} deg"
             self.panels.append(
                 Panel(crops[row].image, estimates[row], true_px[row], _seen(sample), float(means[row]), caption, hip_centred(true_m[row]))
@@ -168,10 +172,13 @@ class PeopleScorer:
             return found
         errors = PersonErrors.joined(self.errors)
         found["overall"] = asdict(errors.scores())
-        for name, attribute in (("families", "family"), ("pose_kinds", "kind")):
-            groups = by_group(errors, [getattr(person, attribute) for person in self.people])
+        for kind in dict.fromkeys(kind for person in self.people for kind in person.groups):
+            groups = by_group(errors, [person.groups.get(kind, "") for person in self.people])
             if groups:
-                found[name] = groups
+                found[kind] = groups
+        everyday = np.array([person.groups["families"] in EVERYDAY_FAMILIES for person in self.people])
+        if everyday.any():
+            found["everyday"] = asdict(errors.rows(everyday).scores())
         found["joints_mm"] = _per_joint(errors.joints_mm)
         found["aligned_joints_mm"] = _per_joint(errors.aligned_joints_mm)
         if self.parametric:

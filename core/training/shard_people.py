@@ -48,6 +48,7 @@ class ShardPeople:
             camera=truth.camera[row],
             img_key=key,
             family=shard.family_names[truth.family[row]],
+            labels={kind: str(names[row]) for kind, names in shard.labels.items()},
         )
 
 

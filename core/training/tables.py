@@ -49,6 +49,7 @@ def _below(prefix: str, label: str, metrics: Iterable[Metric]) -> tuple[Metric, 
 
 SET_METRICS = (
     *_below("overall", "", PERSON_METRICS),
+    *_below("everyday", "everyday poses: ", PERSON_METRICS[:4]),
     *_below("parametric", "parametric ", PERSON_METRICS[1:4]),
     Metric("acceleration error m/s2", ("motion", "acceleration_error_m_s2"), 2),
     Metric("acceleration error mm/frame2", ("motion", "acceleration_error_mm_frame2"), 2),
@@ -65,9 +66,10 @@ KEYPOINT_METRICS = (
     Metric("PCK@0.1 with hidden ones", ("pck_labelled",), 3),
 )
 """Of a set with COCO's keypoints."""
-COUNTS = {"people", "visible keypoints", "frames in tracks", "true jitter m/s2"}
+COUNTS = {"people", "everyday poses: people", "visible keypoints", "frames in tracks", "true jitter m/s2"}
 """Facts about a set, not about a checkpoint: the same for all, and no difference is shown."""
-GROUPS = {"families": "pose families", "pose_kinds": "kinds of pose"}
+GROUPS = {"families": "pose families", "pose_kinds": "kinds of pose", "group": "bodies", "framing": "framing"}
+"""Keys of a report under which people are grouped -> what tables call that."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,10 @@ def metrics_of(scores: Mapping[str, Any]) -> tuple[Metric, ...]:
 
 def people_table(title: str, scores: Mapping[str, Any], group: str = "families") -> Table:
     """A row for everybody and one for each group, a column for each metric that was measured."""
-    named = {"overall": scores.get("overall", {}), **scores.get(group, {})}
+    named = {"overall": scores.get("overall", {})}
+    if group == "families" and "everyday" in scores:
+        named["everyday poses"] = scores["everyday"]
+    named |= scores.get(group, {})
     metrics = [m for m in PERSON_METRICS if any(m.of(row) is not None for row in named.values())]
     rows = tuple((name, *(m.text(m.of(row)) for m in metrics)) for name, row in named.items())
     return Table(title, ("", *(m.label for m in metrics)), rows)
@@ -165,7 +170,7 @@ def report_tables(report: Mapping[str, Any]) -> list[Table]:
         if "overall" in scores:
             tables += [people_table(name if group == "families" else f"{name}, by {GROUPS[group]}", scores, group)
                        for group in GROUPS if group == "families" or group in scores]  # fmt: skip
-        rest = [m for m in metrics_of(scores) if m.place[0] != "overall" and m.of(scores) is not None]
+        rest = [m for m in metrics_of(scores) if m.place[0] not in ("overall", "everyday") and m.of(scores) is not None]
         if rest:
             tables.append(Table(name, ("", "value"), tuple((m.label, m.text(m.of(scores))) for m in rest)))
         tables.append(joint_table(f"{name}, by joint", [""], [scores]))

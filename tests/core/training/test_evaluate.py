@@ -13,6 +13,7 @@ from core.training import evaluate, scored_sets
 from core.training.coco import coco_name, keypoint_scores, read_people
 from core.training.scored_sets import PeopleSet, spread
 from core.training.scoring import LIMBS
+from core.training.tables import report_tables
 from core.types import MeshEstimate
 from tests.core.training.toy_people import FAMILIES, tiny_model, write_toy_shards
 from tests.toy import ToyBody
@@ -146,6 +147,24 @@ def test_synthetic_people_are_scored_against_their_own_truth(tmp_path: Path, est
     assert len(errors) == 3
     assert errors == sorted(errors, reverse=True)
     assert errors[0] >= mean
+
+
+def test_bodies_framing_and_everyday_poses_have_tables_of_their_own(tmp_path: Path, estimator: MeshEstimator) -> None:
+    path = write_toy_shards(tmp_path, num_shards=1, count=6) / "shard-00000.npz"
+    with np.load(path) as content:
+        arrays = dict(content)
+    arrays |= {"family_names": np.array(["walking", "kicking"]), "family": np.array([0, 0, 0, 0, 1, 1], np.uint8)}
+    arrays |= {"group_names": np.array(["child", "adult"]), "group": np.array([0, 1, 1, 1, 1, 0])}
+    arrays |= {"framing_names": np.array(["webcam"]), "framing": np.zeros(6, int)}
+    np.savez(path, **arrays)
+    report = scored("shards", tmp_path, estimator).report
+    assert {name: row["num_people"] for name, row in report["group"].items()} == {"adult": 4, "child": 2}
+    assert report["framing"]["webcam"] == report["overall"]
+    assert report["everyday"] == report["families"]["walking"]
+    titles = [table.title for table in report_tables({"synthetic": report})]
+    assert "synthetic people, by bodies" in titles and "synthetic people, by framing" in titles
+    rows = [row[0] for row in report_tables({"synthetic": report})[0].rows]
+    assert rows == ["overall", "everyday poses", "walking", "kicking"]
 
 
 def test_pictures_of_shards_reach_the_network_unchanged(tmp_path: Path, estimator: MeshEstimator) -> None:
