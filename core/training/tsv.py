@@ -58,9 +58,10 @@ class TsvFile:
             with self.path.open("rb") as file:
                 file.seek(start)
                 return file.read(length)
-        if self._file is None:
-            self._file = self.path.open("rb", buffering=0)
-        return os.pread(self._file.fileno(), length, start)  # knows no position, so children of a fork may share the handle
+        file = self._file  # held while it is used: where two threads open the file at once, the handle that loses closes after its read
+        if file is None:
+            file = self._file = self.path.open("rb", buffering=0)
+        return os.pread(file.fileno(), length, start)  # knows no position, so children of a fork may share the handle
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -166,6 +167,21 @@ def test_loader_workers_read_at_random_after_the_parent_did(people: Path, method
     order = [5, 0, 3, 3, 1, 4, 2, 0, 5, 1]
     loader = DataLoader(data, batch_size=2, sampler=order, num_workers=2, collate_fn=numbers_of, multiprocessing_context=method)
     assert [number for batch in loader for number in batch] == order
+
+
+def test_threads_may_open_a_file_together(people: Path) -> None:
+    """A handle that one thread uses is not closed because another one opened the file in the same moment."""
+    path = people.with_name("train.img.tsv")
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(300):
+            rows = TsvFile(path)
+            barrier = Barrier(8)
+
+            def read(number: int, rows: TsvFile = rows, barrier: Barrier = barrier) -> bytes:
+                barrier.wait()
+                return rows.row(number % 6)[0]
+
+            assert list(pool.map(read, range(8))) == [f"person_{number % 6}.jpg".encode() for number in range(8)]
 
 
 def test_threads_do_not_disturb_each_other(people: Path) -> None:
