@@ -88,7 +88,7 @@ def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) ->
     from app.viewer.window import Window, WindowError
 
     try:
-        return Window(TITLE, folder, config.mirror, record)
+        return Window(TITLE, folder, config.mirror, record, config.show_hidden)
     except WindowError as error:
         raise NoDisplayError from error
 

@@ -14,8 +14,6 @@ KEY_LIGHT = np.array([-0.45, -0.65, -0.61])
 FILL_LIGHT = np.array([0.75, -0.1, -0.65])
 AMBIENT, KEY, FILL, RIM = 0.34, 0.62, 0.16, 0.22
 BONE_RADIUS_M, JOINT_RADIUS_M = 0.018, 0.034
-SHOWN_ABOVE = 0.5
-"""Joint visibility from which a joint of the skeleton is drawn."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import open3d as o3d
 
 from app.hud import Hud
-from app.render import track_color
+from app.render import HIDDEN_BELOW, SHOWN_ABOVE, track_color
 from app.types import Intrinsics, Scene, SmoothedMesh
 from app.viewer.panels import BAR_PX, bottom_bar, help_panel, top_bar
 from app.viewer.stage import GRID_FAR_M, GRID_HALF_M, Eye, Panel, Picture, ground_grid, ring
-from app.viewer.styles import SHOWN_ABOVE, STYLES, BodyShape, Figure, Style
+from app.viewer.styles import STYLES, BodyShape, Figure, Style
 from core.joints import indices
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ SETTLE = 0.15
 """How fast the ground and the picture's distance follow, a frame."""
 SIDE_YAW, SIDE_PITCH = math.radians(40), math.radians(14)
 ANKLES = indices(("R_Ankle", "L_Ankle"))
+SHOWN_FROM = (HIDDEN_BELOW + SHOWN_ABOVE) / 2
+"""Joint visibility from which a part is drawn; the overlay fades in around it."""
 NOTE_FRAMES = 60
 ESCAPE, F1 = 256, 290
 UNUSED_KEYS = "BCDEFIJLNOQTUYZ0123456789+-=,.;'[]\\/`"
@@ -76,8 +78,11 @@ class WindowError(RuntimeError):
 class Window:
     """Shows scenes. `record` is called by the record key; screenshots go to `folder`. Raises WindowError where none can be opened."""
 
-    def __init__(self, title: str, folder: Path, mirror: bool = False, record: Callable[[], None] | None = None) -> None:
-        self._folder, self._record = folder, record
+    def __init__(
+        self, title: str, folder: Path, mirror: bool = False, record: Callable[[], None] | None = None, show_hidden: bool = False
+    ) -> None:
+        """show_hidden: draw what is out of the picture or hidden as well."""
+        self._folder, self._record, self._show_hidden = folder, record, show_hidden
         self._on = _Switches(mirror=mirror)
         o3d.utility.set_verbosity_level(o3d.utility.VerbosityLevel.Error)
         self._visualizer = o3d.visualization.VisualizerWithKeyCallback()
@@ -214,7 +219,7 @@ class Window:
         if person is None or person.style_name != self._on.style:
             self._drop(mesh.track_id)
             person = self._people[mesh.track_id] = _Person(mesh.track_id, self._on.style, self._body)
-        figure = figure_of(mesh, person.color, self._joint_weights)
+        figure = figure_of(mesh, person.color, None if self._show_hidden else self._joint_weights)
         person.style.update(figure, mirror)
         self._set_shown(person.style.geometry, bool(figure.shown_joints.any()))
         self._visualizer.update_geometry(person.style.geometry)
@@ -226,7 +231,7 @@ class Window:
 
     def _settle(self, meshes: tuple[SmoothedMesh, ...]) -> None:
         """Let the ground and the picture's distance follow the people, calmly."""
-        standing = [mesh for mesh in meshes if mesh.joint_visibility[ANKLES].max() > SHOWN_ABOVE]
+        standing = [mesh for mesh in meshes if mesh.joint_visibility[ANKLES].max() > SHOWN_FROM]
         if standing:
             ground_m = float(np.median([(mesh.vertices_m[:, 1].max() + mesh.translation_m[1]) for mesh in standing]))
             self._ground_m = ground_m if math.isnan(self._ground_m) else self._ground_m + SETTLE * (ground_m - self._ground_m)
@@ -333,12 +338,12 @@ def _style(name: str, body: BodyShape) -> Style:
 
 
 def figure_of(mesh: SmoothedMesh, color: np.ndarray, joint_weights: np.ndarray | None) -> Figure:
-    """What styles need of a person."""
+    """What styles need of a person. joint_weights: (V, 14), None draws everything."""
     translation = mesh.translation_m.astype(np.float64)
-    shown = np.ones(len(mesh.vertices_m), bool)
-    if joint_weights is not None:
-        shown = joint_weights @ mesh.joint_visibility > SHOWN_ABOVE
-    shown_joints = mesh.joint_visibility > SHOWN_ABOVE
+    if joint_weights is None:
+        shown, shown_joints = np.ones(len(mesh.vertices_m), bool), np.ones(len(mesh.joints_m), bool)
+    else:
+        shown, shown_joints = joint_weights @ mesh.joint_visibility > SHOWN_FROM, mesh.joint_visibility > SHOWN_FROM
     return Figure(mesh.vertices_m + translation, mesh.joints_m + translation, color, shown, shown_joints)
 
 
