@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,7 @@ from core.training.curves import JOURNAL, draw_curves, read_journal
 from core.training.evaluate import read_report, unique_labels
 from core.training.failures import known_failures
 from core.training.sheet import CAPTION_PX
-from core.training.sources import Source, commercial_use, sources_of
+from core.training.sources import SOURCES, Source, commercial_use, sources_of
 from core.training.tables import comparison_tables, report_tables
 from core.types import CROP_SIZE_PX
 
@@ -73,15 +73,19 @@ class Facts:
         return {"synthetic": {"overall": scores["synthetic"]}} if scores.get("synthetic") else {}
 
 
-def write_card(run_dir: Path, out_dir: Path, reports: list[Path] | None = None, worst: Path | None = None) -> Path:
+def write_card(
+    run_dir: Path, out_dir: Path, reports: list[Path] | None = None, worst: Path | None = None, sources: Sequence[str] = ()
+) -> Path:
     """Write the card of a run into `out_dir` and return its path.
 
     reports: files that core.training.evaluate wrote; RUN/evaluation.json by default, where it is. Of several the last is this run's.
-    worst: a sheet of worst cases that may be shown; RUN/worst.png by default. Raises InputError when the run has no checkpoint yet.
+    worst: a sheet of worst cases that may be shown; RUN/worst.png by default
+    sources: names in core.training.sources of what it was trained with, beside those that its checkpoint names
+    Raises InputError when the run has no checkpoint yet, and for unknown sources.
     """
     checkpoint = checkpoint_of(run_dir)
     default = [run_dir / EVALUATION] if (run_dir / EVALUATION).is_file() else []
-    facts = read_facts(checkpoint, default if reports is None else reports, run_dir)
+    facts = read_facts(checkpoint, default if reports is None else reports, run_dir, sources)
     sheet = run_dir / WORST_SHEET if worst is None and (run_dir / WORST_SHEET).is_file() else worst
     return write_facts(facts, out_dir, sheet)
 
@@ -94,8 +98,8 @@ def checkpoint_of(run_dir: Path) -> Path:
     return found[0]
 
 
-def read_facts(checkpoint: Path, reports: list[Path], folder: Path | None = None) -> Facts:
-    """What a checkpoint and evaluations of it say. Raises InputError."""
+def read_facts(checkpoint: Path, reports: list[Path], folder: Path | None = None, sources: Sequence[str] = ()) -> Facts:
+    """What a checkpoint and evaluations of it say, and these sources beside its own. Raises InputError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -109,7 +113,12 @@ def read_facts(checkpoint: Path, reports: list[Path], folder: Path | None = None
         raise InputError(f"card: {checkpoint} holds no configuration, so it is no checkpoint of ours")
     found = [report for path in reports for report in read_report(path)]
     defaults = {entry.name: entry.default for entry in fields(ModelConfig) if entry.default is not MISSING}
-    return Facts(checkpoint, defaults | header["config"], header.get("metadata", {}), num_parameters, found, folder)
+    metadata = header.get("metadata", {})
+    data = metadata.get("data") or {}
+    for name in sources:
+        SOURCES[name]  # an unknown one says so
+    named = {"sources": [*data.get("sources", []), *sources]} if sources else {}
+    return Facts(checkpoint, defaults | header["config"], {**metadata, "data": {**data, **named}}, num_parameters, found, folder)
 
 
 def write_facts(facts: Facts, out_dir: Path, worst: Path | None = None) -> Path:
@@ -288,6 +297,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the card and its pictures")
     parser.add_argument("--evaluation", type=Path, nargs="+", help="reports of core.training.evaluate; of several the last is this model's")
     parser.add_argument("--worst", type=Path, help="a sheet of worst cases; without photographs of people, as cards are published")
+    parser.add_argument(
+        "--sources", nargs="+", default=[], help=f"what it was trained with, where it does not say: {', '.join(SOURCES)}"
+    )
     parser.add_argument("--shards", type=Path, help=f"score a run on {CARD_PEOPLE} of these synthetic people first")
     return parser
 
@@ -301,11 +313,12 @@ def main(arguments: list[str] | None = None) -> int:
         if run.is_dir():
             if options.shards:
                 score_for_card(run, options.shards)
-            path = write_card(run, options.out, options.evaluation, options.worst)
+            path = write_card(run, options.out, options.evaluation, options.worst, options.sources)
         elif options.shards:
             raise InputError("card: --shards is for the folder of a run; score a checkpoint with core.training.evaluate, give --evaluation")
         else:
-            path = write_facts(read_facts(find_checkpoint(options.run), options.evaluation or []), options.out, options.worst)
+            facts = read_facts(find_checkpoint(options.run), options.evaluation or [], sources=options.sources)
+            path = write_facts(facts, options.out, options.worst)
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """The kinds of sets that a checkpoint is scored on, behind one contract: synthetic shards, TSV sets, COCO's keypoints."""
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from core.crop import crop_person
 from core.errors import InputError
@@ -75,9 +77,12 @@ class PeopleSet:
         """Raises InputError when nobody in it can be used."""
         scorer, broken = PeopleScorer(estimator.body, num_worst), BrokenRows()
         crop = CROPS[self.chosen_crop(estimator)]
-        for samples in loaded(people, spread(len(people), self.limit), broken):
-            crops = [crop(sample) for sample in samples]
-            scorer.add(samples, crops, estimated(estimator, crops, samples[0].img_key))
+        rows = spread(len(people), self.limit)
+        with tqdm(total=len(rows), unit="people", disable=not sys.stderr.isatty()) as bar:
+            for samples in loaded(people, rows, broken):
+                crops = [crop(sample) for sample in samples]
+                scorer.add(samples, crops, estimated(estimator, crops, samples[0].img_key))
+                bar.update(len(samples))
         report = scorer.report()
         if "overall" not in report and "pck" not in report:
             raise InputError(f"{self.label}: nobody in it can be used ({broken.count} broken samples, the rest without joints)")

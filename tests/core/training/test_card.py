@@ -135,6 +135,15 @@ def test_the_command_takes_runs_and_checkpoints(run: Path, tmp_path: Path, capsy
         assert len(error.strip().splitlines()) == 1
 
 
+def test_sources_may_be_told(run: Path, tmp_path: Path) -> None:
+    save_checkpoint(run / "best.safetensors", tiny_model(), TINY, {**METADATA, "data": {}})
+    assert "Commercial use: not known" in card.write_card(run, tmp_path / "a").read_text()
+    text = card.write_card(run, tmp_path / "a", sources=["makehuman", "hdri"]).read_text()
+    assert "MakeHuman poses" in text and "light probes" in text and "Commercial use: yes" in text
+    with pytest.raises(InputError, match="unknown data source 'tv'"):
+        card.write_card(run, tmp_path / "a", sources=["tv"])
+
+
 def test_a_resumed_and_cut_log_counts_each_sample_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "log.jsonl"
     lines = [{"samples": n, "loss": 1.0} for n in (1, 2, 3, 4)] + [{"samples": n, "loss": 0.5} for n in (3, 4, 5)]
