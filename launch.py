@@ -15,6 +15,8 @@ from typing import Any
 from app.config import LiveConfig, PageConfig, default_of, flag_fields
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
+OTHER_MODES = ("video", "images", "demo", "check")
+"""In which there is no page."""
 SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
 MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
 QUIET_NATIVE_LIBRARIES = {
@@ -26,12 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the app; returns the exit code."""
     parser = build_parser()
     flags = parser.parse_args(arguments)
-    config = config_from(flags, parser)
+    config, page = config_from(flags, parser), page_from(flags, parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name, value in QUIET_NATIVE_LIBRARIES.items():
         os.environ.setdefault(name, value)
     try:
-        return run(flags, config)
+        return run(flags, config, page)
     except KeyboardInterrupt:
         return fail("interrupted; what was done until then is kept")
     except (ImportError, OSError, ValueError) as error:
@@ -43,11 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line: modes by hand, all other flags from LiveConfig's fields."""
+<<<<<<< HEAD
     parser = argparse.ArgumentParser(prog="launch.py", description="FastMETRO Live: people in videos and pictures -> 3D meshes.")
     modes = parser.add_mutually_exclusive_group(required=True)
     modes.add_argument(
         "--webcam", nargs="?", const="0", metavar="INDEX|URL", help="a live window: a camera's number, an rtsp or http URL, or a video file"
     )
+=======
+    description = "FastMETRO Live: people in videos, pictures and before the camera -> 3D meshes. Without a mode: the browser page."
+    parser = argparse.ArgumentParser(prog="launch.py", description=description)
+    modes = parser.add_mutually_exclusive_group()
+>>>>>>> f762eae (The browser page: upload to overlay, 3D view, numbers and downloads; a guard around every route)
     modes.add_argument("--video", nargs="+", type=Path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
     modes.add_argument("--images", nargs="+", type=Path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
     modes.add_argument("--replay", type=Path, metavar="FILE", help="a session of --record -> the same files as --video; needs --out")
@@ -55,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
     parser.add_argument("--page", action="store_true", help="with --webcam: start the browser page where there is no display")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo: out)")
-    for item in flag_fields():
+    for item in (*flag_fields(), *flag_fields(PageConfig)):
         options: dict[str, Any] = dict(item.metadata["flag"])
         default = default_of(item)
         shown = "" if default in (None, False) else f" (default: {default})"
@@ -78,7 +86,19 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
         parser.error(str(error))
 
 
-def run(flags: argparse.Namespace, config: LiveConfig) -> int:
+def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> PageConfig:
+    """The page's config; ends the program with a usage error (2) for bad values, and for flags of the page without the page."""
+    given = {item.name: getattr(flags, item.name) for item in flag_fields(PageConfig)}
+    changed = [f"--{item.name.replace('_', '-')}" for item in flag_fields(PageConfig) if given[item.name] != default_of(item)]
+    if changed and any(getattr(flags, mode, None) for mode in OTHER_MODES):
+        parser.error(f"{', '.join(changed)}: only for the page, which is what launch.py shows without a mode")
+    try:
+        return PageConfig(**given)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
     """Do what the flags ask; returns the exit code."""
     if flags.check:
         from app.check import check
@@ -91,6 +111,7 @@ def run(flags: argparse.Namespace, config: LiveConfig) -> int:
 
         print(run_demo(flags.out or Path("out"), config))
         return 0
+<<<<<<< HEAD
     if flags.replay:
         from app.replay import replay_to_files
 
@@ -98,6 +119,13 @@ def run(flags: argparse.Namespace, config: LiveConfig) -> int:
         return 0
     if flags.webcam is not None:
         return run_live(flags, config)
+=======
+    if not (flags.video or flags.images):
+        from app.page.server import run_page
+
+        run_page(config, page, lambda line: print(line, flush=True))
+        return 0
+>>>>>>> f762eae (The browser page: upload to overlay, 3D view, numbers and downloads; a guard around every route)
     from app.jobs import run_pictures, run_videos
 
     report = run_videos(flags.video, flags.out, config) if flags.video else run_pictures(flags.images, flags.out, config)

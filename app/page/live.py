@@ -1,0 +1,296 @@
+"""The browser's camera over a WebSocket: JPEG frames in, the same frames with meshes on them out.
+
+A frame is a header (FRAME_HEADER) and a JPEG; at most two are under way, the newest wins. A reply is the length of a JSON text
+(uint32), the text, and a JPEG or nothing where the governor left the drawing out. Text messages are JSON, both ways.
+One connection has a LivePipeline and two threads of its own: one infers while the other draws the frame before.
+"""
+
+import asyncio
+import io
+import json
+import logging
+import math
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from app.config import LiveConfig, PageConfig
+from app.governor import Governor
+from app.hud import HudMeter
+from app.jobs import open_detector
+from app.live import LivePipeline, SharedEstimator
+from app.page.models import Networks
+from app.page.visitors import Visitor
+from app.render import draw_overlay, draw_skeletons
+from app.session import SessionRecorder, new_session_path
+from app.session_format import SessionInfo
+from app.threads import Mailbox
+from app.types import Frame, Scene
+from app.visibility import body_joint_weights
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    from fastapi import WebSocket
+
+log = logging.getLogger(__name__)
+
+FRAME_HEADER = struct.Struct("<Id")
+"""Number of the frame, milliseconds on the browser's clock."""
+MAX_SIDE_PX = 1280
+JPEG_QUALITY = 82
+HUD_EVERY_S = 0.5
+POLL_S = 0.2
+TRY_AGAIN_LATER, NORMAL = 1013, 1000
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back for a frame. jpeg: empty where nothing was drawn; hud: now and then."""
+
+    number: int
+    num_people: int
+    jpeg: bytes = b""
+    hud: dict[str, Any] | None = None
+
+    def as_bytes(self) -> bytes:
+        """As the page reads it."""
+        facts = {"number": self.number, "people": self.num_people} | ({"hud": self.hud} if self.hud else {})
+        text = json.dumps(facts).encode()
+        return struct.pack("<I", len(text)) + text + self.jpeg
+
+
+class Cameras:
+    """All connections. Use as a context manager: leaving it ends them."""
+
+    def __init__(self, networks: Networks, config: PageConfig) -> None:
+        self._networks, self._config = networks, config
+        self._open: set[CameraSession] = set()
+
+    def __enter__(self) -> "Cameras":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for session in list(self._open):
+            session.close()
+
+    async def connect(self, websocket: "WebSocket") -> None:
+        """One connection, from accepting it to its end."""
+        await websocket.accept()
+        if len(self._open) >= self._config.max_live:
+            await say_goodbye(websocket, f"{self._config.max_live} cameras are live already; try again when one has stopped")
+            return
+        outbox: asyncio.Queue[bytes | str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        session = CameraSession(websocket.scope["visitor"], lambda message: loop.call_soon_threadsafe(outbox.put_nowait, message))
+        self._open.add(session)
+        try:
+            config = self._networks.config_for(websocket.query_params.get("model", self._networks.config.checkpoint))
+            await asyncio.to_thread(session.open, self._networks, config)
+            await websocket.send_text(json.dumps({"ready": True}))
+            sender = asyncio.create_task(_send_all(websocket, outbox))
+            await _receive_all(websocket, session)
+            sender.cancel()
+        except InputError as error:
+            await say_goodbye(websocket, str(error))
+        finally:
+            await asyncio.to_thread(session.close)
+            self._open.discard(session)
+
+
+async def say_goodbye(websocket: "WebSocket", reason: str) -> None:
+    """Tell why, and close."""
+    await websocket.send_text(json.dumps({"error": reason}))
+    await websocket.close(TRY_AGAIN_LATER, reason[:120])
+
+
+async def _receive_all(websocket: "WebSocket", session: "CameraSession") -> None:
+    """Until the browser goes away. Raises InputError for what no page of ours sends."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        if message.get("bytes") is not None:
+            session.take(message["bytes"])
+        elif message.get("text") is not None:
+            session.command(message["text"])
+
+
+async def _send_all(websocket: "WebSocket", outbox: "asyncio.Queue[bytes | str]") -> None:
+    while True:
+        message = await outbox.get()
+        if isinstance(message, bytes):
+            await websocket.send_bytes(message)
+        else:
+            await websocket.send_text(message)
+
+
+class CameraSession:
+    """One camera: what came in waits in a mailbox, goes through the pipeline, is drawn and sent."""
+
+    def __init__(self, visitor: Visitor, send: Callable[[bytes | str], None]) -> None:
+        self._visitor, self._send = visitor, send
+        self._received: Mailbox[tuple[int, float, bytes]] = Mailbox()
+        self._estimated: Mailbox[tuple[int, Scene]] = Mailbox()
+        self._governor, self._meter = Governor(), HudMeter()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(run,), name=f"camera-{run.__name__.strip('_')}", daemon=True)
+            for run in (self._infer_all, self._draw_all)
+        ]
+        self._pipeline: LivePipeline | None = None
+        self._recorder: SessionRecorder | None = None
+        self._recorder_lock = threading.Lock()
+        self._last_ms, self._num_frames = -math.inf, 0
+        self._drawn_s = self._hud_s = 0.0
+
+    def open(self, networks: Networks, config: LiveConfig) -> None:
+        """Load what is needed and start. Raises InputError."""
+        self._estimator: SharedEstimator = networks.shared(config)
+        self._pipeline = LivePipeline(self._estimator, open_detector(config), config)
+        self._config, self._weights = config, body_joint_weights(self._estimator.body)
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads, the recording and the detector. Calling it twice does nothing."""
+        self._stop.set()
+        self._received.close()
+        self._estimated.close()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+        self._record(False)
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+
+    def take(self, message: bytes) -> None:
+        """A frame from the browser. Raises InputError when it is none."""
+        if len(message) <= FRAME_HEADER.size:
+            raise InputError("the camera's message holds no picture")
+        number, time_ms = FRAME_HEADER.unpack_from(message)
+        if not math.isfinite(time_ms) or time_ms <= self._last_ms:
+            raise InputError("the camera's frames do not come in order")
+        self._last_ms = time_ms
+        self._received.put((number, time_ms / 1e3, message[FRAME_HEADER.size :]))
+
+    def command(self, text: str) -> None:
+        """What the page's buttons say: {"record": true, "pictures": false}. Raises InputError."""
+        try:
+            wanted = json.loads(text)
+            record, pictures = bool(wanted["record"]), bool(wanted.get("pictures"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError("the page sent something that is no command") from error
+        self._record(record, pictures)
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """An error in a thread ends the session and is told."""
+        try:
+            run()
+        except InputError as error:
+            self._send(json.dumps({"error": str(error)}))
+        except Exception:
+            log.exception("a live camera of the page failed")
+            self._send(json.dumps({"error": "something went wrong here; the terminal says more"}))
+
+    def _infer_all(self) -> None:
+        next_s = 0.0
+        while not self._stop.is_set():
+            item = self._received.take(POLL_S)
+            if item is None or self._pipeline is None:
+                continue
+            if self._stop.wait(max(0.0, next_s - time.perf_counter())):
+                return
+            start_s = time.perf_counter()
+            plan = self._governor.plan
+            number, time_s, jpeg = item
+            scene = self._pipeline.process(Frame(decoded(jpeg), time_s, self._num_frames), plan)
+            self._num_frames += 1
+            now_s = time.perf_counter()
+            next_s = start_s + plan.infer_interval_ms / 1e3
+            self._governor.note(now_s, scene.timings_ms["total"], scene.timings_ms["detect"])
+            self._meter.inferred(scene, now_s)
+            with self._recorder_lock:
+                if self._recorder is not None:
+                    self._recorder.write(scene)
+            self._estimated.put((number, scene))
+
+    def _draw_all(self) -> None:
+        while not self._stop.is_set():
+            item = self._estimated.take(POLL_S)
+            if item is None:
+                continue
+            number, scene = item
+            start_s = time.perf_counter()
+            jpeg = b""
+            if start_s - self._drawn_s > 0.8 / self._governor.plan.draw_fps:
+                self._drawn_s = start_s
+                jpeg = encoded(self._draw(scene))
+                now_s = time.perf_counter()
+                self._meter.drawn(now_s, (now_s - start_s) * 1e3)
+            self._send(Reply(number, len(scene.meshes), jpeg, self._hud()).as_bytes())
+
+    def _draw(self, scene: Scene) -> np.ndarray:
+        """What draws may fail; the plain picture is shown then, and why."""
+        try:
+            if len(self._estimator.faces):
+                return draw_overlay(scene, self._estimator.faces, self._weights)
+            return draw_skeletons(scene.frame.image, scene.meshes)
+        except Exception as error:
+            if self._meter.warn(f"the overlay could not be drawn: {error}"):
+                log.warning("live camera: the overlay could not be drawn", exc_info=True)
+            return scene.frame.image
+
+    def _hud(self) -> dict[str, Any] | None:
+        """A reading, now and then."""
+        now_s = time.perf_counter()
+        if now_s - self._hud_s < HUD_EVERY_S:
+            return None
+        self._hud_s = now_s
+        recorder = self._recorder
+        recording = "" if recorder is None else recorder.problem or f"recording: {recorder.num_frames} frames"
+        return self._meter.read(now_s, self._governor.text, "", recording).as_dict()
+
+    def _record(self, wanted: bool, pictures: bool = False) -> None:
+        """Start a recording, or end it and say where it can be had."""
+        with self._recorder_lock:
+            recorder, ended = self._recorder, None
+            if wanted and recorder is None:
+                settings = {"checkpoint": self._config.checkpoint, "smoothing": self._config.smoothing}
+                path = new_session_path(self._visitor.make_folder("recordings"))
+                self._recorder = SessionRecorder(path, SessionInfo.of(self._estimator.body, settings, self._config.parametric), pictures)
+            elif not wanted and recorder is not None:
+                self._recorder, ended = None, recorder
+        if ended is not None:
+            ended.close()
+            self._visitor.recordings[ended.path.name] = ended.path
+            facts = {"name": ended.path.name, "frames": ended.num_frames, "bytes": ended.path.stat().st_size, "problem": ended.problem}
+            self._send(json.dumps({"recorded": facts}))
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises InputError when it is no JPEG, or larger than a camera's need be."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
+            size_px = picture.size
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError("the camera's message holds no JPEG") from error
+    if max(size_px) > MAX_SIDE_PX:
+        raise InputError(f"the camera's picture is {size_px[0]} x {size_px[1]} pixels; at most {MAX_SIDE_PX} a side are taken")
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError("the camera's picture cannot be read")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def encoded(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG."""
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

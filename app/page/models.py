@@ -1,0 +1,110 @@
+"""Which networks can be chosen, and what each may be used for, as its own file says."""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.check import file_facts
+from app.config import LiveConfig
+from app.jobs import check_fits, open_estimator
+from app.live import SharedEstimator
+from core.bodies import BODIES
+from core.checkpoint import find_checkpoint, known_checkpoints
+from core.errors import InputError
+from core.estimator import MeshEstimator
+
+ANY_BODY = "auto"
+MAX_LOADED = 2
+"""Networks that stay in memory."""
+BODY_LICENCES = {"anny": ("Anny body: CC0 and Apache-2.0", "yes"), "smpl": ("SMPL body: non-commercial research", "no")}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that can be chosen. commercial_use: yes, no, or "see licence"."""
+
+    name: str
+    variant: str
+    body: str
+    licence: str
+    commercial_use: str
+
+
+def known_models(config: LiveConfig) -> dict[str, Model]:
+    """Name -> network: those in checkpoints/, and the one that --checkpoint names."""
+    paths: dict[str, Path] = dict(known_checkpoints())
+    if config.checkpoint not in paths:
+        paths = {config.checkpoint: find_checkpoint(config.checkpoint)} | paths
+    models = [_model(name, path) for name, path in paths.items()]
+    models.sort(key=lambda model: model.name != config.checkpoint)
+    return {model.name: model for model in models}
+
+
+def bodies() -> tuple[str, ...]:
+    """What may be chosen as the body."""
+    return (ANY_BODY, *BODIES)
+
+
+def models_for(models: Mapping[str, Model], body: str) -> list[str]:
+    """Names of the networks that have this body."""
+    return [model.name for model in models.values() if body in (ANY_BODY, model.body)]
+
+
+def _model(name: str, path: Path) -> Model:
+    """Read from the file's header. Raises InputError when the file is damaged."""
+    try:
+        facts, settings = file_facts(path), _header_config(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: {error}; copy or download it again") from error
+    commercial = facts.get("commercial_use") or "see licence"
+    if not settings:  # an official file: made with SMPL
+        return Model(name, "official FastMETRO", "smpl", facts.get("licence") or "non-commercial research", "no")
+    return Model(name, settings.get("name", "?"), settings.get("body", "?"), facts.get("licence") or "not stated", commercial)
+
+
+def _header_config(path: Path) -> dict[str, str]:
+    """The network's configuration in a .safetensors file; empty for other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    config = header.get("__metadata__", {}).get("config")
+    return json.loads(config) if config else {}
+
+
+class Networks:
+    """Loads networks when they are first wanted and keeps the last few; jobs and cameras share them."""
+
+    def __init__(self, config: LiveConfig) -> None:
+        self.config = config
+        self._loaded: dict[str, tuple[MeshEstimator, SharedEstimator]] = {}
+        self._lock = threading.Lock()
+
+    def config_for(self, model: str, body: str = ANY_BODY, smooth: bool = True, max_people: int | None = None) -> LiveConfig:
+        """The run's settings as the visitor chose them. Raises InputError for a network that is not among those to be chosen."""
+        if model not in known_models(self.config):
+            raise InputError(f"there is no network called {model!r} here")
+        smoothing = self.config.smoothing if smooth else "none"
+        return replace(self.config, checkpoint=model, body=body, smoothing=smoothing, max_people=max_people or self.config.max_people)
+
+    def estimator(self, config: LiveConfig) -> MeshEstimator:
+        """For a job. Raises InputError."""
+        return self._get(config)[0]
+
+    def shared(self, config: LiveConfig) -> SharedEstimator:
+        """The same for cameras, which take turns. Raises InputError."""
+        return self._get(config)[1]
+
+    def _get(self, config: LiveConfig) -> tuple[MeshEstimator, SharedEstimator]:
+        with self._lock:
+            pair = self._loaded.pop(config.checkpoint, None)
+            if pair is None:
+                estimator = open_estimator(config)
+                pair = estimator, SharedEstimator(estimator)
+            check_fits(pair[0], config)
+            self._loaded[config.checkpoint] = pair
+            while len(self._loaded) > MAX_LOADED:
+                del self._loaded[next(iter(self._loaded))]
+            return pair

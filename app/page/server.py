@@ -1,0 +1,194 @@
+"""The page's way in: a port, the routes, start and stop.
+
+Gradio draws the page; what needs care is ours: uploads, results and the camera have routes of their own, and the guard stands
+around everything.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from app.config import LiveConfig, PageConfig
+from app.page.guard import ANY_ADDRESS, Guard, is_loopback
+from app.page.live import Cameras
+from app.page.models import Networks
+from app.page.uploads import examine, receive_upload, too_large
+from app.page.visitors import Visitor, Visitors
+from app.page.work import Worker
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).resolve().parent / "static"
+QUIET_GRADIO = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+"""Gradio asks the internet for versions and tells it about users unless these are set before it is imported."""
+SWEEP_EVERY_S = 5.0
+SHUTDOWN_S = 1
+MAX_MESSAGE_BYTES = 4 << 20
+DOWNLOADS = {
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    ".npz": "application/octet-stream",
+    ".glb": "model/gltf-binary",
+    ".json": "application/json",
+}
+
+
+def run_page(config: LiveConfig, page: PageConfig, say: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C. `say` gets the address. Raises InputError when the port cannot be had."""
+    os.environ.update(QUIET_GRADIO)
+    listener = listen(page.host, page.port)
+    with contextlib.closing(listener), Visitors(page) as visitors:
+        os.environ["GRADIO_TEMP_DIR"] = str(visitors.root / "gradio")
+        networks = Networks(config)
+        with Worker(networks, page) as worker, Cameras(networks, page) as cameras:
+            port = listener.getsockname()[1]
+            guard = Guard(build_app(visitors, worker, cameras), visitors, page, port)
+            if not is_loopback(page.host) and page.auth is None:
+                log.warning("anybody who reaches %s port %d may use this page; --auth USER:PASSWORD asks for a password", page.host, port)
+            say(f"FastMETRO Live: {address(page.host, port)} (Ctrl-C ends it)")
+            serve(guard, listener)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises InputError in one line."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise InputError(
+            f"--host {host}: no such address on this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all its networks"
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        reasons = {errno.EADDRINUSE: "is in use; choose another with --port, or end the program that has it"}
+        reasons |= {
+            errno.EADDRNOTAVAIL: "cannot be had: this machine has no such address; see --host",
+            errno.EACCES: "is reserved; choose one from 1024 on",
+        }
+        reason = reasons.get(error.errno or 0, f"cannot be had ({error.strerror})")
+        raise InputError(f"port {port} at {host} {reason}") from error
+    return listener
+
+
+def address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the page."""
+    shown = "127.0.0.1" if host in ANY_ADDRESS else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def serve(app: Any, listener: socket.socket) -> None:
+    """Run until Ctrl-C or SIGTERM, which both end quietly here."""
+    import uvicorn
+
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False, ws_max_queue=4, server_header=False, lifespan="on",
+    )  # fmt: skip
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        uvicorn.Server(settings).run(sockets=[listener])
+    except KeyboardInterrupt:
+        log.info("ended")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def build_app(visitors: Visitors, worker: Worker, cameras: Cameras) -> "FastAPI":
+    """The application inside the guard: our routes, and Gradio's page for all else."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from app.page.layout import build_blocks, theme
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(_sweep(visitors))
+        yield
+        task.cancel()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    add_routes(app, worker.config)
+    app.websocket("/page/live")(cameras.connect)
+    gr.set_static_paths([visitors.root])  # Gradio then serves results where they are; the guard says whose they are
+    blocks = build_blocks(worker)
+    return gr.mount_gradio_app(
+        app, blocks, path="/", theme=theme(), css_paths=[STATIC / "style.css"], footer_links=[], run_history=False, ssr_mode=False,
+        enable_monitoring=False, pwa=False, show_error=True, mcp_server=False, max_file_size=1,
+        head='<script src="/page/page.js" defer></script><script src="/page/live.js" defer></script>',
+    )  # fmt: skip
+
+
+async def _sweep(visitors: Visitors) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        await asyncio.to_thread(visitors.sweep)
+
+
+def add_routes(app: "FastAPI", config: PageConfig) -> None:
+    """Uploads, results and the page's own scripts."""
+    from fastapi import Request
+    from fastapi.responses import FileResponse, JSONResponse, Response
+
+    @app.post("/page/upload")
+    async def upload(request: Request, name: str) -> Response:
+        visitor: Visitor = request.scope["visitor"]
+        try:
+            announced = int(request.headers.get("content-length", 0))
+            if announced > config.max_upload_mb * 1_000_000:
+                return JSONResponse({"error": too_large(name, announced, config)}, 413)
+            if len(visitor.uploads) >= config.max_files:
+                return JSONResponse({"error": f"{config.max_files} files are waiting already; make their meshes or remove some"}, 429)
+            path = await receive_upload(name, request.stream(), visitor.make_folder("uploads"), config)
+            taken = await asyncio.to_thread(examine, path, config)
+        except InputError as error:
+            return JSONResponse({"error": str(error)}, 422)
+        visitor.uploads[taken.id] = taken
+        return JSONResponse({"id": taken.id} | taken.as_json())
+
+    @app.delete("/page/upload/{upload_id}")
+    async def remove(request: Request, upload_id: str) -> Response:
+        taken = request.scope["visitor"].uploads.pop(upload_id, None)
+        if taken is not None:
+            taken.remove()
+        return Response(status_code=204)
+
+    @app.get("/page/result/{job_id}/{number}/{name}")
+    async def result(request: Request, job_id: str, number: int, name: str) -> Response:
+        path = request.scope["visitor"].result_file(job_id, number, name)
+        if path is None:
+            return JSONResponse({"error": "no such file; results are kept while their page is open"}, 404)
+        as_download = path.name if "download" in request.query_params else None
+        return FileResponse(path, media_type=DOWNLOADS.get(path.suffix), filename=as_download, headers={"cache-control": "no-store"})
+
+    @app.get("/page/recording/{name}")
+    async def recording(request: Request, name: str) -> Response:
+        path = request.scope["visitor"].recordings.get(name)
+        if path is None:
+            return JSONResponse({"error": "no such recording; they are kept while their page is open"}, 404)
+        return FileResponse(path, media_type="application/octet-stream", filename=name, headers={"cache-control": "no-store"})
+
+    @app.get("/page/{name}")
+    async def asset(name: str) -> Response:
+        known = {path.name: path for path in STATIC.iterdir() if path.suffix in (".js", ".css")}
+        return FileResponse(known[name], headers={"cache-control": "no-cache"}) if name in known else Response(status_code=404)

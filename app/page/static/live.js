@@ -1,0 +1,256 @@
+// The live tab: this browser's camera as JPEG frames over a WebSocket, at most two under way; drawn frames come back.
+(() => {
+  "use strict";
+  const IN_FLIGHT = 2;
+  const LONGEST_SIDE = 640;
+  const QUALITY = 0.8;
+  const KEPT = 900;
+  const STUCK_MS = 5000;
+
+  const CAMERA_PROBLEMS = {
+    NotAllowedError: "The browser may not use the camera: allow it with the camera symbol beside the address, then start again.",
+    NotFoundError: "No camera was found on this device: plug one in, then start again.",
+    NotReadableError: "The camera is in use by another program: close that one, then start again.",
+    OverconstrainedError: "The camera that was chosen is gone: choose another one.",
+  };
+  const INSECURE = "Browsers give cameras only to pages on this very machine or over https: open it as http://localhost or through an https proxy.";
+
+  const quantile = (values, share) => {
+    const sorted = [...values].sort((a, b) => a - b);
+    return sorted.length ? sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] : null;
+  };
+
+  class Live {
+    constructor(root) {
+      this.root = root;
+      const find = (selector) => root.querySelector(selector);
+      this.canvas = find("canvas");
+      this.screen = this.canvas.getContext("2d", { alpha: false, desynchronized: true });
+      this.hud = find(".fm-hud");
+      this.problem = find(".fm-problem");
+      this.startButton = find("#fm-live-start");
+      this.recordButton = find("#fm-live-record");
+      this.cameraSelect = find("[data-camera]");
+      this.modelSelect = find("[data-model]");
+      this.grab = document.createElement("canvas");
+      this.grabber = this.grab.getContext("2d", { alpha: false });
+      this.video = document.createElement("video");
+      this.video.muted = this.video.playsInline = true;
+      this.startButton.addEventListener("click", () => (this.stream ? this.stop() : this.start()));
+      this.recordButton.addEventListener("click", () => this.record(!this.recording));
+      find("[data-mirror]").addEventListener("change", (event) => root.classList.toggle("mirrored", event.target.checked));
+      find("[data-hud]").addEventListener("change", (event) => root.classList.toggle("numbers", event.target.checked));
+      root.classList.add("mirrored", "numbers");
+      this.modelSelect.addEventListener("change", () => {
+        find("div[data-badges]").innerHTML = this.modelSelect.selectedOptions[0].dataset.badges;
+        if (this.stream) this.restart();
+      });
+      this.cameraSelect.addEventListener("change", () => this.stream && this.restart());
+      this.reset();
+    }
+
+    reset() {
+      this.sent = new Map();
+      this.shown = [];
+      this.number = 0;
+      this.encoding = 0;
+      this.reading = null;
+      this.people = 0;
+    }
+
+    say(text) {
+      this.problem.textContent = text;
+      this.problem.hidden = !text;
+    }
+
+    async start() {
+      this.say("");
+      this.reset();
+      if (!navigator.mediaDevices) return this.say(INSECURE);
+      this.startButton.disabled = true;
+      try {
+        const camera = this.cameraSelect.value;
+        const wanted = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
+        const which = camera ? { deviceId: { exact: camera } } : { facingMode: "user" };
+        this.stream = await navigator.mediaDevices.getUserMedia({ video: { ...wanted, ...which }, audio: false });
+        this.stream.getVideoTracks()[0].addEventListener("ended", () => this.stop("The camera was unplugged or taken away."));
+        this.video.srcObject = this.stream;
+        await this.video.play();
+        await this.listCameras();
+        this.connect();
+      } catch (error) {
+        this.stop(CAMERA_PROBLEMS[error.name] || `The camera could not be started: ${error.message}`);
+      }
+      this.startButton.disabled = false;
+    }
+
+    async restart() {
+      this.stop();
+      await this.start();
+    }
+
+    async listCameras() {
+      const cameras = (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === "videoinput");
+      const current = this.stream.getVideoTracks()[0].getSettings().deviceId;
+      this.cameraSelect.replaceChildren(
+        ...cameras.map((device, index) => new Option(device.label || `Camera ${index + 1}`, device.deviceId, false, device.deviceId === current)),
+      );
+    }
+
+    connect() {
+      const scheme = location.protocol === "https:" ? "wss" : "ws";
+      const socket = new WebSocket(`${scheme}://${location.host}/page/live?model=${encodeURIComponent(this.modelSelect.value)}`);
+      socket.binaryType = "arraybuffer";
+      socket.onmessage = (event) => this.receive(event.data);
+      socket.onclose = () => socket === this.socket && this.stop(this.problem.textContent || "The program ended the connection. Start again.");
+      this.socket = socket;
+      this.root.classList.add("live", "loading");
+      this.startButton.textContent = "Stop camera";
+      this.hud.hidden = false;
+      this.hud.textContent = "loading the network …";
+    }
+
+    stop(reason = "") {
+      this.record(false);
+      const { socket, stream } = this;
+      this.socket = this.stream = null;
+      socket?.close();
+      stream?.getTracks().forEach((track) => track.stop());
+      this.video.srcObject = null;
+      this.root.classList.remove("live", "loading", "recording");
+      this.startButton.textContent = "Start camera";
+      this.recordButton.disabled = true;
+      this.hud.hidden = true;
+      if (reason) this.say(reason);
+    }
+
+    begin() {
+      this.root.classList.remove("loading");
+      this.recordButton.disabled = false;
+      this.startedMs = performance.now();
+      const socket = this.socket;
+      const next = "requestVideoFrameCallback" in this.video
+        ? (call) => this.video.requestVideoFrameCallback(call)
+        : (call) => requestAnimationFrame(call);
+      const tick = () => {
+        if (socket !== this.socket) return;
+        this.send();
+        next(tick);
+      };
+      next(tick);
+    }
+
+    send() {
+      const now = performance.now();
+      for (const [number, time] of this.sent) if (now - time > STUCK_MS) this.sent.delete(number);
+      if (this.sent.size + this.encoding >= IN_FLIGHT || !this.video.videoWidth) return;
+      const scale = Math.min(1, LONGEST_SIDE / Math.max(this.video.videoWidth, this.video.videoHeight));
+      const width = Math.round(this.video.videoWidth * scale);
+      const height = Math.round(this.video.videoHeight * scale);
+      if (this.grab.width !== width || this.grab.height !== height) Object.assign(this.grab, { width, height });
+      this.grabber.drawImage(this.video, 0, 0, width, height);
+      const socket = this.socket;
+      this.encoding += 1;
+      this.grab.toBlob(async (blob) => {
+        const jpeg = blob && (await blob.arrayBuffer());
+        this.encoding -= 1;
+        if (!jpeg || socket !== this.socket || socket.readyState !== WebSocket.OPEN) return;
+        const message = new Uint8Array(12 + jpeg.byteLength);
+        const header = new DataView(message.buffer);
+        header.setUint32(0, this.number, true);
+        header.setFloat64(4, now, true);
+        message.set(new Uint8Array(jpeg), 12);
+        this.sent.set(this.number, now);
+        this.number += 1;
+        socket.send(message);
+      }, "image/jpeg", QUALITY);
+    }
+
+    async receive(data) {
+      if (typeof data === "string") return this.hear(JSON.parse(data));
+      const length = new DataView(data).getUint32(0, true);
+      const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+      const takenMs = this.sent.get(facts.number);
+      for (const number of [...this.sent.keys()]) if (number <= facts.number) this.sent.delete(number);
+      this.people = facts.people;
+      if (facts.hud) this.reading = facts.hud;
+      if (data.byteLength > 4 + length) {
+        const picture = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
+        if (this.canvas.width !== picture.width || this.canvas.height !== picture.height) {
+          Object.assign(this.canvas, { width: picture.width, height: picture.height });
+        }
+        this.screen.drawImage(picture, 0, 0);
+        picture.close();
+        const now = performance.now();
+        if (takenMs !== undefined) this.shown.push({ now, latency: now - takenMs });
+        if (this.shown.length > KEPT) this.shown.shift();
+      }
+      if (facts.hud) this.showNumbers();
+    }
+
+    hear(message) {
+      if (message.ready) this.begin();
+      if (message.error) this.stop(message.error[0].toUpperCase() + message.error.slice(1));
+      if (message.recorded) this.offer(message.recorded);
+    }
+
+    stats(lastMs = 3000) {
+      const now = performance.now();
+      const recent = this.shown.filter((item) => item.now > now - lastMs);
+      const spanS = recent.length > 1 ? (recent[recent.length - 1].now - recent[0].now) / 1000 : 0;
+      const latencies = recent.map((item) => item.latency);
+      return {
+        frames: this.shown.length,
+        people: this.people,
+        fps: spanS ? (recent.length - 1) / spanS : 0,
+        medianMs: quantile(latencies, 0.5),
+        p90Ms: quantile(latencies, 0.9),
+        hud: this.reading,
+      };
+    }
+
+    showNumbers() {
+      const { fps, medianMs, p90Ms } = this.stats();
+      const people = this.people === 1 ? "1 person" : this.people ? `${this.people} people` : "nobody";
+      const stages = Object.entries(this.reading.stages_ms).map(([name, value]) => `${name} ${value.toFixed(0)}`);
+      const lines = [
+        `${fps.toFixed(0)} fps · ${medianMs === null ? "–" : medianMs.toFixed(0)} ms (p90 ${p90Ms === null ? "–" : p90Ms.toFixed(0)}) · ${people}`,
+        stages.length ? `${stages.join("  ")} ms` : "",
+        this.reading.governor,
+        this.reading.recording,
+        ...this.reading.warnings.map((warning) => `! ${warning}`),
+      ];
+      this.hud.textContent = lines.filter(Boolean).join("\n");
+    }
+
+    record(wanted) {
+      if (!this.socket || wanted === Boolean(this.recording)) return;
+      if (this.socket.readyState !== WebSocket.OPEN) return;
+      this.recording = wanted;
+      this.socket.send(JSON.stringify({ record: wanted, pictures: this.root.querySelector("[data-pictures]").checked }));
+      this.root.classList.toggle("recording", wanted);
+      this.recordButton.textContent = wanted ? "Stop recording" : "Record";
+    }
+
+    offer(facts) {
+      const row = document.createElement("li");
+      const link = document.createElement("a");
+      link.href = `/page/recording/${encodeURIComponent(facts.name)}`;
+      link.download = facts.name;
+      link.textContent = facts.name;
+      const detail = document.createElement("span");
+      detail.textContent = `${facts.frames} frames · ${(facts.bytes / 1e6).toFixed(1)} MB${facts.problem ? ` · ${facts.problem}` : ""}`;
+      row.append(link, detail);
+      this.root.querySelector(".fm-recordings").append(row);
+    }
+  }
+
+  const mount = () => {
+    for (const root of document.querySelectorAll("[data-live]:not([data-mounted])")) {
+      root.dataset.mounted = "";
+      window.fastmetroLive = new Live(root);
+    }
+  };
+  new MutationObserver(mount).observe(document.documentElement, { childList: true, subtree: true });
+  mount();
+})();

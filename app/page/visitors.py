@@ -1,0 +1,171 @@
+"""Visitors of the page: a secret cookie each, a folder of their own, and an end.
+
+A visitor is there as long as the browser holds a request open (Gradio's page always holds one). Some seconds after the last
+one ended their jobs are stopped and their folder is removed; all folders go when the page ends.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.config import PageConfig
+from app.page.uploads import Upload
+from app.page.work import Job
+from core.errors import InputError
+
+log = logging.getLogger(__name__)
+
+FOLDER_PREFIX = "fastmetro-live-page-"
+MAX_SESSIONS = 64
+
+
+@dataclass
+class Visitor:
+    """One browser. Only the server's event loop changes it.
+
+    token: the cookie's value, known to that browser alone; folder: for uploads and results, made when first needed
+    uploads, jobs: by id; recordings: of the live camera, by name; open_requests: right now
+    session_owners: the tabs of all visitors, as Gradio names them -> token
+    """
+
+    token: str
+    folder: Path
+    logged_in: bool = False
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    recordings: dict[str, Path] = field(default_factory=dict)
+    session_owners: dict[str, str] = field(default_factory=dict)
+    open_requests: int = 0
+    last_seen_s: float = field(default_factory=time.monotonic)
+
+    def make_folder(self, name: str) -> Path:
+        """A folder of the visitor's, readable by nobody else on this machine."""
+        folder = self.folder / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def present(self) -> Iterator[None]:
+        """While a request runs."""
+        self.open_requests += 1
+        try:
+            yield
+        finally:
+            self.open_requests -= 1
+            self.last_seen_s = time.monotonic()
+
+    def owns_session(self, session: str) -> bool:
+        """True for a tab that is this visitor's, or nobody's until now."""
+        if session not in self.session_owners and sum(owner == self.token for owner in self.session_owners.values()) >= MAX_SESSIONS:
+            return False
+        return self.session_owners.setdefault(session, self.token) == self.token
+
+    def result_file(self, job_id: str, number: int, name: str) -> Path | None:
+        """A file that a job of this visitor made, by names alone."""
+        job = self.jobs.get(job_id)
+        if job is None or not 0 <= number < len(job.results):
+            return None
+        return job.results[number].files.get(name)
+
+    def animation(self, job_id: str, number: int) -> str | None:
+        """Path of a result's GLB."""
+        path = self.result_file(job_id, number, "people.glb")
+        return None if path is None else str(path)
+
+    def may_read(self, path: str) -> bool:
+        """True when this very path, letter by letter, is a file that a job of this visitor made."""
+        return any(path in job.files for job in self.jobs.values())
+
+
+class Visitors:
+    """All visitors. `root` holds their folders; use as a context manager, leaving it removes everything."""
+
+    def __init__(self, config: PageConfig) -> None:
+        self._config = config
+        self._visitors: dict[str, Visitor] = {}
+        self._leaving: list[Visitor] = []
+        self._session_owners: dict[str, str] = {}
+        remove_leftovers()
+        self.root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")).resolve()
+
+    def __enter__(self) -> "Visitors":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for visitor in (*self._visitors.values(), *self._leaving):
+            for job in visitor.jobs.values():
+                job.cancel()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def find(self, token: str | None) -> Visitor | None:
+        """The visitor of a cookie."""
+        return self._visitors.get(token) if token else None
+
+    def new(self) -> Visitor:
+        """A visitor nobody knew. Raises InputError when there are too many."""
+        if len(self._visitors) >= self._config.max_visitors:
+            self.sweep()
+        if len(self._visitors) >= self._config.max_visitors:
+            raise InputError(f"{self._config.max_visitors} visitors are here already; try again in a minute")
+        visitor = Visitor(secrets.token_urlsafe(32), self.root / secrets.token_hex(16), session_owners=self._session_owners)
+        self._visitors[visitor.token] = visitor
+        return visitor
+
+    def leave(self, visitor: Visitor) -> None:
+        """Stop a visitor's jobs and forget them; `sweep` removes the folder once nothing writes there."""
+        if self._visitors.pop(visitor.token, None) is None:
+            return
+        for job in visitor.jobs.values():
+            job.cancel()
+        for session in [name for name, owner in self._session_owners.items() if owner == visitor.token]:
+            del self._session_owners[session]
+        self._leaving.append(visitor)
+
+    def sweep(self) -> None:
+        """Let go of those who left, and of what is old. Called every few seconds."""
+        now_s = time.monotonic()
+        for visitor in list(self._visitors.values()):
+            if not visitor.open_requests and now_s - visitor.last_seen_s > self._config.keep_after_leaving_s:
+                self.leave(visitor)
+                continue
+            for name, job in list(visitor.jobs.items()):
+                if job.ended_s is not None and now_s - job.ended_s > self._config.keep_s:
+                    del visitor.jobs[name]
+                    job.remove()
+            for name, upload in list(visitor.uploads.items()):
+                if now_s - upload.time_s > self._config.keep_s:
+                    del visitor.uploads[name]
+                    upload.remove()
+        for visitor in list(self._leaving):
+            if all(job.ended_s is not None for job in visitor.jobs.values()):
+                self._leaving.remove(visitor)
+                shutil.rmtree(visitor.folder, ignore_errors=True)
+
+
+def remove_leftovers() -> None:
+    """Remove folders of pages that were killed before they could do so themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        process = folder.name[len(FOLDER_PREFIX) :].partition("-")[0]
+        if process.isdigit() and not _is_running(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+            log.debug("removed %s, left by a page that was killed", folder)
+
+
+def _is_running(process_id: int) -> bool:
+    """True when in doubt."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
