@@ -89,6 +89,8 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
 def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> PageConfig:
     """The page's config; ends the program with a usage error (2) for bad values, and for flags of the page without the page."""
     given = {item.name: getattr(flags, item.name) for item in flag_fields(PageConfig)}
+    if flags.out is not None and not any(getattr(flags, mode, None) for mode in OTHER_MODES):
+        parser.error("--out: only with --video, --images or --demo; the page offers its results as downloads")
     changed = [f"--{item.name.replace('_', '-')}" for item in flag_fields(PageConfig) if given[item.name] != default_of(item)]
     if changed and any(getattr(flags, mode, None) for mode in OTHER_MODES):
         parser.error(f"{', '.join(changed)}: only for the page, which is what launch.py shows without a mode")

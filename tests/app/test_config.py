@@ -4,11 +4,11 @@ from dataclasses import fields
 
 import pytest
 
-from app.config import DetectConfig, LiveConfig, SmoothConfig, TrackConfig, default_of, flag_fields
+from app.config import DetectConfig, LiveConfig, PageConfig, SmoothConfig, TrackConfig, default_of, flag_fields
 
 
 def test_every_setting_has_help() -> None:
-    for config in (LiveConfig, DetectConfig, TrackConfig, SmoothConfig):
+    for config in (LiveConfig, PageConfig, DetectConfig, TrackConfig, SmoothConfig):
         for item in fields(config):
             if item.default_factory in (DetectConfig, TrackConfig, SmoothConfig):
                 continue
@@ -22,6 +22,9 @@ def test_flags_are_those_of_the_contract() -> None:
         "record", "record_pictures", "show_hidden", "glb", "headless", "mirror", "loop", "duration_s", "target_ms",
     }  # fmt: skip
     assert LiveConfig(**{item.name: default_of(item) for item in flag_fields()}) == LiveConfig()
+    of_page = flag_fields(PageConfig)
+    assert {item.name for item in of_page} == {"host", "port", "auth", "max_upload_mb", "max_video_s"}
+    assert PageConfig(**{item.name: default_of(item) for item in of_page}) == PageConfig()
 
 
 @pytest.mark.parametrize("bad", [

@@ -20,7 +20,7 @@ from app.progress import Cancelled
 from tests.app.fakes import RectangleDetector, TubeEstimator
 from tests.app.media import write_video
 
-HEAVY = ("torch", "cv2", "mediapipe", "av", "numba", "scipy", "numpy")
+HEAVY = ("gradio", "fastapi", "torch", "cv2", "mediapipe", "av", "numba", "scipy", "numpy")
 
 
 @pytest.fixture
@@ -53,9 +53,10 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 
 
 @pytest.mark.parametrize("arguments", [
-    (), ("--video",), ("--video", "a.mp4"), ("--images", "a.jpg"), ("--bogus",), ("--demo", "--check"), ("--check", "--out", "x"),
+    ("--out", "x"), ("--video",), ("--video", "a.mp4"), ("--images", "a.jpg"), ("--bogus",), ("--demo", "--check"), ("--check", "--out", "x"),
     ("--demo", "--max-people", "0"), ("--demo", "--focal-px", "-3"), ("--demo", "--device", "tpu"), ("--demo", "--smoothing", "kalman"),
     ("--demo", "--record", "x.arrows"), ("--demo", "--record-pictures"),
+    ("--auth", "nobody"), ("--auth", ":x"), ("--port", "70000"), ("--demo", "--port", "7000"), ("--max-upload-mb", "0"),
 ])  # fmt: skip
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, out, err = outcome(capsys, *arguments)

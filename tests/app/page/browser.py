@@ -139,7 +139,8 @@ def browser(
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     flags = [
-        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={size_px[0]},{size_px[1]}", f"--user-data-dir={folder}",
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={size_px[0]},{size_px[1]}",
+        f"--user-data-dir={folder}",
         "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required",
         "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--disable-background-networking", "--no-first-run",
         "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
