@@ -15,8 +15,7 @@ from typing import Any
 from app.config import LiveConfig, PageConfig, default_of, flag_fields
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
-OTHER_MODES = ("video", "images", "demo", "check")
-"""In which there is no page."""
+PAGELESS_MODES = ("video", "images", "replay", "demo", "check")
 SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
 MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
 QUIET_NATIVE_LIBRARIES = {
@@ -45,17 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line: modes by hand, all other flags from LiveConfig's fields."""
-<<<<<<< HEAD
-    parser = argparse.ArgumentParser(prog="launch.py", description="FastMETRO Live: people in videos and pictures -> 3D meshes.")
-    modes = parser.add_mutually_exclusive_group(required=True)
-    modes.add_argument(
-        "--webcam", nargs="?", const="0", metavar="INDEX|URL", help="a live window: a camera's number, an rtsp or http URL, or a video file"
-    )
-=======
     description = "FastMETRO Live: people in videos, pictures and before the camera -> 3D meshes. Without a mode: the browser page."
     parser = argparse.ArgumentParser(prog="launch.py", description=description)
     modes = parser.add_mutually_exclusive_group()
->>>>>>> f762eae (The browser page: upload to overlay, 3D view, numbers and downloads; a guard around every route)
+    modes.add_argument(
+        "--webcam", nargs="?", const="0", metavar="INDEX|URL", help="a live window: a camera's number, an rtsp or http URL, or a video file"
+    )
     modes.add_argument("--video", nargs="+", type=Path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
     modes.add_argument("--images", nargs="+", type=Path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
     modes.add_argument("--replay", type=Path, metavar="FILE", help="a session of --record -> the same files as --video; needs --out")
@@ -89,10 +83,11 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
 def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> PageConfig:
     """The page's config; ends the program with a usage error (2) for bad values, and for flags of the page without the page."""
     given = {item.name: getattr(flags, item.name) for item in flag_fields(PageConfig)}
-    if flags.out is not None and not any(getattr(flags, mode, None) for mode in OTHER_MODES):
-        parser.error("--out: only with --video, --images or --demo; the page offers its results as downloads")
+    has_page = not any(getattr(flags, mode) for mode in PAGELESS_MODES) and (flags.webcam is None or flags.page)
+    if has_page and flags.webcam is None and flags.out is not None:
+        parser.error("--out: the page writes no folder, it offers its results as downloads; give it with --video, --images or --demo")
     changed = [f"--{item.name.replace('_', '-')}" for item in flag_fields(PageConfig) if given[item.name] != default_of(item)]
-    if changed and any(getattr(flags, mode, None) for mode in OTHER_MODES):
+    if changed and not has_page:
         parser.error(f"{', '.join(changed)}: only for the page, which is what launch.py shows without a mode")
     try:
         return PageConfig(**given)
@@ -113,21 +108,18 @@ def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
 
         print(run_demo(flags.out or Path("out"), config))
         return 0
-<<<<<<< HEAD
     if flags.replay:
         from app.replay import replay_to_files
 
         print(replay_to_files(flags.replay, flags.out, config))
         return 0
     if flags.webcam is not None:
-        return run_live(flags, config)
-=======
+        return run_live(flags, config, page)
     if not (flags.video or flags.images):
         from app.page.server import run_page
 
         run_page(config, page, lambda line: print(line, flush=True))
         return 0
->>>>>>> f762eae (The browser page: upload to overlay, 3D view, numbers and downloads; a guard around every route)
     from app.jobs import run_pictures, run_videos
 
     report = run_videos(flags.video, flags.out, config) if flags.video else run_pictures(flags.images, flags.out, config)
@@ -136,7 +128,7 @@ def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
     return EXPECTED_ERROR if report.failed else 0
 
 
-def run_live(flags: argparse.Namespace, config: LiveConfig) -> int:
+def run_live(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
     """The window, or what stands in for it where there is no display."""
     from app.webcam import NoDisplayError, run_webcam
 
@@ -148,7 +140,7 @@ def run_live(flags: argparse.Namespace, config: LiveConfig) -> int:
         from app.page.server import run_page
 
         print("launch.py: there is no display for a window here; the page starts instead", file=sys.stderr)
-        run_page(config, PageConfig(), lambda line: print(line, flush=True))
+        run_page(config, page, lambda line: print(line, flush=True))
     return 0
 
 

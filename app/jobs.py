@@ -11,11 +11,7 @@ from typing import Any
 
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
-<<<<<<< HEAD
 from app.export import PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
-=======
-from app.export import PICTURE_SINKS, VIDEO_SINKS, Parameters, Recording, SinkGroup
->>>>>>> f762eae (The browser page: upload to overlay, 3D view, numbers and downloads; a guard around every route)
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.sources import ImageSource, VideoSource, read_picture
@@ -145,7 +141,7 @@ def _attempt(report: Report, path: Path, work: Callable[[], str]) -> None:
         log.error("%s", line)
 
 
-def process_video(path: Path, folder: Path, engine: Engine, sinks_wanted: tuple[str, ...] = VIDEO_SINKS) -> str:
+def process_video(path: Path, folder: Path, engine: Engine) -> str:
     """One video into `folder`; returns the line to print. Ctrl-C, Cancelled and errors leave what is done, marked as not complete."""
     finished = already_done(folder, engine.settings, engine.config.overwrite)
     if finished:
@@ -154,13 +150,7 @@ def process_video(path: Path, folder: Path, engine: Engine, sinks_wanted: tuple[
     settings = engine.settings | {"state": "failed"}
     recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
     start_s = time.perf_counter()
-<<<<<<< HEAD
     with SinkGroup(recording, video_sinks(engine.config)) as sinks:
-=======
-    with SinkGroup(recording, sinks_wanted) as sinks:
-        if not len(recording.faces):
-            sinks.warn(NO_FACES)
->>>>>>> f762eae (The browser page: upload to overlay, 3D view, numbers and downloads; a guard around every route)
         num_frames, people = _run_pipeline(source, engine, sinks, settings)
         for warning in _video_warnings(source, people):
             sinks.warn(warning)

@@ -87,7 +87,9 @@ class Networks:
         if model not in known_models(self.config):
             raise InputError(f"there is no network called {model!r} here")
         smoothing = self.config.smoothing if smooth else "none"
-        return replace(self.config, checkpoint=model, body=body, smoothing=smoothing, max_people=max_people or self.config.max_people)
+        return replace(
+            self.config, checkpoint=model, body=body, smoothing=smoothing, max_people=max_people or self.config.max_people, glb=True
+        )
 
     def estimator(self, config: LiveConfig) -> MeshEstimator:
         """For a job. Raises InputError."""

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 WAITING, LOADING, RUNNING, DONE, CANCELLED, FAILED = "waiting", "loading", "running", "done", "cancelled", "failed"
 ENDED = (DONE, CANCELLED, FAILED)
-PAGE_SINKS = ("overlay.mp4", "meshes.npz", "people.glb", "summary.json")
 RATE_AFTER_FRAMES = 5
 SPARE_FRAMES = 60
 HIGHEST_FPS = 240
@@ -212,7 +211,7 @@ class Worker:
         folder = job.folder / f"{index + 1}-{upload.path.stem}"
         if upload.kind == VIDEO:
             limit = self.config.max_video_s * HIGHEST_FPS if upload.seconds is None else (upload.frames or 0) * 2 + SPARE_FRAMES
-            process_video(upload.path, folder, replace(engine, make_progress=lambda _, total: JobProgress(job, total, limit)), PAGE_SINKS)
+            process_video(upload.path, folder, replace(engine, make_progress=lambda _, total: JobProgress(job, total, limit)))
         else:
             process_picture(upload.path, folder, engine)
         return collect(upload, folder)

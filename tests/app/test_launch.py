@@ -53,10 +53,12 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 
 
 @pytest.mark.parametrize("arguments", [
-    ("--out", "x"), ("--video",), ("--video", "a.mp4"), ("--images", "a.jpg"), ("--bogus",), ("--demo", "--check"), ("--check", "--out", "x"),
+    ("--out", "x"), ("--video",), ("--video", "a.mp4"), ("--images", "a.jpg"), ("--bogus",), ("--demo", "--check"),
+    ("--check", "--out", "x"),
     ("--demo", "--max-people", "0"), ("--demo", "--focal-px", "-3"), ("--demo", "--device", "tpu"), ("--demo", "--smoothing", "kalman"),
     ("--demo", "--record", "x.arrows"), ("--demo", "--record-pictures"),
-    ("--auth", "nobody"), ("--auth", ":x"), ("--port", "70000"), ("--demo", "--port", "7000"), ("--max-upload-mb", "0"),
+    ("--auth", "nobody"),
+    ("--auth", ":x"), ("--port", "70000"), ("--demo", "--port", "7000"), ("--max-upload-mb", "0"),
 ])  # fmt: skip
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, out, err = outcome(capsys, *arguments)
