@@ -136,7 +136,7 @@ class Renderer:
     def _compose(self, person: np.ndarray, covered: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Background, others behind, the person, things and others in front: (image float32, hidden (S, S) bool)."""
         random, mask, image = self.random, covered.astype(np.float32), scene.image
-        beside = random.random() < 0.30
+        beside = random.random() < 0.26
         for _ in range(random.integers(1, 4) if beside else 0):
             image = self._paste(image, mask, random.uniform(0.15, 0.75), (0.6, 1.1))[0]
         if random.random() < 0.4:
@@ -151,12 +151,12 @@ class Renderer:
         else:
             image = person * soft[..., None] + image * (1 - soft[..., None])
         hidden = np.zeros(mask.shape, bool)
-        if covered.any() and random.random() < 0.28:
+        if covered.any() and random.random() < 0.25:
             cover = self.scenery.occluder(covered)
             if (cover & covered).sum() < 0.55 * covered.sum():
                 image = np.where(cover[..., None], self.scenery.texture(), image)
                 hidden |= cover
-        if covered.any() and random.random() < 0.13:
+        if covered.any() and random.random() < 0.10:
             front, alpha = self._paste(image, mask, random.uniform(0.2, 0.7), (0.8, 1.4))
             if (alpha[covered] > 0.5).mean() < 0.4:
                 image, hidden = front, hidden | (alpha > 0.5)

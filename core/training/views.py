@@ -37,13 +37,13 @@ def draw_views(random: np.random.Generator, count: int) -> Views:
     framing = random.choice(len(FRAMINGS), count, p=list(FRAMINGS.values()))
     close = np.isin(framing, [FRAMING_NAMES.index("webcam")])
     quarter = random.choice(len(HEADINGS), count, p=[share for _, share in HEADINGS.values()])
-    quarter = np.where(close & (random.random(count) < 0.6), 0, quarter)
+    quarter = np.where(close & (random.random(count) < 0.7), 0, quarter)
     yaw = np.array([middle for middle, _ in HEADINGS.values()])[quarter] + random.uniform(-45, 45, count)
     yaw = np.where((quarter == 0) & (random.random(count) < 0.5), random.normal(0, 14, count), yaw)
     kind = random.random(count)
     pitch = np.select(
-        [kind < 0.55, kind < 0.80, kind < 0.90, close],
-        [random.normal(3, 5, count), random.normal(13, 13, count), random.uniform(-35, -3, count), random.normal(5, 12, count)],
+        [close, kind < 0.58, kind < 0.83, kind < 0.92],
+        [random.normal(4, 9, count), random.normal(3, 5, count), random.normal(13, 13, count), random.uniform(-35, -3, count)],
         random.uniform(25, 75, count),
     )
     roll = random.normal(0, np.where(random.random(count) < 0.12, 20, 4))
