@@ -17,7 +17,7 @@ UNSEEN_EVIDENCE, SEEN_EVIDENCE = 0.1, 0.5
 
 HIDDEN_BELOW, SHOWN_ABOVE = 0.3, 0.6
 """Visibility that turns a seen joint into a hidden one, and a hidden one into a seen one. Between them a body part fades."""
-FADE_S = 0.25
+FADE_S = 0.4
 """How long a joint takes from fully seen to fully hidden or back."""
 JOINT_BLEND_M = 0.03
 """How gently the body passes from one joint's visibility to the next one's."""
