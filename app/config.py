@@ -33,17 +33,20 @@ class TrackConfig:
 
 @dataclass(frozen=True)
 class SmoothConfig:
-    """The 1 Euro filter (Casiez et al. 2012): cutoff = min_cutoff + beta * speed. Chosen on synthetic jitter, see tests."""
+    """The 1 Euro filter (Casiez et al. 2012): cutoff = min_cutoff + beta * speed, at 30 frames/s; at other rates see smooth.rate_factor.
 
-    min_cutoff_hz: float = setting(1.2, "body shape at rest, Hz; lower is calmer")
-    beta_hz_per_m_s: float = setting(9.0, "body shape in motion, Hz per m/s; higher follows faster")
-    root_min_cutoff_hz: float = setting(2.0, "place in the picture at rest, Hz")
-    root_beta_hz_per_m_s: float = setting(10.0, "place in the picture in motion, Hz per m/s at the person's distance")
-    depth_min_cutoff_hz: float = setting(0.5, "distance at rest, Hz; it is far noisier than the place in the picture")
+    Chosen on real clips, so that jitter is halved at under half a frame of lag: `python -m app.jitter CLIP...` shows both.
+    """
+
+    min_cutoff_hz: float = setting(0.3, "body shape at rest, Hz; lower is calmer")
+    beta_hz_per_m_s: float = setting(5.7, "body shape in motion, Hz per m/s; higher follows faster")
+    root_min_cutoff_hz: float = setting(0.3, "place in the picture at rest, Hz")
+    root_beta_hz_per_m_s: float = setting(7.0, "place in the picture in motion, Hz per m/s at the person's distance")
+    depth_min_cutoff_hz: float = setting(0.3, "distance at rest, Hz; it is far noisier than the place in the picture")
     depth_beta_hz_per_m_s: float = setting(0.7, "distance in motion, Hz per m/s")
-    derivative_cutoff_hz: float = setting(1.0, "speed estimate, Hz")
-    rotation_min_cutoff_hz: float = setting(1.2, "bones' rotations at rest, Hz")
-    rotation_beta_hz_per_rad_s: float = setting(3.0, "bones' rotations in motion, Hz per rad/s; a limb of 0.3 m then moves as its vertices")
+    derivative_cutoff_hz: float = setting(2.5, "speed estimate, Hz; higher notices motion sooner")
+    rotation_min_cutoff_hz: float = setting(0.3, "bones' rotations at rest, Hz")
+    rotation_beta_hz_per_rad_s: float = setting(1.7, "bones' rotations in motion, Hz per rad/s; a limb of 0.3 m then moves as its vertices")
     shape_cutoff_hz: float = setting(0.2, "shape parameters, Hz; nobody's shape changes")
     max_gap_s: float = setting(0.5, "a person unseen for longer starts afresh, seconds")
 
