@@ -297,9 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the card and its pictures")
     parser.add_argument("--evaluation", type=Path, nargs="+", help="reports of core.training.evaluate; of several the last is this model's")
     parser.add_argument("--worst", type=Path, help="a sheet of worst cases; without photographs of people, as cards are published")
-    parser.add_argument(
-        "--sources", nargs="+", default=[], help=f"what it was trained with, where it does not say: {', '.join(SOURCES)}"
-    )
+    parser.add_argument("--sources", nargs="+", default=[], help=f"what it was trained with, where it does not say: {', '.join(SOURCES)}")
     parser.add_argument("--shards", type=Path, help=f"score a run on {CARD_PEOPLE} of these synthetic people first")
     return parser
 

@@ -128,10 +128,14 @@ def comparison_table(title: str, names: list[str], scores: list[Mapping[str, Any
 
 
 def group_comparison(title: str, names: list[str], scores: list[Mapping[str, Any]], group: str, metric: Metric) -> Table:
-    """A row for each pose family or kind, a column for each checkpoint."""
+    """A row for each pose family or kind: how many people, and a column for each checkpoint."""
     families = list(dict.fromkeys(family for row in scores for family in row.get(group, {})))
-    rows = tuple((family, *_values(metric, [row.get(group, {}).get(family, {}) for row in scores])) for family in families)
-    return Table(f"{title}: {metric.label}", ("", *names, *_change_header(names)), rows)
+    rows = []
+    for family in families:
+        members = [row.get(group, {}).get(family, {}) for row in scores]
+        count = PERSON_METRICS[0].text(PERSON_METRICS[0].of(next(member for member in members if member)))
+        rows.append((family, count, *_values(metric, members)))
+    return Table(f"{title}: {metric.label}", ("", "people", *names, *_change_header(names)), tuple(rows))
 
 
 def joint_table(title: str, names: list[str], scores: list[Mapping[str, Any]]) -> Table:

@@ -71,7 +71,7 @@ def where_to_get(path: Path) -> str:
     """What to do about a missing file, in words: which archive of METRO holds it and where that is to be unpacked."""
     known = next((place for place in reversed(path.parents) if place.name in METRO_ARCHIVES), None)
     if known is None:
-        return f"METRO's data sets come as {METRO_GUIDE} says (section about data sets); for your own see docs/training.md"
+        return f"METRO's data sets come as {METRO_GUIDE} says (section about data sets); for your own see docs/training-data.md"
     return f"get {known.name}.tar as {METRO_GUIDE} says (research licences) and unpack it so that {known} is there"
 
 

@@ -106,6 +106,7 @@ def test_first_and_new_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     assert "|  | default | best | change |" in text
     assert "| MPJPE mm | 170.0 | 90.0 | -80.0 |" in text
     assert "| people | 200 | 200 |  |" in text
+    assert "| lying | 40 | 120.0 | 120.0 | +0.0 |" in text
 
 
 def test_pictures_of_real_people_stay_out(run: Path, tmp_path: Path) -> None:
