@@ -52,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     modes.add_argument("--video", nargs="+", type=Path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
     modes.add_argument("--images", nargs="+", type=Path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
-    modes.add_argument("--replay", type=Path, metavar="FILE", help="a session of --record -> the same files as --video; needs --out")
+    modes.add_argument(
+        "--replay", type=Path, metavar="FILE", help="a session of --record again in the window; with --out: the same files as --video"
+    )
     modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
     parser.add_argument("--page", action="store_true", help="with --webcam: start the browser page where there is no display")
@@ -68,8 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> LiveConfig:
     """The config; ends the program with a usage error (2) when flags do not fit."""
-    if (flags.video or flags.images or flags.replay) and flags.out is None:
-        parser.error("--video, --images and --replay need --out DIR, the folder for the results")
+    if (flags.video or flags.images) and flags.out is None:
+        parser.error("--video and --images need --out DIR, the folder for the results")
     if flags.check and flags.out is not None:
         parser.error("--check writes nothing; --out has no effect there")
     if flags.record is not None and getattr(flags, "webcam", None) is None:
@@ -109,9 +111,9 @@ def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
         print(run_demo(flags.out or Path("out"), config))
         return 0
     if flags.replay:
-        from app.replay import replay_to_files
+        from app.replay import replay_in_window, replay_to_files
 
-        print(replay_to_files(flags.replay, flags.out, config))
+        print(replay_to_files(flags.replay, flags.out, config) if flags.out else replay_in_window(flags.replay, config))
         return 0
     if flags.webcam is not None:
         return run_live(flags, config, page)

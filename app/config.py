@@ -83,7 +83,9 @@ class LiveConfig:
     overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
     headless: bool = setting(False, "with --webcam: no window; status on stderr, useful with --record", action="store_true")
     mirror: bool = setting(False, "with --webcam: show the window mirrored at first", action="store_true")
-    loop: bool = setting(False, "with --webcam FILE: play the file again and again instead of ending with it", action="store_true")
+    loop: bool = setting(
+        False, "with --webcam FILE and --replay: play the file again and again instead of ending with it", action="store_true"
+    )
     duration_s: float | None = setting(None, "with --webcam: end after this time, seconds", type=float, metavar="S")
     target_ms: float = setting(
         33.0, "live: time that a frame may take, milliseconds; the governor holds it by looking, drawing, estimating less often",

@@ -1,16 +1,130 @@
-"""`--replay`: a recorded session becomes the same files as a video."""
+"""`--replay`: a recorded session is shown again in the window, or becomes the same files as a video."""
 
 import logging
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from app.config import LiveConfig
 from app.export import Recording, SinkGroup
+from app.hud import STAGES, Hud
 from app.jobs import NO_FACES, already_done, drawing_settings, people_phrase, result_folders, video_sinks, write_scenes
 from app.progress import MakeProgress, ProgressBar
 from app.session import SessionReader
+from app.session_format import SessionInfo
+from app.types import Scene
+from app.webcam import POLL_S, NoDisplayError, View, check_display, open_window, stop_on_signal
+from core.errors import InputError
 
 log = logging.getLogger(__name__)
+
+OpenView = Callable[[LiveConfig, Path, Callable[[], None]], View]
+"""(config, folder for screenshots, what the record key does) -> a window."""
+
+
+@dataclass(frozen=True)
+class _RecordedLevels:
+    """What the window asks of a body's mesh levels."""
+
+    intermediate_ids: np.ndarray
+    intermediate_faces: np.ndarray
+
+
+@dataclass(frozen=True)
+class _RecordedBody:
+    """What the window asks of a body; the session brings it along, so no checkpoint is needed."""
+
+    faces: np.ndarray
+    levels: _RecordedLevels
+
+    @classmethod
+    def of(cls, info: SessionInfo) -> "_RecordedBody":
+        return cls(info.faces, _RecordedLevels(info.kept_ids, np.zeros((0, 3), np.int32)))
+
+
+def replay_in_window(path: Path, config: LiveConfig, open_view: OpenView = open_window) -> str:
+    """Show a session at the speed it was recorded, once or with --loop for ever; returns the line to print.
+
+    Raises InputError when `path` is no session or there is no display.
+    """
+    reader = SessionReader(path)
+    if reader.warning:
+        log.warning("%s", reader.warning)
+    try:
+        if open_view is open_window:
+            check_display()
+        view = open_view(config, Path(), lambda: log.warning("a replay is recorded already: %s", path))
+    except NoDisplayError as error:
+        raise InputError("--replay: there is no display for a window here; give --out DIR to get files instead") from error
+    try:
+        view.set_body(_RecordedBody.of(reader.info), reader.info.vertex_joint_weights)
+        with stop_on_signal() as stop:
+            num_drawn = _Player(reader, view, stop).play(config.loop)
+    finally:
+        view.close()
+    return f"{path}: {num_drawn} of {reader.num_frames} frames shown"
+
+
+class _Player:
+    """Draws each scene when its time has come; where drawing is slower than the recording was, scenes are left out, never late."""
+
+    def __init__(self, reader: SessionReader, view: View, stop: threading.Event) -> None:
+        self._reader, self._view, self._stop = reader, view, stop
+        self._position_s = 0.0
+        self._clock_s = self._first_s = time.perf_counter()
+        self._num_drawn = 0
+
+    def play(self, forever: bool) -> int:
+        """Until the end, or until the window is closed; number of scenes drawn."""
+        while self._once() and forever:
+            self._position_s = 0.0
+        return self._num_drawn
+
+    def _once(self) -> bool:
+        """False when the window was closed or a signal came."""
+        scenes = iter(self._reader)
+        for scene, is_last in _with_last(scenes):
+            late = self._advance() > scene.frame.time_s + POLL_S
+            if late and not is_last:
+                continue
+            while self._advance() < scene.frame.time_s:
+                if self._stop.wait(POLL_S / 2) or not self._view.poll():
+                    return False
+            self._view.show(scene, self._hud(scene), "replay")
+            self._num_drawn += 1
+            if self._stop.is_set() or not self._view.poll():
+                return False
+        return True
+
+    def _advance(self) -> float:
+        """Seconds into the session: as time passes, except while the view is paused."""
+        now_s = time.perf_counter()
+        if not getattr(self._view, "paused", False):
+            self._position_s += now_s - self._clock_s
+        self._clock_s = now_s
+        return self._position_s
+
+    def _hud(self, scene: Scene) -> Hud:
+        shown_s = max(time.perf_counter() - self._first_s, 1e-3)
+        source = f"{self._reader.path.name}  {scene.frame.time_s:.1f} of {self._reader.duration_s:.1f} s"
+        stages_ms = {stage: value for stage, value in scene.timings_ms.items() if stage in STAGES}
+        return Hud(
+            infer_fps=self._reader.fps, draw_fps=self._num_drawn / shown_s, stages_ms=stages_ms, source=source, num_people=len(scene.meshes)
+        )
+
+
+def _with_last(scenes: Iterator[Scene]) -> Iterator[tuple[Scene, bool]]:
+    """Each scene, and whether it is the last."""
+    before = next(scenes, None)
+    for scene in scenes:
+        yield before, False
+        before = scene
+    if before is not None:
+        yield before, True
 
 
 def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress: MakeProgress = ProgressBar) -> str:

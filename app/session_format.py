@@ -152,7 +152,7 @@ def info_from(schema: pa.Schema, first: pa.RecordBatch) -> SessionInfo:
         labels = {name: tuple(values) for name, values in parameters["labels"].items()}
         parameters = Parameters(tuple(parameters["names"]), parameters["num_bones"], parameters["num_shape"], labels)
     parts = first.column("body_mesh").slice(0, 1)
-    tables = {item.name: parts.field(item.name).flatten().to_numpy(zero_copy_only=False) for item in _BODY_MESH}
+    tables = {item.name: parts.field(item.name).flatten().to_numpy(zero_copy_only=False).copy() for item in _BODY_MESH}
     num_vertices, num_kept = int(details["num_vertices"]), int(details["num_kept"])
     upsample = csr_matrix(
         (tables["upsample_weights"], tables["upsample_columns"], tables["upsample_starts"]), shape=(num_vertices, num_kept)

@@ -1,11 +1,14 @@
 """A recorded session becomes the same files as a video."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app.config import LiveConfig
+from app.replay import replay_in_window
 from app.session_format import BACKGROUND_RGB
 from app.sources import VideoSource
 from tests.app.media import quarter_picture, scene
@@ -70,4 +73,87 @@ def test_foreign_and_missing_files_are_one_line(tmp_path: Path, capsys: pytest.C
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert name in err
     assert not (tmp_path / "out").exists()
-    assert outcome(capsys, "--replay", tmp_path / "text.arrows")[0] == 2
+
+
+class FakeView:
+    """A window that notes when it drew what. draw_s: how long drawing takes; ends_after: frames until somebody closes it."""
+
+    def __init__(self, draw_s: float = 0.0, ends_after: int = 10**6, pauses: tuple[float, float] = (0.0, 0.0)) -> None:
+        self.draw_s, self.ends_after, self.pauses = draw_s, ends_after, pauses
+        self.times_s, self.drawn, self.huds, self.closed, self.body = [], [], [], False, None
+
+    @property
+    def paused(self) -> bool:
+        return self.pauses[0] <= time.perf_counter() - self.start_s < self.pauses[1]
+
+    def open(self, config, folder, record) -> "FakeView":
+        self.start_s = time.perf_counter()
+        return self
+
+    def set_body(self, body, joint_weights) -> None:
+        self.body = body
+
+    def show(self, scene, hud, source_state) -> None:
+        self.times_s.append(time.perf_counter() - self.start_s)
+        self.drawn.append(scene)
+        self.huds.append(hud)
+        time.sleep(self.draw_s)
+
+    def poll(self) -> bool:
+        return len(self.drawn) < self.ends_after
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    """30 frames, 20 a second."""
+    record(tmp_path / "live.arrows", people(30))
+    return tmp_path / "live.arrows"
+
+
+def test_the_window_shows_every_frame_when_its_time_has_come(session: Path) -> None:
+    view = FakeView()
+    line = replay_in_window(session, LiveConfig(), view.open)
+    assert f"{len(view.drawn)} of 30 frames shown" in line
+    assert view.closed
+    assert len(view.drawn) >= 24  # all of them, unless the machine is busy
+    assert view.drawn[-1].frame.index == 29
+    assert all(len(one.meshes) == 2 for one in view.drawn)
+    late_s = np.array(view.times_s) - [one.frame.time_s for one in view.drawn]
+    assert -0.01 <= late_s.min() <= late_s.max() < late_s.min() + 0.4
+    assert "1.5 of 1.5 s" in " ".join(view.huds[-1].lines())
+    assert view.body.faces.shape == (50, 3)
+
+
+def test_a_slow_window_leaves_frames_out_and_keeps_the_time(session: Path) -> None:
+    view = FakeView(draw_s=0.15)
+    replay_in_window(session, LiveConfig(), view.open)
+    assert 5 <= len(view.drawn) <= 14
+    assert view.drawn[-1].frame.index == 29
+    late_s = np.array(view.times_s) - [one.frame.time_s for one in view.drawn]
+    assert late_s.max() - late_s.min() < 0.4
+
+
+def test_pausing_stops_the_clock_and_closing_the_replay(session: Path) -> None:
+    view = FakeView(pauses=(0.3, 0.9))
+    replay_in_window(session, LiveConfig(), view.open)
+    assert 1.9 < view.times_s[-1] < 4
+    view = FakeView(ends_after=40)
+    replay_in_window(session, LiveConfig(loop=True), view.open)
+    indices = [one.frame.index for one in view.drawn]
+    assert 29 in indices
+    assert indices[indices.index(29) + 1] < 5
+    assert len(view.drawn) == 40
+    assert view.closed
+
+
+def test_without_a_display_one_line_says_what_else_to_do(
+    session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    code, out, err = outcome(capsys, "--replay", session)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "--out DIR" in err
