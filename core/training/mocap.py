@@ -56,12 +56,16 @@ class PoseBank:
 
         Bone 0 keeps the recorded tilt and heading; a turn about y multiplied from the left gives another heading.
         """
-        chosen = self.slots[rows]
-        rotmats = np.tile(np.eye(3, dtype=np.float32), (len(chosen), len(self.bone_names), 1, 1))
-        for number, slot in enumerate(SLOTS):
-            for bone in SPREAD.get(slot, (slot,)):
-                rotmats[:, self.bone_names.index(bone)] = chosen[:, number]
-        return torch.from_numpy(rotmats)
+        return spread_over_bones(self.slots[rows], self.bone_names)
+
+
+def spread_over_bones(slots: np.ndarray, bone_names: tuple[str, ...]) -> Tensor:
+    """(n, len(SLOTS), 3, 3) float32 -> (n, J, 3, 3) rotations of each bone relative to its parent."""
+    rotmats = np.tile(np.eye(3, dtype=np.float32), (len(slots), len(bone_names), 1, 1))
+    for number, slot in enumerate(SLOTS):
+        for bone in SPREAD.get(slot, (slot,)):
+            rotmats[:, bone_names.index(bone)] = slots[:, number]
+    return torch.from_numpy(rotmats)
 
 
 def load_pose_bank(folder: Path, body: AnnyBody, stride: int) -> PoseBank:

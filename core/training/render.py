@@ -1,6 +1,6 @@
 """Renders one synthetic person into a 224x224 crop, with its truth: camera, frame edge, clothes, light, shadows, clutter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from core.training.scenery import Scene, Scenery
 from core.training.views import FRAMING_NAMES, FRAMINGS, CropCamera, draw_camera, weak_camera
 from core.types import CROP_SIZE_PX
 
-CUTOUTS_KEPT = 24
+Cutout = tuple[np.ndarray, np.ndarray]
+"""A person alone: (224, 224, 3) uint8 picture, black around it, and its pixels as 0 or 255."""
 GLOSS = {Part.SKIN: 0.16, Part.HAIR: 0.22, Part.SHOE: 0.25, Part.PROP: 0.4, Part.GLASSES: 0.8, Part.IRIS: 0.8, Part.SCLERA: 0.4}
 CLOTH_GLOSS = 0.03
 SKIN_WRAP = np.float32([0.30, 0.14, 0.10])
@@ -45,17 +46,28 @@ class SyntheticCrop:
 
 
 class Renderer:
-    """Draws people of one body. Seeded; keeps a few earlier people to put behind and before later ones."""
+    """Draws people of one body. Seeded; other people in its pictures come from `crowd`."""
 
     def __init__(self, body: AnnyBody, seed: int, backgrounds: Sequence[Path] = (), held_out: bool = False) -> None:
         """held_out: backgrounds and outfits that no training ever sees."""
         self.random, self.held_out = np.random.default_rng(seed), held_out
         self.scenery = Scenery(self.random, CROP_SIZE_PX, backgrounds, held_out)
         self.surface, self.wardrobe = outfitter(body)
-        self.cutouts: list[tuple[np.ndarray, np.ndarray]] = []
+        self.crowd: Sequence[Cutout] = ()
 
-    def draw(self, vertices_m: np.ndarray, joints_m: np.ndarray, pelvis_m: np.ndarray, framing: str | None = None) -> SyntheticCrop:
-        """Render a body of (V, 3) vertices with (14, 3) joints, all in camera axes and metres. framing: None draws one of FRAMINGS."""
+    def reseed(self, random: np.random.Generator, crowd: Sequence[Cutout]) -> None:
+        """Other dice and other people for the next pictures."""
+        self.random = self.scenery.random = random
+        self.crowd = crowd
+
+    def draw(
+        self, vertices_m: np.ndarray, joints_m: np.ndarray, pelvis_m: np.ndarray, framing: str | None = None,
+        keep: Callable[[Cutout], None] | None = None,
+    ) -> SyntheticCrop:  # fmt: skip
+        """Render a body of (V, 3) vertices with (14, 3) joints, all in camera axes and metres.
+
+        framing: None draws one of FRAMINGS; keep: is given the person alone, if all of it is in the crop
+        """
         random = self.random
         if framing is None:
             framing = FRAMING_NAMES[random.choice(len(FRAMINGS), p=list(FRAMINGS.values()))]
@@ -67,9 +79,12 @@ class Renderer:
         scene = self.scenery.scene()
         person, covered = np.zeros((CROP_SIZE_PX, CROP_SIZE_PX, 3), np.float32), fragments.covered
         person[covered] = self._shade(dressed, fragments, outfit, scene.light)
-        image, hidden = self._compose(person, covered, scene)
+        if keep is not None and is_whole(covered):
+            keep(((person * 255).astype(np.uint8), covered.astype(np.uint8) * 255))
+        outside = self._outside(camera)
+        image, hidden = self._compose(person, covered, covered & ~outside, scene)
         pixels = develop(random, image, self.scenery.grain)
-        pixels[self._outside(camera)] = 0  # as core.crop leaves it
+        pixels[outside] = 0  # as core.crop leaves it
         joints_crop = camera.project(joints_m)
         return SyntheticCrop(
             image=pixels,
@@ -133,8 +148,11 @@ class Renderer:
         slope += (parts == Part.HAIR)[:, None] * (np.sin(points[:, :1] * 260) * np.float32([0.25, 0, 0.1]))
         return slope
 
-    def _compose(self, person: np.ndarray, covered: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        """Background, others behind, the person, things and others in front: (image float32, hidden (S, S) bool)."""
+    def _compose(self, person: np.ndarray, covered: np.ndarray, shown: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Background, others behind, the person, things and others in front: (image float32, hidden (S, S) bool).
+
+        covered: (S, S) bool, the person's pixels; shown: those within the picture, most of which stay visible
+        """
         random, mask, image = self.random, covered.astype(np.float32), scene.image
         beside = random.random() < 0.26
         for _ in range(random.integers(1, 4) if beside else 0):
@@ -151,37 +169,26 @@ class Renderer:
         else:
             image = person * soft[..., None] + image * (1 - soft[..., None])
         hidden = np.zeros(mask.shape, bool)
-        if covered.any() and random.random() < 0.25:
-            cover = self.scenery.occluder(covered)
-            if (cover & covered).sum() < 0.55 * covered.sum():
+        if shown.any() and random.random() < 0.25:
+            cover = self.scenery.occluder(shown)
+            if (cover & shown).sum() < 0.55 * shown.sum():
                 image = np.where(cover[..., None], self.scenery.texture(), image)
                 hidden |= cover
-        if covered.any() and random.random() < 0.10:
+        if shown.any() and random.random() < 0.10:
             front, alpha = self._paste(image, mask, random.uniform(0.2, 0.7), (0.8, 1.4))
-            if (alpha[covered] > 0.5).mean() < 0.4:
+            if (alpha[shown] > 0.5).mean() < 0.4:
                 image, hidden = front, hidden | (alpha > 0.5)
-        self._keep(person, mask)
         return image, hidden
 
-    def _keep(self, person: np.ndarray, mask: np.ndarray) -> None:
-        """Remember the person for later pictures, if all of it is there."""
-        edge = mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()
-        if edge or mask.mean() < 0.04:
-            return
-        if len(self.cutouts) < CUTOUTS_KEPT:
-            self.cutouts.append((person, mask))
-        else:
-            self.cutouts[self.random.integers(CUTOUTS_KEPT)] = (person, mask)
-
     def _paste(self, image: np.ndarray, mask: np.ndarray, apart: float, scales: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Put an earlier person beside the one whose pixels are `mask`, at about its size: (image, alpha (S, S)).
+        """Put somebody of the crowd beside the one whose pixels are `mask`, at about its size: (image, alpha (S, S)).
 
         apart: between the middles, in sides of the crop
         """
         random, size = self.random, CROP_SIZE_PX
-        if not self.cutouts:
+        if not self.crowd:
             return image, np.zeros((size, size), np.float32)
-        person, other = self.cutouts[random.integers(len(self.cutouts))]
+        person, other = self.crowd[random.integers(len(self.crowd))]
         left, top, right, bottom = _bounds(other)
         here = _bounds(mask)
         scale = random.uniform(*scales) * (here[3] - here[1] + 20) / (bottom - top + 20)
@@ -190,9 +197,9 @@ class Renderer:
         x = (here[0] + here[2]) / 2 + side * apart * size - mirror * scale * (left + right) / 2
         y = here[3] - scale * bottom + random.normal(0, 0.05) * size
         place = np.float32([[mirror * scale, 0, x], [0, scale, y]])
-        alpha = cv2.warpAffine(other, place, (size, size))
-        light = np.float32(random.uniform(0.6, 1.15))
-        return image * (1 - alpha[..., None]) + cv2.warpAffine(person * other[..., None] * light, place, (size, size)), alpha
+        alpha = cv2.warpAffine(other, place, (size, size)) * np.float32(1 / 255)
+        light = np.float32(random.uniform(0.6, 1.15) / 255)
+        return image * (1 - alpha[..., None]) + cv2.warpAffine(person, place, (size, size)) * light, alpha
 
     def _outside(self, camera: CropCamera) -> np.ndarray:
         """(S, S) bool: beyond the edge of the picture."""
@@ -207,6 +214,12 @@ class Renderer:
         inside = (x > left) & (x < right) & (y > top) & (y < bottom)
         column, row = (np.clip(((v + 1) * CROP_SIZE_PX / 2).astype(int), 0, CROP_SIZE_PX - 1) for v in (x, y))
         return (inside & ~hidden[row, column]).astype(np.float32)
+
+
+def is_whole(covered: np.ndarray) -> bool:
+    """Whether a person with these pixels (S, S) is large enough, and not cut by the crop."""
+    edge = covered[0].any() or covered[-1].any() or covered[:, 0].any() or covered[:, -1].any()
+    return bool(not edge and covered.mean() > 0.04)
 
 
 _OUTFITTERS: dict[int, tuple[AnnyBody, BodySurface, Wardrobe]] = {}

@@ -131,7 +131,7 @@ DATASETS: Registry[Callable[..., SampleDataset]] = Registry("kind of data set")
 """Name -> builder(body, **options); the options are those of a config file beside `kind`. A builder raises InputError for what is
 missing (what it is, where to get it, where to put it) and refuses people of another body."""
 
-MODULES = ("core.training.shard_people", "core.training.tsv_sets")
+MODULES = ("core.training.shard_people", "core.training.people_stream", "core.training.tsv_sets")
 """Where the rows of DATASETS are; imported when a set is first opened."""
 
 

@@ -194,7 +194,16 @@ OCCLUDERS = (
 Named = list[tuple[str, object]]
 
 
-@cache  # a worker makes a scenery for each shard
+def check_folders(folders: Sequence[Path]) -> None:
+    """Raise InputError for a folder that is not there."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(
+                f"background folder {folder}: not found; expected a folder of pictures without people, or leave --backgrounds out"
+            )
+
+
+@cache
 def _read_folders(folders: tuple[Path, ...]) -> tuple[Named, Named]:
     """(pictures uint8 RGB of at most 640 px, light probes) below some folders, each with its file's name."""
     parts = [_read_folder(folder) for folder in folders]
@@ -202,8 +211,7 @@ def _read_folders(folders: tuple[Path, ...]) -> tuple[Named, Named]:
 
 
 def _read_folder(folder: Path) -> tuple[Named, Named]:
-    if not folder.is_dir():
-        raise InputError(f"background folder {folder}: not found; expected a folder of pictures without people, or leave --backgrounds out")
+    check_folders([folder])
     pictures, probes = [], []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICTURE_SUFFIXES:

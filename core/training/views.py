@@ -17,6 +17,8 @@ seen from 0.5 to 1.6 m; half: the same from farther; side: cut on a side; headle
 FRAMING_NAMES = tuple(FRAMINGS)
 HEADINGS = {"front": (0.0, 0.38), "left": (90.0, 0.20), "right": (270.0, 0.20), "back": (180.0, 0.22)}
 """Degrees about the vertical at the middle of each quarter, and its share."""
+UNSEEN_SHARE = 0.03
+"""Weight in the weak camera of all that the crop does not show."""
 CLEAR_M = 0.4
 """The camera keeps so far from everybody's nearest point."""
 OUTWARDS = np.array([-1.0, -1.0, 1.0, 1.0])
@@ -160,8 +162,11 @@ def weak_camera(points_m: np.ndarray, crop: np.ndarray, frame: tuple[float, floa
     left, top, right, bottom = np.clip(frame, -1, 1)
     x, y = crop.T
     inside = (x > left) & (x < right) & (y > top) & (y < bottom)
-    weight = np.where(inside, 1.0, 0.02) if inside.sum() > 50 else np.ones(len(crop))
-    weight = weight / weight.sum()
+    count = int(inside.sum())
+    if 50 < count < len(crop):
+        weight = np.where(inside, (1 - UNSEEN_SHARE) / count, UNSEEN_SHARE / (len(crop) - count))
+    else:
+        weight = np.full(len(crop), 1 / len(crop))
     flat, crop = points_m[:, :2].astype(np.float64), crop.astype(np.float64)
     mean, target = weight @ flat, weight @ crop
     flat = flat - mean

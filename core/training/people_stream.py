@@ -1,0 +1,70 @@
+"""Synthetic people as an endless data set of pictures: made when asked for, with no files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.bodies import Body, load_body
+from core.errors import InputError
+from core.geometry import HALF_CROP_PX
+from core.training.people import FAMILY_NAMES, VALIDATION_SEED, People, PeopleConfig
+from core.training.pose_sources import FITTED, open_pose_sources
+from core.training.samples import BOX_UNIT_PX, DATASETS, Sample
+from core.training.scenery import check_folders
+from core.types import CROP_SIZE_PX
+
+
+@DATASETS.register("synthetic")
+class PeopleStream:
+    """Person i of a seed is the same whatever the number of workers. Any index from 0 on is answered; `len` is only an epoch's."""
+
+    endless = True
+
+    def __init__(
+        self, body: Body, seed: int = 0, epoch: int = 20_000, backgrounds: Sequence[str | Path] | str | Path = (),
+        poses: Sequence[str] | str = (FITTED,), recorded_share: float = PeopleConfig.recorded_share, validation: bool = False,
+    ) -> None:  # fmt: skip
+        """epoch: people in one; backgrounds, poses: one or several; validation: people as training never sees them.
+
+        Raises InputError for another body than ours, a seed or share out of range, and folders or files that cannot be read.
+        """
+        if body.name != "anny":
+            raise InputError(f"data set 'synthetic': shows the body 'anny', but the network has {body.name!r}; use data of that body")
+        if not (0 <= seed < VALIDATION_SEED and epoch > 0 and 0 <= recorded_share <= 1):
+            raise InputError(
+                f"data set 'synthetic': got seed {seed}, epoch {epoch}, recorded_share {recorded_share}; expected a seed from 0 to "
+                f"{VALIDATION_SEED - 1}, an epoch above 0, a share from 0 to 1"
+            )
+        folders = tuple(Path(folder) for folder in ([backgrounds] if isinstance(backgrounds, str | Path) else backgrounds))
+        names = (poses,) if isinstance(poses, str) else tuple(str(name) for name in poses)
+        self.config = PeopleConfig(seed + VALIDATION_SEED * validation, folders, names, recorded_share, validation)
+        self.epoch, self._people = epoch, None
+        check_folders(folders)
+        open_pose_sources([name for name in names if name == FITTED or not Path(name).exists()], body)  # what is missing shows now
+
+    def __len__(self) -> int:
+        return self.epoch
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_people": None}
+
+    def __getitem__(self, index: int) -> Sample:
+        if self._people is None:  # in each worker anew: the body, the backgrounds and the poses are read where they are used
+            cv2.setNumThreads(1)
+            self._people = People(load_body("anny"), self.config)
+        people = self._people
+        person = people.make(int(index))
+        confidence = np.ones((len(person.joints_m), 1), np.float32)
+        return Sample(
+            image=person.image,
+            centre_px=np.full(2, CROP_SIZE_PX / 2),
+            scale=CROP_SIZE_PX / BOX_UNIT_PX,
+            joints_2d_px=np.concatenate([(person.joints_crop + 1) * HALF_CROP_PX, person.joint_visibility[:, None]], 1),
+            joints_3d_m=np.concatenate([person.joints_m, confidence], 1),
+            vertices_m=person.vertices_m[people.body.levels.intermediate_ids],
+            camera=person.camera,
+            img_key=f"synthetic-{self.config.seed}/{index}",
+            family=FAMILY_NAMES[person.family],
+        )

@@ -1,0 +1,86 @@
+"""Synthetic people as an endless data set."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from core.bodies import load_body
+from core.errors import InputError
+from core.joints import JOINT_NAMES
+from core.training.people import BLOCK_SIZE, VALIDATION_SEED, PeopleConfig
+from core.training.samples import open_dataset
+from core.training.shards import load_pictures, load_shard
+from core.training.synthesize import SynthesisConfig, synthesize
+from tests.toy import ToyBody
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body("anny")
+
+
+@pytest.fixture(scope="module")
+def stream(body):
+    return open_dataset("synthetic", body, {"seed": 3, "epoch": 10})
+
+
+def same(first, second):
+    return np.array_equal(first.image, second.image) and np.array_equal(first.vertices_m, second.vertices_m)
+
+
+def keep(samples):
+    return samples
+
+
+def test_person_i_is_the_same_whatever_the_order_and_the_workers(body, stream):
+    """Also after pickling, in two processes that take turns, and when only that one is asked for."""
+    wanted = [0, 5, BLOCK_SIZE + 1]  # the first crowd is for all of them
+    samples = [stream[index] for index in wanted]
+    loader = torch.utils.data.DataLoader(stream, sampler=wanted[::-1], batch_size=1, num_workers=2, collate_fn=keep)
+    assert all(same(first, batch[0]) for first, batch in zip(samples[::-1], loader, strict=True))
+    alone = pickle.loads(pickle.dumps(stream))  # noqa: S301 - our own
+    assert same(alone[BLOCK_SIZE + 1], samples[2])
+    assert not same(samples[0], samples[1])
+
+
+def test_it_never_ends_and_needs_no_files(stream):
+    assert stream.endless and len(stream) == 10
+    sample = stream[10**7]
+    assert sample.image.shape == (224, 224, 3) and sample.family
+    hips = [JOINT_NAMES.index(f"{side}_Hip") for side in "LR"]
+    assert np.abs(sample.joints_3d[hips, :3].mean(0)).max() < 1e-5
+
+
+def test_shards_hold_the_people_of_the_stream(tmp_path, stream):
+    synthesize(SynthesisConfig(tmp_path, 3, PeopleConfig(seed=3)))
+    shard, pictures = load_shard(tmp_path / "shard-00000.npz"), load_pictures(tmp_path / "shard-00000.npz")
+    for index in range(3):
+        np.testing.assert_array_equal(pictures.decoded(index), stream[index].image)
+        np.testing.assert_allclose(shard.truth.joints_m[index], stream[index].joints_3d_m[:, :3])
+        assert shard.family_names[shard.truth.family[index]] == stream[index].family
+
+
+def test_validation_people_are_apart(body):
+    validation = open_dataset("synthetic", body, {"validation": True})
+    assert validation.config.seed == VALIDATION_SEED and validation.config.held_out
+    training = open_dataset("synthetic", body, {})
+    assert not same(validation[0], training[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"seed": VALIDATION_SEED}, "seed from 0"), ({"epoch": 0}, "epoch"), ({"recorded_share": 2}, "share"),
+        ({"backgrounds": "nowhere"}, "not found"), ({"poses": "nowhere"}, "not found"), ({"pose": "x"}, "its options are"),
+    ],
+)  # fmt: skip
+def test_bad_options_give_one_line(body, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        open_dataset("synthetic", body, options)
+
+
+def test_other_bodies_are_refused():
+    with pytest.raises(InputError, match="shows the body 'anny'"):
+        open_dataset("synthetic", ToyBody(), {})
