@@ -80,6 +80,31 @@ def vertex_visibility(joints: np.ndarray, vertex_weights: np.ndarray) -> np.ndar
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
+def with_smooth_edge(vertices_m: np.ndarray, faces: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For renderers that show or hide whole triangles: vertices (V, 3), and (V,) bool; triangles are shown whose corners all are.
+
+    Hidden vertices beside shown ones move onto the line between them where `seen` (V,) crosses the middle of the fade, so that the
+    body ends in a smooth line and not in the zigzag of its triangles.
+    """
+    level = (HIDDEN_BELOW + SHOWN_ABOVE) / 2
+    shown = seen > level
+    if shown.all() or not shown.any():
+        return vertices_m, shown
+    mixed = faces[shown[faces].any(axis=1) & ~shown[faces].all(axis=1)]
+    pairs = np.concatenate([mixed[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
+    inner, outer = pairs[shown[pairs[:, 0]] & ~shown[pairs[:, 1]]].T
+    share = ((seen[inner] - level) / np.maximum(seen[inner] - seen[outer], 1e-6))[:, None]
+    crossings_m = vertices_m[inner] + share * (vertices_m[outer] - vertices_m[inner])
+    counts = np.bincount(outer, minlength=len(vertices_m))
+    edge = np.flatnonzero(counts)
+    moved_m = vertices_m.copy()
+    for axis in range(3):
+        sums = np.bincount(outer, weights=crossings_m[:, axis], minlength=len(vertices_m))
+        moved_m[edge, axis] = sums[edge] / counts[edge]
+    shown[edge] = True
+    return moved_m, shown
+
+
 def vertex_joint_weights(template_m: np.ndarray, joints_m: np.ndarray) -> np.ndarray:
     """(V, 14) float32, rows sum to 1: how much each joint's visibility decides about a vertex.
 

@@ -16,6 +16,7 @@ from app.types import Intrinsics, Scene, SmoothedMesh
 from app.viewer.panels import BAR_PX, bottom_bar, help_panel, top_bar
 from app.viewer.stage import GRID_FAR_M, GRID_HALF_M, Eye, Panel, Picture, ground_grid, ring
 from app.viewer.styles import STYLES, BodyShape, Figure, Style
+from app.visibility import with_smooth_edge
 from core.joints import indices
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ class Window:
         if person is None or person.style_name != self._on.style:
             self._drop(mesh.track_id)
             person = self._people[mesh.track_id] = _Person(mesh.track_id, self._on.style, self._body)
-        figure = figure_of(mesh, person.color, None if self._show_hidden else self._joint_weights)
+        figure = figure_of(mesh, person.color, None if self._show_hidden else self._joint_weights, self._body.faces)
         person.style.update(figure, mirror)
         self._set_shown(person.style.geometry, bool(figure.shown_joints.any()))
         self._visualizer.update_geometry(person.style.geometry)
@@ -337,14 +338,15 @@ def _style(name: str, body: BodyShape) -> Style:
     return STYLES[name](body)
 
 
-def figure_of(mesh: SmoothedMesh, color: np.ndarray, joint_weights: np.ndarray | None) -> Figure:
+def figure_of(mesh: SmoothedMesh, color: np.ndarray, joint_weights: np.ndarray | None, faces: np.ndarray) -> Figure:
     """What styles need of a person. joint_weights: (V, 14), None draws everything."""
     translation = mesh.translation_m.astype(np.float64)
     if joint_weights is None:
-        shown, shown_joints = np.ones(len(mesh.vertices_m), bool), np.ones(len(mesh.joints_m), bool)
+        vertices_m, shown, shown_joints = mesh.vertices_m, np.ones(len(mesh.vertices_m), bool), np.ones(len(mesh.joints_m), bool)
     else:
-        shown, shown_joints = joint_weights @ mesh.joint_visibility > SHOWN_FROM, mesh.joint_visibility > SHOWN_FROM
-    return Figure(mesh.vertices_m + translation, mesh.joints_m + translation, color, shown, shown_joints)
+        vertices_m, shown = with_smooth_edge(mesh.vertices_m, faces, joint_weights @ mesh.joint_visibility)
+        shown_joints = mesh.joint_visibility > SHOWN_FROM
+    return Figure(vertices_m + translation, mesh.joints_m + translation, color, shown, shown_joints)
 
 
 def _same_eye(first: Eye, second: Eye) -> bool:

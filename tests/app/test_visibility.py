@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.visibility import FADE_S, SHOWN_ABOVE, VisibilityFilter, joint_visibility, vertex_visibility, visibility_in_frame
+from app.visibility import FADE_S, SHOWN_ABOVE, VisibilityFilter, joint_visibility, vertex_visibility, visibility_in_frame, with_smooth_edge
 
 SIZE_PX = (640, 480)
 
@@ -72,3 +72,28 @@ def test_a_vertex_follows_the_joints_around_it() -> None:
     steps = np.diff([vertex_visibility(np.full(14, value, np.float32), weights)[0] for value in np.linspace(0, 1, 101)])
     assert (steps >= 0).all()
     assert steps.max() < 0.06
+
+
+def test_the_edge_of_what_is_shown_is_a_line() -> None:
+    """A flat net of triangles that is hidden below a slanted line: what remains ends on that line, not in steps."""
+    x, y = np.meshgrid(np.arange(30) / 30, np.arange(30) / 30)
+    points = np.stack([x.ravel(), y.ravel(), np.zeros(900)], axis=1)
+    corner = (np.arange(29)[:, None] * 30 + np.arange(29)).ravel()
+    faces = np.concatenate([np.stack([corner, corner + 1, corner + 31], 1), np.stack([corner, corner + 31, corner + 30], 1)])
+    depth = 0.6 - points[:, 1] + 0.3 * points[:, 0]  # 0 on the line, in the net's own units
+    seen = np.clip(0.45 + depth, 0, 1)
+    moved, shown = with_smooth_edge(points, faces, seen)
+    depth_after = 0.6 - moved[:, 1] + 0.3 * moved[:, 0]
+    assert depth_after[shown].min() > -0.002
+    new = shown & (seen <= 0.45)
+    assert new.sum() > 20
+    assert np.abs(depth_after[new]).max() < 0.002
+    np.testing.assert_array_equal(moved[seen > 0.45], points[seen > 0.45])
+
+
+def test_all_or_nothing_shown_moves_nothing() -> None:
+    points, faces = np.eye(3), np.array([[0, 1, 2]])
+    for value in (0.0, 1.0):
+        moved, shown = with_smooth_edge(points, faces, np.full(3, value))
+        assert moved is points
+        assert shown.tolist() == [bool(value)] * 3
