@@ -27,7 +27,7 @@ from core.training.evaluate import read_report, unique_labels
 from core.training.failures import known_failures
 from core.training.sheet import CAPTION_PX
 from core.training.sources import SOURCES, Source, commercial_use, sources_of
-from core.training.tables import comparison_tables, report_tables
+from core.training.tables import comparison_tables, report_tables, sets_of
 from core.types import CROP_SIZE_PX
 
 log = logging.getLogger(__name__)
@@ -263,6 +263,7 @@ def figures(facts: Facts) -> str:
         parts += [f"### {table.title}\n\n{table.markdown()}" for table in comparison_tables(labels, facts.reports)]
     own = report_tables(report)
     parts += [f"### {table.title}{', this model' * (len(facts.reports) > 1)}\n\n{table.markdown()}" for table in own]
+    parts += [f"{name}: {note}." for name, scores in sets_of(report).items() for note in scores.get("notes", [])]
     if "estimator" in report:
         parts.append(f"Measured with `python -m core.training.evaluate`: {report['estimator']}.")
     return "\n\n".join(parts)

@@ -56,7 +56,10 @@ class ScoredSet(Protocol):
 
 @dataclass(frozen=True)
 class PeopleSet:
-    """People with 3D truth: a kind of DATASETS. limit: at most so many, spread evenly; 0 = all. crop: "auto", "ours" or "official"."""
+    """People with 3D truth.
+
+    kind: "shards" or "tsv" of DATASETS; limit: at most so many, spread evenly; 0 = all; crop: "auto", "ours" or "official"
+    """
 
     kind: str
     path: Path
@@ -70,7 +73,7 @@ class PeopleSet:
 
     def open(self, estimator: MeshEstimator) -> SampleDataset:
         """Raises InputError for a set of another body, and for what is missing or empty."""
-        options = {"crop_scale": estimator.config.crop_scale} if self.kind == "tsv" else {}
+        options = {"crop_scale": estimator.config.crop_scale} if self.kind == "tsv" else {"full_mesh": True}
         return open_dataset(self.kind, estimator.body, {"path": self.path, **options})
 
     def score(self, estimator: MeshEstimator, people: SampleDataset, num_worst: int) -> SetScores:

@@ -34,6 +34,7 @@ from core.types import MeshEstimate, PersonCrop
 log = logging.getLogger(__name__)
 
 LIMBS = indices(LIMB_JOINT_NAMES)
+ON_INTERMEDIATE = "MPVPE is of the intermediate mesh, as the truth does not hold all vertices"
 Meshes = tuple[np.ndarray, np.ndarray]
 """Joints (B, 14, 3) and full mesh (B, V, 3), metres."""
 
@@ -109,6 +110,7 @@ class PeopleScorer:
             return float("nan")
         if len(true_m) == self.body.levels.sizes[1]:
             mesh_m = mesh_m[self.body.levels.intermediate_ids]
+            self.note(ON_INTERMEDIATE)
         if mesh_m.shape != true_m.shape:
             sizes = " or ".join(map(str, self.body.levels.sizes[1:]))
             raise InputError(f"the truth has {len(true_m)} vertices, the network's body {self.body.name!r} {sizes}")
@@ -141,10 +143,7 @@ class PeopleScorer:
             vertices = self.body.vertices(rotmats(), shape)
         except InputError as error:
             self._can_pose = False
-            note = f"{consequence}: {error}"
-            if note not in self.notes:
-                self.notes.append(note)
-                log.warning("%s", note)
+            self.note(f"{consequence}: {error}")
             return None
         pelvis = self.body.pelvis(vertices)[:, None]
         return (self.body.joints(vertices) - pelvis).numpy(), (vertices - pelvis).numpy()
@@ -162,6 +161,12 @@ class PeopleScorer:
                 Panel(crops[row].image, estimates[row], true_px[row], _seen(sample), float(means[row]), caption, hip_centred(true_m[row]))
             )
         self.panels = sorted(self.panels, key=lambda panel: -panel.error)[: self.num_worst]
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the figures must know, told once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            log.warning("%s", text)
 
     def report(self) -> dict[str, Any]:
         """All scores as plain values for JSON; what was not measured is not there."""
@@ -260,6 +265,12 @@ class Keypoints:
         self.correct += correct.sum(0)
         self.visible += visible.sum(0)
         self.num_people += int(visible.any(1).sum())
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the figures must know, told once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            log.warning("%s", text)
 
     def report(self) -> dict[str, Any]:
         """Overall and per joint."""

@@ -9,7 +9,7 @@ from core.bodies import Body
 from core.errors import InputError
 from core.geometry import HALF_CROP_PX
 from core.training.samples import BOX_UNIT_PX, DATASETS, BrokenSample, Sample
-from core.training.shards import JpegPictures, list_shards, load_good_shards, load_pictures
+from core.training.shards import JpegPictures, list_shards, load_full_meshes, load_good_shards, load_pictures
 from core.types import CROP_SIZE_PX
 
 NUM_OPEN_SHARDS = 8
@@ -20,7 +20,9 @@ NUM_OPEN_SHARDS = 8
 class ShardPeople:
     """The people of a folder of shard-*.npz. Their pictures are crops already; truth lies in memory."""
 
-    def __init__(self, body: Body, path: str | Path) -> None:
+    def __init__(self, body: Body, path: str | Path, full_mesh: bool = False) -> None:
+        """full_mesh: give all vertices where a shard holds them, as those for validation do, else those of the intermediate level."""
+        self.full_mesh = full_mesh
         self.shards = load_good_shards(list_shards(Path(path)))
         if self.shards[0].body != body.name:
             raise InputError(f"shards: those in {path} show the body {self.shards[0].body!r}, but the network has {body.name!r}")
@@ -35,6 +37,7 @@ class ShardPeople:
         truth, key = shard.truth, f"{shard.path.stem}/{row}"
         try:
             image = _pictures(shard.path).decoded(row)
+            full_m = _full_meshes(shard.path) if self.full_mesh else None
         except (ValueError, OSError) as error:
             raise BrokenSample(f"{key}: {error}") from error
         ones = np.ones((len(truth.joints_m[row]), 1), np.float32)
@@ -44,7 +47,7 @@ class ShardPeople:
             scale=CROP_SIZE_PX / BOX_UNIT_PX,
             joints_2d_px=np.concatenate([(truth.joints_crop[row] + 1) * HALF_CROP_PX, truth.joint_visibility[row][:, None]], 1),
             joints_3d_m=np.concatenate([truth.joints_m[row], ones], 1),
-            vertices_m=truth.intermediate_m[row].astype(np.float32),
+            vertices_m=(truth.intermediate_m if full_m is None else full_m)[row].astype(np.float32),
             camera=truth.camera[row],
             img_key=key,
             family=shard.family_names[truth.family[row]],
@@ -55,3 +58,8 @@ class ShardPeople:
 @lru_cache(NUM_OPEN_SHARDS)
 def _pictures(path: Path) -> JpegPictures:
     return load_pictures(path)
+
+
+@lru_cache(2)
+def _full_meshes(path: Path) -> np.ndarray | None:
+    return load_full_meshes(path)

@@ -138,6 +138,12 @@ def load_pictures(path: Path) -> JpegPictures:
         return JpegPictures(content["jpeg"], content["jpeg_offsets"].astype(np.int64))
 
 
+def load_full_meshes(path: Path) -> np.ndarray | None:
+    """(n, V, 3) float16 metres, pelvis at 0, of a shard that keeps all vertices; None for others. Raises ValueError or OSError."""
+    with _opened(path) as content:
+        return content.get("vertices_m")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """numpy.load of a shard; whatever is wrong with the file becomes a ValueError that names it."""

@@ -9,7 +9,7 @@ import torch
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES
-from core.training import evaluate, scored_sets
+from core.training import evaluate, scored_sets, shard_people
 from core.training.coco import coco_name, keypoint_scores, read_people
 from core.training.scored_sets import PeopleSet, spread
 from core.training.scoring import LIMBS
@@ -165,6 +165,22 @@ def test_bodies_framing_and_everyday_poses_have_tables_of_their_own(tmp_path: Pa
     assert "synthetic people, by bodies" in titles and "synthetic people, by framing" in titles
     rows = [row[0] for row in report_tables({"synthetic": report})[0].rows]
     assert rows == ["overall", "everyday poses", "walking", "kicking"]
+
+
+def test_full_meshes_are_used_where_a_shard_keeps_them(tmp_path: Path, estimator: MeshEstimator) -> None:
+    path = write_toy_shards(tmp_path, num_shards=1, count=4) / "shard-00000.npz"
+    report = scored("shards", tmp_path, estimator).report
+    assert report["notes"] == ["MPVPE is of the intermediate mesh, as the truth does not hold all vertices"]
+    people = PeopleSet("shards", tmp_path).open(estimator)
+    estimates = estimator.from_crops([scored_sets.our_crop(people[row]) for row in range(4)])
+    shifted = np.stack([e.vertices_m for e in estimates]) + np.array([0, 0.03, 0.04])  # everybody is off by 50 mm
+    with np.load(path) as content:
+        arrays = dict(content)
+    shard_people._full_meshes.cache_clear()
+    np.savez(path, **arrays, vertices_m=shifted.astype(np.float16))
+    report = scored("shards", tmp_path, estimator).report
+    assert report["overall"]["mpvpe_mm"] == pytest.approx(50, abs=0.5)
+    assert "notes" not in report
 
 
 def test_pictures_of_shards_reach_the_network_unchanged(tmp_path: Path, estimator: MeshEstimator) -> None:
