@@ -14,11 +14,11 @@ from tqdm import tqdm
 from core.crop import crop_person
 from core.errors import InputError
 from core.estimator import MeshEstimator
-from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES
+from core.joints import JOINT_NAMES
 from core.training.coco import VISIBLE, KeypointPerson, keypoint_scores, read_people, read_picture
 from core.training.metrics import correct_keypoints
 from core.training.samples import BrokenSample, Sample, SampleDataset, open_dataset
-from core.training.scoring import LIMBS, PeopleScorer
+from core.training.scoring import LIMBS, PeopleScorer, shares
 from core.training.sheet import Panel
 from core.training.tsv_sets import BrokenRows
 from core.types import CROP_SIZE_PX, MeshEstimate, PersonCrop
@@ -78,7 +78,7 @@ class PeopleSet:
 
     def score(self, estimator: MeshEstimator, people: SampleDataset, num_worst: int) -> SetScores:
         """Raises InputError when nobody in it can be used."""
-        scorer, broken = PeopleScorer(estimator.body, num_worst), BrokenRows()
+        scorer, broken = PeopleScorer(estimator.body, num_worst, with_motion=not self.limit), BrokenRows()
         crop = CROPS[self.chosen_crop(estimator)]
         rows = spread(len(people), self.limit)
         with tqdm(total=len(rows), unit="people", disable=not sys.stderr.isatty()) as bar:
@@ -212,8 +212,8 @@ def keypoint_report(people: list[KeypointPerson], estimates: list[MeshEstimate])
     true_px = np.stack([person.keypoints_px for person in people])
     visible = np.stack([person.flags for person in people]) >= VISIBLE
     correct = correct_keypoints(predicted_px, true_px, visible)
-    per_joint = {name: round(float(correct[:, k].sum() / max(visible[:, k].sum(), 1)), 3) for k, name in enumerate(LIMB_JOINT_NAMES)}
-    return {**asdict(keypoint_scores(people, predicted_px)), "joints": per_joint}
+    scores = {name: None if np.isnan(value) else value for name, value in asdict(keypoint_scores(people, predicted_px)).items()}
+    return {**scores, "joints": shares(correct.sum(0), visible.sum(0))}
 
 
 def keypoint_panels(estimator: MeshEstimator, people: list[KeypointPerson], estimates: list[MeshEstimate], num_worst: int) -> list[Panel]:

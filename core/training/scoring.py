@@ -56,8 +56,9 @@ class Person:
 class PeopleScorer:
     """Takes people in batches, keeps their errors and the worst cases, and reports in the end."""
 
-    def __init__(self, body: Body, num_worst: int) -> None:
-        self.body, self.num_worst = body, num_worst
+    def __init__(self, body: Body, num_worst: int, with_motion: bool = True) -> None:
+        """with_motion: whether the people come frame by frame, so that those who follow each other tell about motion."""
+        self.body, self.num_worst, self.with_motion = body, num_worst, with_motion
         self.people: list[Person] = []
         self.errors: list[PersonErrors] = []
         self.parametric: list[PersonErrors] = []
@@ -188,7 +189,7 @@ class PeopleScorer:
         found["aligned_joints_mm"] = _per_joint(errors.aligned_joints_mm)
         if self.parametric:
             found["parametric"] = asdict(PersonErrors.joined(self.parametric).scores())
-        motion = motion_scores(self.people)
+        motion = motion_scores(self.people) if self.with_motion else None
         if motion:
             found["motion"] = motion
         return found
@@ -274,10 +275,14 @@ class Keypoints:
 
     def report(self) -> dict[str, Any]:
         """Overall and per joint."""
-        shares = self.correct / np.maximum(self.visible, 1)
         return {
             "num_people": self.num_people,
             "num_visible": self.num_visible,
             "pck": float(self.correct.sum() / self.num_visible),
-            "joints": {name: round(float(share), 3) for name, share in zip(LIMB_JOINT_NAMES, shares, strict=True)},
+            "joints": shares(self.correct, self.visible),
         }
+
+
+def shares(correct: np.ndarray, visible: np.ndarray) -> dict[str, float]:
+    """Share of correct keypoints of each limb joint that was seen. correct, visible: (12,) counts."""
+    return {name: round(float(c / v), 3) for name, c, v in zip(LIMB_JOINT_NAMES, correct, visible, strict=True) if v}

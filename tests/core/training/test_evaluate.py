@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -93,6 +94,9 @@ def test_a_perfect_estimate_scores_one(coco: Path, estimator: MeshEstimator) -> 
     report = scored_sets.keypoint_report(people, [estimate])
     assert report["pck"] == 1.0
     assert report["joints"]["R_Knee"] == 1.0
+    assert "R_Ankle" not in report["joints"]  # not labelled
+    hidden = [replace(people[0], flags=np.minimum(people[0].flags, 1))]
+    assert scored_sets.keypoint_report(hidden, [estimate])["pck"] is None
     (panel,) = scored_sets.keypoint_panels(estimator, people, [estimate], 5)
     assert panel.error == 0.0
     assert panel.seen.sum() == 10

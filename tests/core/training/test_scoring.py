@@ -183,6 +183,7 @@ def test_trembling_over_a_3dpw_sequence(tmp_path: Path) -> None:
     assert motion["jitter_m_s2"] == pytest.approx(0.04 * 900 / 14, rel=1e-3)
     assert motion["true_jitter_m_s2"] == pytest.approx(0, abs=1e-6)
     assert report["families"]["downtown_bar"]["num_people"] == 20
+    assert "motion" not in scored(tmp_path / "train.yaml", limit=20)[0].report  # what is spread over a set is no motion
 
 
 def test_broken_rows_are_left_out_and_counted(tmp_path: Path) -> None:
