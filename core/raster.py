@@ -97,13 +97,15 @@ def _fill(points, depth, faces, face_index, barycentric, inverse_depth):  # noqa
         if depth[a] <= 1e-6 or depth[b] <= 1e-6 or depth[c] <= 1e-6:
             continue
         x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if abs(area) < 1e-9:
-            continue
         left = max(int(np.ceil(max(min(x0, x1, x2), -1.0) - 0.5)), 0)
         right = min(int(np.floor(min(max(x0, x1, x2), width + 1.0) - 0.5)), width - 1)
         top = max(int(np.ceil(max(min(y0, y1, y2), -1.0) - 0.5)), 0)
         bottom = min(int(np.floor(min(max(y0, y1, y2), height + 1.0) - 0.5)), height - 1)
+        if left > right or top > bottom:  # most faces of a body fall between the pixels' centres
+            continue
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if abs(area) < 1e-9:
+            continue
         ia, ib, ic = 1.0 / depth[a], 1.0 / depth[b], 1.0 / depth[c]
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):

@@ -24,9 +24,10 @@ from core.training.views import FRAMING_NAMES, Views, draw_views
 
 VALIDATION_SEED = 1_000_000_000
 """Seeds from here on are for validation: training refuses them."""
-BLOCK_SIZE = 16
-CROWD_SIZE, PICTURES_PER_CROWD = 12, 1024
-BLOCKS_KEPT, CROWDS_KEPT = 4, 16
+BLOCK_SIZE = 4
+"""Posed together; larger blocks cost as much a person, and more where somebody asks for people out of order."""
+CROWD_SIZE, PICTURES_PER_CROWD, MOST_BLOCKS = 12, 1024, 16
+BLOCKS_KEPT, CROWDS_KEPT = 8, 16
 JPEG_QUALITY = (35, 96)
 RECORDED = "mocap"
 """Family of poses that come from a pose source."""
@@ -136,8 +137,8 @@ class People:
         """Some people, each alone and whole, to put behind and before others."""
         crowd: list[Cutout] = []
         random, blocks = self._dice(2, number), 0
-        while len(crowd) < CROWD_SIZE and blocks < 8:
-            block = self._pose(self._dice(3, number * 8 + blocks))
+        while len(crowd) < CROWD_SIZE and blocks < MOST_BLOCKS:
+            block = self._pose(self._dice(3, number * MOST_BLOCKS + blocks))
             blocks += 1
             self.renderer.reseed(random, [])
             for row in range(BLOCK_SIZE):
@@ -153,10 +154,10 @@ class People:
         """BLOCK_SIZE plausible people."""
         self.sampler.random = random
         parts: list[Block] = []
-        while sum(len(part.family) for part in parts) < BLOCK_SIZE:
-            views = draw_views(random, BLOCK_SIZE)
+        while (missing := BLOCK_SIZE - sum(len(part.family) for part in parts)) > 0:
+            views = draw_views(random, missing)
             rotmats, family = self._poses(random, views)
-            shapes, group = draw_shapes(random, BLOCK_SIZE, self.config.held_out)
+            shapes, group = draw_shapes(random, missing, self.config.held_out)
             vertices = self.body.vertices(rotmats, torch.from_numpy(shapes))
             joints, pelvis = self.body.joints(vertices).numpy(), self.body.pelvis(vertices).numpy()
             rows = (vertices.numpy(), joints, pelvis, family, group, views.framing)
