@@ -125,13 +125,20 @@ class SessionRecorder:
                 log.warning("%s", self.problem)
 
 
+def refuse_existing(path: Path) -> None:
+    """Raises InputError when a recording may not be called so, before anything is started for it."""
+    if path.exists():
+        raise InputError(f"{path}: exists already and is not overwritten; give another name, or delete it first")
+
+
 def _new_file(path: Path) -> pa.OSFile:
     """An empty file that was not there before; its folder is made when missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.open("xb").close()
-    except FileExistsError as error:
-        raise InputError(f"{path}: exists already and is not overwritten; give another name, or delete it first") from error
+    except FileExistsError:
+        refuse_existing(path)
+        raise
     return pa.OSFile(str(path), "wb")
 
 

@@ -21,6 +21,7 @@ from app.export.npz import map_rows
 from app.export.sink import PREVIEW_SINK, SINKS, ClosingSink, Recording
 from app.render import track_color
 from app.types import Scene
+from app.visibility import body_joint_weights, with_smooth_edge
 from core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -61,44 +62,74 @@ class GlbReport:
     error_m: tuple[float, float]
 
 
-def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES) -> GlbReport:
-    """people.glb of a meshes.npz. Raises InputError when there is nobody in it, OSError when a file cannot be read or written."""
+@dataclass(frozen=True)
+class Preview:
+    """The mesh that is shown. ids: (P,) vertices of the full mesh; faces: (F, 3) of these; weights: (P, 14), None where unknown."""
+
+    ids: np.ndarray
+    faces: np.ndarray
+    weights: np.ndarray | None
+
+
+def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_hidden: bool = False) -> GlbReport:
+    """people.glb of a meshes.npz. Raises InputError when there is nobody in it, OSError when a file cannot be read or written.
+
+    show_hidden: with body parts that are out of the picture or hidden; otherwise those hidden for most of a stretch are left out of it
+    """
+    names = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", "faces", "body", "fps")
     with np.load(npz_path, allow_pickle=False) as file:
-        table = {name: file[name] for name in ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "faces", "body", "fps")}
+        table = {name: file[name] for name in names}
         camera = {name: file[name] for name in ("focal_px", "image_size_px")}
     if not len(table["track_id"]):
         raise InputError(f"{npz_path}: nobody was found, so there is nothing to animate")
+    table["time_s"] = table["time_s"] - min(0.0, float(table["time_s"].min()))  # glTF has no times before 0, some videos have
     vertices_m = map_rows(npz_path, "vertices_m")
-    ids, faces = preview_mesh(str(table["body"]), vertices_m.shape[1], table["faces"])
-    if not len(faces):
+    preview = preview_mesh(str(table["body"]), vertices_m.shape[1], table["faces"])
+    if not len(preview.faces):
         raise InputError(f"{npz_path}: the body's faces are not known, so there is no surface to show; they come with an SMPL model")
     tracks = tracks_of(table)
-    keys = choose_keys(tracks, max_bytes, len(ids) * BYTES_PER_VERTEX)
-    start_s = float(min(track.times_s[0] for track in tracks))
-    scene = _GltfScene(faces, start_s)
+    keys = choose_keys(tracks, max_bytes, len(preview.ids) * BYTES_PER_VERTEX)
+    scene = _GltfScene(float(min(track.times_s[0] for track in tracks)))
     for track, chosen in zip(tracks, keys, strict=True):
         for stretch in stretches(chosen):
             rows = track.rows[stretch]
             end_s = track.hidden_from_s if stretch[-1] == chosen[-1] else float(track.times_s[stretch[-1]])
-            points_m = np.stack([vertices_m[row, ids] for row in rows]) * GLTF_FROM_CAMERA
+            points_m, faces = np.stack([vertices_m[row, preview.ids] for row in rows]), preview.faces
+            if preview.weights is not None and not show_hidden:
+                seen = preview.weights @ table["joint_visibility"][rows].mean(axis=0)
+                points_m, faces = without_hidden(points_m, faces, seen)
             places_m = table["translation_m"][rows] * GLTF_FROM_CAMERA
-            scene.add_stretch(track.track_id, track.times_s[stretch], points_m, places_m, end_s)
+            scene.add_stretch(track.track_id, track.times_s[stretch], points_m * GLTF_FROM_CAMERA, faces, places_m, end_s)
+    if not scene.num_people:
+        raise InputError(f"{npz_path}: everybody is hidden or out of the picture all the time, so there is nothing to animate")
     num_bytes = scene.save(glb_path, float(camera["focal_px"]), camera["image_size_px"])
-    return GlbReport(len(set(table["track_id"].tolist())), sum(map(len, keys)), num_bytes, _error_m(tracks, keys))
+    return GlbReport(scene.num_people, sum(map(len, keys)), num_bytes, _error_m(tracks, keys))
 
 
-def preview_mesh(body_name: str, num_vertices: int, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices to show and triangles between them: the body's intermediate mesh, all of it where that is not known."""
+def preview_mesh(body_name: str, num_vertices: int, faces: np.ndarray) -> Preview:
+    """The body's intermediate mesh; all of it where that is not known."""
     from core.bodies import BODIES, load_body
 
-    everything = np.arange(num_vertices), faces
     try:
-        levels = load_body(body_name).levels if body_name in BODIES else None
+        body = load_body(body_name) if body_name in BODIES else None
     except InputError:  # an SMPL body whose files are elsewhere
-        return everything
-    if levels is None or levels.sizes[2] != num_vertices or not len(levels.intermediate_faces):
-        return everything
-    return levels.intermediate_ids, levels.intermediate_faces
+        body = None
+    if body is None or body.levels.sizes[2] != num_vertices:
+        return Preview(np.arange(num_vertices), faces, None)
+    weights = body_joint_weights(body)
+    if not len(body.levels.intermediate_faces):
+        return Preview(np.arange(num_vertices), faces, weights)
+    return Preview(body.levels.intermediate_ids, body.levels.intermediate_faces, weights[body.levels.intermediate_ids])
+
+
+def without_hidden(points_m: np.ndarray, faces: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K, V, 3) and the faces between vertices that are seen (V,), ending in a smooth edge."""
+    shown = np.ones(len(seen), bool)
+    moved = []
+    for points in points_m:
+        edged, shown = with_smooth_edge(points, faces, seen)
+        moved.append(edged)
+    return np.stack(moved), faces[shown[faces].all(axis=1)]
 
 
 def tracks_of(table: dict[str, np.ndarray]) -> list[Track]:
@@ -191,28 +222,35 @@ def vertex_normals(points_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
 class _GltfScene:
     """Collects nodes, meshes, one animation and the bytes behind them."""
 
-    def __init__(self, faces: np.ndarray, start_s: float) -> None:
+    def __init__(self, start_s: float) -> None:
         import pygltflib
 
-        self._gltf, self._lib, self._faces, self._start_s = pygltflib.GLTF2(), pygltflib, faces, start_s
+        self._gltf, self._lib, self._start_s = pygltflib.GLTF2(), pygltflib, start_s
         self._gltf.asset.generator = "FastMETRO Live"
         self._chunks: list[bytes] = []
         self._num_bytes = 0
         self._people: dict[int, tuple[int, int]] = {}  # track id -> its node and its material
         self._animation = pygltflib.Animation(name="motion")
-        kind = (np.uint16, UNSIGNED_SHORT) if faces.max() < 0xFFFF else (np.uint32, UNSIGNED_INT)
-        view = self._view(faces.astype(kind[0]).tobytes(), ELEMENT_ARRAY_BUFFER)
-        self._indices = self._accessor(view, kind[1], "SCALAR", faces.size)
+        self._indices: dict[bytes, int] = {}  # faces -> their accessor
         self._floor_m, self._middle_m = [], []
 
-    def add_stretch(self, track_id: int, times_s: np.ndarray, points_m: np.ndarray, places_m: np.ndarray, end_s: float) -> None:
+    @property
+    def num_people(self) -> int:
+        """Those of whom something is to be seen."""
+        return len(self._people)
+
+    def add_stretch(
+        self, track_id: int, times_s: np.ndarray, points_m: np.ndarray, faces: np.ndarray, places_m: np.ndarray, end_s: float
+    ) -> None:
         """A person's mesh from times_s[0] to end_s. points_m: (K, V, 3) around places_m (K, 3), glTF axes."""
         lib, gltf = self._lib, self._gltf
+        if not len(faces):
+            return
         parent, material = self._person(track_id)
-        normals = vertex_normals(points_m, self._faces)
+        normals = vertex_normals(points_m, faces)
         primitive = lib.Primitive(
             attributes=lib.Attributes(POSITION=self._vertices(points_m[:1])[0], NORMAL=self._vertices(normals[:1])[0]),
-            indices=self._indices, material=material, mode=4,
+            indices=self._triangles(faces), material=material, mode=4,
         )  # fmt: skip
         deltas, turns = self._vertices(points_m[1:] - points_m[0]), self._vertices(normals[1:] - normals[0])
         primitive.targets = [lib.Attributes(POSITION=a, NORMAL=b) for a, b in zip(deltas, turns, strict=True)]
@@ -231,7 +269,8 @@ class _GltfScene:
         if num_targets:
             self._animate(index, "translation", times_s, places_m, "LINEAR")
             self._animate(index, "weights", times_s, np.eye(num_targets + 1)[:, 1:].reshape(-1, 1), "LINEAR")
-        self._floor_m.append(float((points_m[..., 1].min(axis=1) + places_m[:, 1]).min()))
+        shown_y_m = points_m[:, np.unique(faces), 1]
+        self._floor_m.append(float((shown_y_m.min(axis=1) + places_m[:, 1]).min()))
         self._middle_m.append(places_m.mean(axis=0))
 
     def save(self, path: Path, focal_px: float, size_px: np.ndarray) -> int:
@@ -282,6 +321,14 @@ class _GltfScene:
         target = lib.AnimationChannelTarget(node=node, path=path)
         self._animation.channels.append(lib.AnimationChannel(sampler=len(self._animation.samplers) - 1, target=target))
 
+    def _triangles(self, faces: np.ndarray) -> int:
+        """The accessor of (F, 3) indices; the same faces share one."""
+        dtype, component = (np.uint16, UNSIGNED_SHORT) if faces.max() < 0xFFFF else (np.uint32, UNSIGNED_INT)
+        data = faces.astype(dtype).tobytes()
+        if data not in self._indices:
+            self._indices[data] = self._accessor(self._view(data, ELEMENT_ARRAY_BUFFER), component, "SCALAR", faces.size)
+        return self._indices[data]
+
     def _vertices(self, arrays: np.ndarray) -> list[int]:
         """(K, V, 3) -> K accessors that share a view."""
         arrays = np.ascontiguousarray(arrays, np.float32)
@@ -316,7 +363,7 @@ class GlbSink(ClosingSink):
     def __init__(self, recording: Recording) -> None:
         self.path = recording.folder / PREVIEW_SINK
         self.warnings: list[str] = []
-        self._rows = recording.folder / "meshes.npz"
+        self._rows, self._show_hidden = recording.folder / "meshes.npz", recording.show_hidden
         self._closed = False
 
     def write(self, scene: Scene) -> None:
@@ -328,7 +375,7 @@ class GlbSink(ClosingSink):
             return
         self._closed = True
         try:
-            report = write_glb(self._rows, self.path)
+            report = write_glb(self._rows, self.path, show_hidden=self._show_hidden)
         except InputError as error:
             self.warnings.append(f"no {PREVIEW_SINK}: {error}")
             return

@@ -11,6 +11,8 @@ from app.export import SinkGroup
 from app.export.glb import MAX_KEYS, key_frames, preview_mesh, thinned, write_glb
 from app.export.npz import NpzSink, map_rows
 from app.render import track_color
+from app.visibility import body_joint_weights
+from core.bodies import load_body
 from core.errors import InputError
 from tests.app.media import SPHERE_VERTICES_M, mesh, recording, scene
 
@@ -188,6 +190,17 @@ def test_one_frame_is_a_still(tmp_path: Path) -> None:
     np.testing.assert_allclose(Played(tmp_path / "people.glb").people(0.0)["person 1"], want, atol=1e-5)
 
 
+def test_times_before_zero_become_zero(tmp_path: Path) -> None:
+    with NpzSink(recording(tmp_path)) as sink:
+        for i in range(4):
+            sink.write(scene(moving(i, 1), index=i, time_s=-0.02 + i / 30))
+    write_glb(sink.path, tmp_path / "people.glb")
+    played = Played(tmp_path / "people.glb")
+    assert min(times_s.min() for times_s, _, _ in played.channels.values()) == 0
+    want = (moving(3, 1).vertices_m + moving(3, 1).translation_m) * TO_GLTF
+    np.testing.assert_allclose(played.people(0.1)["person 1"], want, atol=1e-5)
+
+
 def test_nobody_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
     with NpzSink(recording(tmp_path)) as sink:
         sink.write(scene())
@@ -207,10 +220,41 @@ def test_as_a_sink(tmp_path: Path) -> None:
 
 
 def test_the_default_bodys_preview_is_its_intermediate_mesh() -> None:
-    ids, faces = preview_mesh("anny", 13718, np.zeros((1, 3), np.int32))
-    assert (len(ids), faces.max()) == (1723, 1722)
+    preview = preview_mesh("anny", 13718, np.zeros((1, 3), np.int32))
+    assert (len(preview.ids), preview.faces.max(), preview.weights.shape) == (1723, 1722, (1723, 14))
     everything = preview_mesh("anny", 30, np.array([[0, 1, 29]]))
-    assert len(everything[0]) == 30
+    assert len(everything.ids) == 30
+
+
+@pytest.mark.parametrize("show_hidden", [False, True])
+def test_legs_out_of_the_picture_are_not_in_the_preview(tmp_path: Path, show_hidden: bool) -> None:
+    body = load_body("anny")
+    template_m = body.levels.template_m
+    half = np.array([0, 0, 1, 1, 0, 0] + [1] * 8, np.float32)
+    with NpzSink(recording(tmp_path, faces=body.faces, vertex_joint_weights=body_joint_weights(body))) as sink:
+        for i in range(5):
+            sink.write(scene(mesh(1, (0.1 * i, 0, 3), half, vertices_m=template_m), index=i))
+    write_glb(sink.path, tmp_path / "people.glb", show_hidden=show_hidden)
+    played = Played(tmp_path / "people.glb")
+    points = played.people(0.0)["person 1"]
+    faces = played.array(played.tree["meshes"][0]["primitives"][0]["indices"]).ravel()
+    knee_m, ankle_m = (np.asarray(body.joint_regressor @ template_m)[joint, 1] for joint in (1, 0))
+    lowest_m = -points[faces, 1].min()
+    assert lowest_m > ankle_m if show_hidden else 0 < lowest_m < knee_m - 0.1
+
+
+def test_somebody_wholly_hidden_is_not_there(tmp_path: Path) -> None:
+    body = load_body("anny")
+    for name, visibilities in (("one", (0.0, 1.0)), ("none", (0.0, 0.0))):
+        (tmp_path / name).mkdir()
+        with NpzSink(recording(tmp_path / name, faces=body.faces, vertex_joint_weights=body_joint_weights(body))) as sink:
+            for i in range(3):
+                people = [mesh(1 + j, (j, 0, 3), seen, vertices_m=body.levels.template_m) for j, seen in enumerate(visibilities)]
+                sink.write(scene(*people, index=i))
+    write_glb(tmp_path / "one" / "meshes.npz", tmp_path / "people.glb")
+    assert Played(tmp_path / "people.glb").people(0.0).keys() == {"person 2"}
+    with pytest.raises(InputError, match="everybody is hidden"):
+        write_glb(tmp_path / "none" / "meshes.npz", tmp_path / "none.glb")
 
 
 def test_key_frames_keep_lines_within_the_tolerance() -> None:

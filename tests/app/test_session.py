@@ -18,6 +18,7 @@ from app.session_format import BACKGROUND_RGB, MESH_FIELDS, SessionInfo
 from app.types import Scene
 from core.errors import InputError
 from tests.app.media import mesh, quarter_picture, scene
+from tests.app.test_launch import outcome
 from tests.toy import ToyBody
 
 BODY = ToyBody()
@@ -118,13 +119,16 @@ def test_the_default_body_comes_back_to_a_few_millimetres() -> None:
     assert row.nbytes < 12_000
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.arrows"
     record(path, walk(3))
     before = path.read_bytes()
     with pytest.raises(InputError, match="exists already"):
         SessionRecorder(path, INFO)
     assert path.read_bytes() == before
+    code, out, err = outcome(capsys, "--webcam", "nothing.mp4", "--headless", "--record", path)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "exists already" in err  # said first, before the source is opened
     first = new_session_path(tmp_path)
     first.touch()
     assert not new_session_path(tmp_path).exists()
