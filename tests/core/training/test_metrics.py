@@ -128,6 +128,6 @@ def test_score_collects_them() -> None:
     assert scores.num_people == 2
     assert scores.mpjpe_mm == pytest.approx(mpjpe_mm(predicted, true).mean())
     assert scores.pa_mpjpe_mm == pytest.approx(0, abs=1e-6)
-    assert scores.facing_over_60_deg == 0.5
+    assert (scores.facing_over_60_deg, scores.facing_over_120_deg) == (0.5, 0.0)
     assert scores.projection_error_px == pytest.approx(2.5)
     assert "mpjpe_mm" in str(scores)
