@@ -209,7 +209,7 @@ def test_after_kill_9_the_file_opens_and_less_than_a_second_is_missing(tmp_path:
     reader = SessionReader(path)
     times_s = [one.frame.time_s for one in reader]
     assert last_s - times_s[-1] < 1.0
-    assert len(times_s) == reader.num_frames > 30
+    assert len(times_s) == reader.num_frames > 3
     assert "ends early" in reader.warning
 
 
