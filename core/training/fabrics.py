@@ -20,7 +20,7 @@ CLOTH_COLOURS = np.float32([
     [68, 48, 36], [72, 78, 52], [98, 108, 82], [38, 72, 52], [112, 24, 32], [176, 36, 40], [150, 62, 84], [222, 170, 178],
     [206, 146, 60], [228, 206, 120], [98, 74, 122], [204, 92, 48], [60, 130, 140], [186, 60, 110],
 ]) / 255  # fmt: skip
-DENIM = np.float32([[34, 46, 72], [52, 74, 112], [92, 120, 158], [150, 172, 196], [30, 32, 40]]) / 255
+DENIM = np.float32([[34, 46, 72], [52, 74, 112], [84, 112, 150], [118, 142, 172], [30, 32, 40]]) / 255
 _NOISE = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
 
 
@@ -108,7 +108,7 @@ def _blocks(random: np.random.Generator, points: np.ndarray) -> np.ndarray:
 def denim(random: np.random.Generator, points: np.ndarray) -> np.ndarray:
     """(N, 3) rest points -> (N, 3) albedo: blue, faded where it wears, with the grain of the weave."""
     base = DENIM[random.integers(len(DENIM))] * random.uniform(0.8, 1.15)
-    fade = 0.45 * random.random() * np.clip(waves(random, points, 9) * 2 - 0.8, 0, 1)
+    fade = 0.3 * random.random() * np.clip(waves(random, points, 9) * 2 - 0.8, 0, 1)
     value = (1 + fade) * (1 + speckle(points, 350, 700) * np.float32(random.uniform(0.03, 0.13)))
     return base * value[:, None]
 

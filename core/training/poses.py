@@ -29,7 +29,7 @@ FAMILIES = (
     "lying",
     "inverted",
 )
-FAMILY_WEIGHTS = (0.20, 0.17, 0.14, 0.08, 0.07, 0.07, 0.05, 0.04, 0.03, 0.06, 0.06, 0.03)
+FAMILY_WEIGHTS = (0.18, 0.16, 0.14, 0.08, 0.08, 0.06, 0.05, 0.05, 0.03, 0.06, 0.08, 0.03)
 CLOSE_WEIGHTS = (0.32, 0.06, 0.44, 0.08, 0.01, 0.02, 0.0, 0.01, 0.03, 0.02, 0.01, 0.0)
 """Shares of the families before a webcam."""
 EVERYDAY_FAMILIES = FAMILIES[:4]

@@ -22,6 +22,8 @@ Cutout = tuple[np.ndarray, np.ndarray]
 """A person alone: (224, 224, 3) uint8 picture, black around it, and its pixels as 0 or 255."""
 GLOSS = {Part.SKIN: 0.16, Part.HAIR: 0.22, Part.SHOE: 0.25, Part.PROP: 0.4, Part.GLASSES: 0.8, Part.IRIS: 0.8, Part.SCLERA: 0.4}
 CLOTH_GLOSS = 0.03
+WHITE_BALANCE = 0.7
+"""How far a camera makes up for the colour of the light, 0 not at all, 1 wholly."""
 SKIN_WRAP = np.float32([0.30, 0.14, 0.10])
 """How far light creeps around skin, by colour: red the farthest."""
 
@@ -123,7 +125,8 @@ class Renderer:
             shine += (lit * lamp.colour.astype(np.float32)) * (gloss * np.clip(normals @ half, 0, 1) ** 24)[:, None]
         total = soft + hard
         rim = (gloss + 0.05)[:, None] * np.clip(1 + normals[:, 2:], 0, 1) ** 4 * soft
-        scale = np.float32(light.exposure / (total.mean() + 1e-6))
+        tint = total.mean(0) + np.float32(1e-6)
+        scale = light.exposure / tint.mean() * (tint.mean() / tint) ** np.float32(WHITE_BALANCE)
         colour = (albedo * total + shine + rim) * scale
         return np.sqrt(np.clip(colour / (1 + 0.22 * colour), 0, 1))
 

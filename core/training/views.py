@@ -142,7 +142,7 @@ def _cut_below(random: np.random.Generator, body: Flat) -> np.ndarray:
 def _cut_aside(random: np.random.Generator, body: Flat) -> np.ndarray:
     box, size = body.box, body.size
     cut, side = box + 9.0 * OUTWARDS, random.integers(2)
-    cut[2 * side] = box[0] + size[0] * (random.uniform(0.05, 0.45) if side == 0 else random.uniform(0.55, 0.95))
+    cut[2 * side] = box[0] + size[0] * (random.uniform(0.05, 0.38) if side == 0 else random.uniform(0.62, 0.95))
     return cut
 
 
