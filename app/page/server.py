@@ -128,8 +128,7 @@ def build_app(visitors: Visitors, worker: Worker, cameras: Cameras) -> "FastAPI"
         task.cancel()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    add_routes(app, worker.config)
-    app.websocket("/page/live")(cameras.connect)
+    add_routes(app, worker.config, cameras)
     gr.set_static_paths([visitors.root])  # Gradio then serves results where they are; the guard says whose they are
     blocks = build_blocks(worker)
     return gr.mount_gradio_app(
@@ -145,9 +144,9 @@ async def _sweep(visitors: Visitors) -> None:
         await asyncio.to_thread(visitors.sweep)
 
 
-def add_routes(app: "FastAPI", config: PageConfig) -> None:
-    """Uploads, results and the page's own scripts."""
-    from fastapi import Request
+def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
+    """Uploads, results, the camera and the page's own scripts."""
+    from fastapi import Request, WebSocket
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     @app.post("/page/upload")
@@ -187,6 +186,10 @@ def add_routes(app: "FastAPI", config: PageConfig) -> None:
         if path is None:
             return JSONResponse({"error": "no such recording; they are kept while their page is open"}, 404)
         return FileResponse(path, media_type="application/octet-stream", filename=name, headers={"cache-control": "no-store"})
+
+    @app.websocket("/page/live")
+    async def live(websocket: WebSocket) -> None:
+        await cameras.connect(websocket)
 
     @app.get("/page/{name}")
     async def asset(name: str) -> Response:
