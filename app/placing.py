@@ -51,17 +51,18 @@ def place_people(
     if not pairs:
         return []
     pairs = sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id))
-    smoothed = []
+    smoothed, raw_joints = [], []
     for placement, estimate in pairs:
-        posture, _ = in_frame(estimate, intrinsics_of(placement.frame, config.focal_px), config.parametric)
+        posture, joints_m = in_frame(estimate, intrinsics_of(placement.frame, config.focal_px), config.parametric)
+        raw_joints.append(joints_m.astype(np.float32))
         smoothed.append(smoother(placement.track_id, posture, placement.frame.time_s))
     bodies = with_joints(body, np.stack([posture.vertices_m for posture in smoothed]))
     meshes = []
-    for (placement, estimate), posture, (vertices_m, joints_m) in zip(pairs, smoothed, bodies, strict=True):
+    for (placement, estimate), posture, (vertices_m, joints_m), raw_m in zip(pairs, smoothed, bodies, raw_joints, strict=True):
         centred = replace(posture, vertices_m=vertices_m)
         mesh = smoothed_mesh(placement, estimate.camera, centred, joints_m, intrinsics_of(placement.frame, config.focal_px))
         visibility = smoother.visibility(placement.track_id, mesh.joint_visibility, placement.frame.time_s)
-        meshes.append((placement.frame.index, replace(mesh, joint_visibility=visibility)))
+        meshes.append((placement.frame.index, replace(mesh, joint_visibility=visibility, raw_joints_m=raw_m)))
     return meshes
 
 

@@ -54,6 +54,7 @@ class SmoothedMesh:
     joints_px: (14, 2) float32, that projection; joint_visibility: (14,) float32 0..1
     camera: (3,) float32 scale, tx, ty of the crop; box_px: (4,) float32; score: 0..1
     rotmats, shape: (J, 3, 3) and (S,) float32 body parameters in the same axes; None where they were not asked for
+    raw_joints_m: (14, 3) float32, joints_m before smoothing, for those who measure what that did; None where it is not known
     """
 
     track_id: int
@@ -67,6 +68,7 @@ class SmoothedMesh:
     translation_m: np.ndarray
     rotmats: np.ndarray | None = None
     shape: np.ndarray | None = None
+    raw_joints_m: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         num_joints = len(JOINT_NAMES)
@@ -76,6 +78,8 @@ class SmoothedMesh:
         }  # fmt: skip
         for name, shape in shapes.items():
             check_array(f"SmoothedMesh.{name}", getattr(self, name), shape, np.float32)
+        if self.raw_joints_m is not None:
+            check_array("SmoothedMesh.raw_joints_m", self.raw_joints_m, (num_joints, 3), np.float32)
         check_parameters("SmoothedMesh", self.rotmats, self.shape)
 
 

@@ -5,17 +5,21 @@ import json
 import math
 import platform
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from app.export.sink import SINKS, ClosingSink, Recording
-from app.types import Scene
+from app.jitter import jitter_m_s3
+from app.types import Scene, SmoothedMesh
 
 PACKAGES = ("torch", "numpy", "mediapipe", "opencv-contrib-python", "av", "numba", "scipy", "safetensors")
 LOWEST_MS, HIGHEST_MS = 1e-3, 1e6
 BINS_PER_FACTOR_E = 100
+JITTER_BINS = 240
+JITTER_COLUMNS = ("time_s", "before", "after")
 
 
 class RunningQuantiles:
@@ -81,6 +85,48 @@ class _StageRecord:
         }  # fmt: skip
 
 
+class _JitterRecord:
+    """Jitter of the joints around the pelvis before and after smoothing: means, and a curve over the video in a bounded number of bins."""
+
+    def __init__(self) -> None:
+        self._recent: dict[int, deque[tuple[float, np.ndarray, np.ndarray]]] = {}
+        self._bins: list[np.ndarray] = []  # (4,) each: values, time, before, after; the last three are sums
+        self._per_bin = 1
+
+    def add(self, time_s: float, meshes: tuple[SmoothedMesh, ...]) -> None:
+        """One frame; a third derivative needs four of the same person without a gap."""
+        here = {mesh.track_id: mesh for mesh in meshes if mesh.raw_joints_m is not None}
+        self._recent = {track_id: recent for track_id, recent in self._recent.items() if track_id in here}
+        values = []
+        for track_id, mesh in here.items():
+            recent = self._recent.setdefault(track_id, deque(maxlen=4))
+            recent.append((time_s, mesh.raw_joints_m, mesh.joints_m))
+            times_s, before_m, after_m = (np.array(column) for column in zip(*recent, strict=True))
+            if len(times_s) == 4 and (np.diff(times_s) > 0).all():
+                values.append((time_s, jitter_m_s3(times_s, before_m).mean(), jitter_m_s3(times_s, after_m).mean()))
+        if values:
+            self._put(np.array([1.0, *np.mean(values, axis=0)]))
+
+    def _put(self, value: np.ndarray) -> None:
+        if self._bins and self._bins[-1][0] < self._per_bin:
+            self._bins[-1] = self._bins[-1] + value
+        else:
+            self._bins.append(value)
+        if len(self._bins) > JITTER_BINS:
+            self._bins = [sum(self._bins[i : i + 2]) for i in range(0, len(self._bins), 2)]
+            self._per_bin *= 2
+
+    def as_json(self) -> dict[str, Any] | None:
+        """None when nobody was seen for long enough."""
+        if not self._bins:
+            return None
+        sums = np.array(self._bins)
+        mean = sums[:, 2:].sum(axis=0) / sums[:, 0].sum()
+        curve = (sums[:, 1:] / sums[:, :1]).T
+        columns = {name: [round(float(value), 3) for value in column] for name, column in zip(JITTER_COLUMNS, curve, strict=True)}
+        return {"before": round(float(mean[0]), 2), "after": round(float(mean[1]), 2), "curve": columns}
+
+
 @SINKS.register("summary.json")
 class SummarySink(ClosingSink):
     """Counts while the video runs; writes once, when closed. Whoever closes it puts the run's warnings into `warnings` before."""
@@ -91,6 +137,7 @@ class SummarySink(ClosingSink):
         self._recording = recording
         self._people: dict[int, _PersonRecord] = {}
         self._stages: dict[str, _StageRecord] = {}
+        self._jitter = _JitterRecord()
         self._num_frames = self._num_frames_with_people = self._max_people_at_once = 0
         self._start_s = time.perf_counter()
         self._closed = False
@@ -101,6 +148,7 @@ class SummarySink(ClosingSink):
         self._num_frames += 1
         self._num_frames_with_people += bool(scene.meshes)
         self._max_people_at_once = max(self._max_people_at_once, len(scene.meshes))
+        self._jitter.add(time_s, scene.meshes)
         for mesh in scene.meshes:
             self._people.setdefault(mesh.track_id, _PersonRecord(index, time_s)).add(index, time_s, mesh.score)
         for stage, time_ms in scene.timings_ms.items():
@@ -129,6 +177,7 @@ class SummarySink(ClosingSink):
             "seconds": round(elapsed_s, 3),
             "frames_per_s": round(self._num_frames / elapsed_s, 3) if elapsed_s > 0 else 0.0,
             "ms_per_stage": {stage: record.as_json() for stage, record in self._stages.items()},
+            "jitter_m_s3": self._jitter.as_json(),
             "body": recording.body,
             "settings": dict(recording.settings),
             "versions": installed_versions(),

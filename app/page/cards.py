@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 from app.page.models import BODY_LICENCES, Model
 from app.page.uploads import VIDEO, duration_text
@@ -126,9 +127,39 @@ def numbers(result: Result) -> str:
         ]
     else:
         tiles += [("Picture", f"{width} &times; {height}", "pixels"), ("Time", f"{summary['seconds']:.1f} s", "&nbsp;")]
+    jitter = summary.get("jitter_m_s3")
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{detail}</small></dd></div>" for name, value, detail in tiles)
     warnings = "".join(note(text[:1].upper() + text[1:]) for text in summary["warnings"])
-    return f'<dl class="fm-tiles">{cells}</dl>{warnings}'
+    return f'<dl class="fm-tiles">{cells}</dl>{jitter_plot(jitter) if jitter else ""}{warnings}'
+
+
+PLOT_PX = 640, 120
+"""Width and height of a plot's own coordinates."""
+
+
+def jitter_plot(jitter: dict[str, Any]) -> str:
+    """Shaking of the joints over the video, before and after smoothing, as two lines."""
+    curve = jitter["curve"]
+    width, height = PLOT_PX
+    start_s, end_s = curve["time_s"][0], curve["time_s"][-1]
+    ranked = sorted(curve["before"] + curve["after"])
+    top = max(ranked[int(0.98 * (len(ranked) - 1))], 1e-6) * 1.1  # a single jump must not flatten the rest
+    lines = []
+    for name in ("before", "after"):
+        points = [
+            f"{width * (time_s - start_s) / max(end_s - start_s, 1e-6):.1f},{height * (1 - min(value / top, 1)):.1f}"
+            for time_s, value in zip(curve["time_s"], curve[name], strict=True)
+        ]
+        lines.append(f'<polyline class="{name}" points="{" ".join(points)}"/>')
+    told = "".join(f'<span class="{name}">{name} {jitter[name]:.0f} m/s&sup3;</span>' for name in ("before", "after"))
+    change = 1 - jitter["after"] / jitter["before"] if jitter["before"] else 0
+    title = f"{change:.0%} calmer" if change > 0 else "not smoothed"
+    label = "Jitter before and after smoothing"
+    return (
+        f'<figure class="fm-plot"><figcaption><b>Jitter: {title}</b>{told}</figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" aria-label="{label}">{"".join(lines)}</svg>'
+        f"<footer><span>{start_s:.1f} s</span><span>{end_s:.1f} s</span></footer></figure>"
+    )
 
 
 def downloads(job: Job, number: int) -> str:

@@ -113,7 +113,7 @@ def _files_tab(worker: Worker, models: dict[str, Model]) -> None:
     # The 3D view has an event of its own: a generator's last value arrives twice, and Gradio's viewer shows nothing then.
     made = start.click(run, [uploads, *settings], [status, start, cancel, choice, current, *view], js=TAKE_UPLOADS, show_progress="hidden")
     made.then(animate, [choice, current], [model3d], show_progress="hidden")
-    cancel.click(stop, None, None, show_progress="hidden", queue=False)
+    cancel.click(stop, None, None, show_progress="hidden")
     choice.input(show, [choice, current], view, show_progress="hidden").then(animate, [choice, current], [model3d], show_progress="hidden")
 
 

@@ -176,7 +176,8 @@ class CameraSession:
             raise InputError("the camera's message holds no picture")
         number, time_ms = FRAME_HEADER.unpack_from(message)
         if not math.isfinite(time_ms) or time_ms <= self._last_ms:
-            raise InputError("the camera's frames do not come in order")
+            self._send(Reply(number, 0).as_bytes())  # late: of no use any more
+            return
         self._last_ms = time_ms
         self._received.put((number, time_ms / 1e3, message[FRAME_HEADER.size :]))
 

@@ -53,7 +53,7 @@
       this.sent = new Map();
       this.shown = [];
       this.number = 0;
-      this.encoding = 0;
+      this.encoding = false;
       this.reading = null;
       this.people = 0;
     }
@@ -143,17 +143,17 @@
     send() {
       const now = performance.now();
       for (const [number, time] of this.sent) if (now - time > STUCK_MS) this.sent.delete(number);
-      if (this.sent.size + this.encoding >= IN_FLIGHT || !this.video.videoWidth) return;
+      if (this.encoding || this.sent.size >= IN_FLIGHT || !this.video.videoWidth) return; // two encodings might end in the wrong order
       const scale = Math.min(1, LONGEST_SIDE / Math.max(this.video.videoWidth, this.video.videoHeight));
       const width = Math.round(this.video.videoWidth * scale);
       const height = Math.round(this.video.videoHeight * scale);
       if (this.grab.width !== width || this.grab.height !== height) Object.assign(this.grab, { width, height });
       this.grabber.drawImage(this.video, 0, 0, width, height);
       const socket = this.socket;
-      this.encoding += 1;
+      this.encoding = true;
       this.grab.toBlob(async (blob) => {
         const jpeg = blob && (await blob.arrayBuffer());
-        this.encoding -= 1;
+        this.encoding = false;
         if (!jpeg || socket !== this.socket || socket.readyState !== WebSocket.OPEN) return;
         const message = new Uint8Array(12 + jpeg.byteLength);
         const header = new DataView(message.buffer);

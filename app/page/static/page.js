@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   // Gradio's 3D viewer tries WebGPU first and reports an error where there is none, before it does well with WebGL.
-  if ("gpu" in navigator) Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined, configurable: true });
+  delete Navigator.prototype.gpu;
 
   const zones = new Set();
 
