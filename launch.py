@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -177,5 +178,14 @@ def fail(message: str) -> int:
     return EXPECTED_ERROR
 
 
+def leave(code: int) -> None:
+    """End the program, at once when threads are left: one may be inside a native library, which the interpreter's end would abort."""
+    if threading.active_count() == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -15,11 +15,11 @@ from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector, tiles
 from app.governor import Plan
 from app.pipeline import MIN_FOLLOW_IOU, Estimator
-from app.placing import Clock, Placement, intrinsics_of, mesh_box_px, place_people, placement_of
+from app.placing import Clock, Placement, mesh_box_px, place_people, placement_of
 from app.smooth import MeshSmoother
 from app.spans import THUMBNAIL_PX, is_cut, thumbnail
 from app.track import Track, Tracker, known_boxes
-from app.types import Frame, Person, Scene
+from app.types import Frame, Person, Scene, intrinsics_of
 from core.bodies import Body
 from core.types import MeshEstimate, PersonCrop
 

@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.camera import Camera
 from app.governor import Governor
 from app.hud import Hud, HudMeter
-from app.live import LivePipeline
-from app.placing import intrinsics_of
-from app.types import Scene
+from app.types import Scene, intrinsics_of
+
+if TYPE_CHECKING:
+    from app.live import LivePipeline
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,12 @@ class LiveLoop:
     """Use as a context manager. `newest` is the last scene; `failure` what ended the loop; sinks that fail are let go with a warning."""
 
     def __init__(
-        self, camera: Camera, open_pipeline: Callable[[], LivePipeline], governor: Governor, meter: HudMeter, focal_px: float | None = None
+        self,
+        camera: Camera,
+        open_pipeline: Callable[[], "LivePipeline"],
+        governor: Governor,
+        meter: HudMeter,
+        focal_px: float | None = None,
     ) -> None:
         """open_pipeline loads the network; it runs beside the loop, which shows the camera's picture meanwhile."""
         self._camera, self._open, self._focal_px = camera, open_pipeline, focal_px
@@ -135,7 +141,7 @@ class LiveLoop:
         if captured is not None:
             self._publish(Moment(Scene(captured.frame, intrinsics_of(captured.frame, self._focal_px)), captured.taken_s, estimated=False))
 
-    def _step(self, pipeline: LivePipeline) -> None:
+    def _step(self, pipeline: "LivePipeline") -> None:
         """The newest frame through the pipeline, and on to whoever looks and records."""
         plan = self.governor.plan
         captured = self._camera.take(TAKE_S)

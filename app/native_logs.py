@@ -1,4 +1,4 @@
-"""Keeps the start-up chatter of mediapipe's native libraries off the terminal. Nothing else is held back."""
+"""Keeps the start-up chatter of native libraries off the terminal. Nothing else is held back."""
 
 import contextlib
 import os
@@ -7,8 +7,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-CHATTER = re.compile(rb"^(INFO: Created TensorFlow Lite|WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d\d)")
-"""INFO and WARNING lines of TensorFlow Lite and absl; errors begin with E or F and pass."""
+CHATTER = re.compile(
+    rb"^(INFO: Created TensorFlow Lite|WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d\d"
+    rb"|error: XDG_RUNTIME_DIR is invalid)"
+)
+"""INFO and WARNING lines of TensorFlow Lite and absl; errors begin with E or F and pass. The last one is Wayland's, asked before X."""
 
 QUIET_ENVIRONMENT = {"GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2"}
 

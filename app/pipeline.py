@@ -14,11 +14,11 @@ import numpy as np
 from app.boxes import box_iou, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
-from app.placing import Clock, Placement, in_frame, intrinsics_of, mesh_box_px, place_people, placement_of, smoothed_mesh
+from app.placing import Clock, Placement, in_frame, mesh_box_px, place_people, placement_of, smoothed_mesh
 from app.smooth import MeshSmoother
 from app.spans import Span, split_spans
 from app.track import Track, Tracker, known_boxes
-from app.types import Frame, Scene
+from app.types import Frame, Scene, intrinsics_of
 from core.bodies import Body
 from core.types import MeshEstimate, PersonCrop
 

@@ -9,10 +9,10 @@ from app.boxes import box_around, clipped, side_px
 from app.config import LiveConfig
 from app.smooth import MeshSmoother, Posture
 from app.track import Track
-from app.types import Frame, Intrinsics, SmoothedMesh
+from app.types import Frame, Intrinsics, SmoothedMesh, intrinsics_of
 from app.visibility import joint_visibility
 from core.bodies import Body
-from core.geometry import default_focal_px, project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
+from core.geometry import project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
 from core.types import MeshEstimate, crop_center_px
 
 
@@ -64,12 +64,6 @@ def place_people(
         visibility = smoother.visibility(placement.track_id, mesh.joint_visibility, placement.frame.time_s)
         meshes.append((placement.frame.index, replace(mesh, joint_visibility=visibility, raw_joints_m=raw_m)))
     return meshes
-
-
-def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:
-    """The frame's camera: its centre as the principal point; the focal length given, or else the frame's diagonal."""
-    width, height = frame.size_px
-    return Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))
 
 
 def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics, parametric: bool = False) -> tuple[Posture, np.ndarray]:

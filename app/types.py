@@ -6,6 +6,7 @@ import numpy as np
 
 from core.arrays import check_array
 from core.joints import JOINT_NAMES
+from core.lens import default_focal_px
 from core.types import check_parameters
 
 
@@ -99,3 +100,9 @@ class Scene:
     intrinsics: Intrinsics
     meshes: tuple[SmoothedMesh, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:
+    """The frame's camera: its centre as the principal point; the focal length given, or else the frame's diagonal."""
+    width, height = frame.size_px
+    return Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))

@@ -1,5 +1,6 @@
 """`--webcam`: a camera, a stream or a file, live in a window, or without one."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -9,27 +10,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.camera import Camera
 from app.config import LiveConfig
 from app.governor import Governor
 from app.hud import Hud, HudMeter
-from app.jobs import NO_FACES, open_detector, open_estimator
-from app.live import LivePipeline
 from app.liveloop import LiveLoop, Moment
-from app.session import SessionRecorder, new_session_path
-from app.session_format import SessionInfo
 from app.types import Scene
-from app.visibility import body_joint_weights
-from core.bodies import Body
 from core.errors import InputError
+
+if TYPE_CHECKING:
+    from app.live import LivePipeline
+    from app.session import SessionRecorder
+    from core.bodies import Body
 
 log = logging.getLogger(__name__)
 
 TITLE = "FastMETRO Live"
 RECORDING = "recording"
 POLL_S = 1 / 60
+LOADING_FPS = 8.0
+"""Drawings a second while the network loads; more would only delay it."""
 HUD_S = 0.25
 """The numbers change this often, to be readable."""
 STATUS_S, TERMINAL_STATUS_S = 5.0, 0.5
@@ -39,7 +41,7 @@ MAX_DRAW_FAILURES = 5
 class View(Protocol):
     """What the loop needs of app.viewer.window.Window."""
 
-    def set_body(self, body: Body, joint_weights: object) -> None:
+    def set_body(self, body: "Body", joint_weights: object) -> None:
         """Once the network is loaded."""
 
     def show(self, scene: Scene, hud: Hud, source_state: str) -> None:
@@ -71,9 +73,19 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
 
 
 def check_display() -> None:
-    """Raises InputError at once where there surely is no display; the window itself notices the rest."""
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise NoDisplayError
+    """Raises NoDisplayError at once where there is none: Open3D would draw for nobody to see."""
+    if not sys.platform.startswith("linux"):
+        return
+    if os.environ.get("DISPLAY"):
+        x11 = ctypes.CDLL("libX11.so.6")
+        x11.XOpenDisplay.restype, x11.XCloseDisplay.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+        display = x11.XOpenDisplay(None)
+        if display:
+            x11.XCloseDisplay(display)
+            return
+    elif os.environ.get("WAYLAND_DISPLAY"):
+        return
+    raise NoDisplayError
 
 
 class NoDisplayError(InputError):
@@ -93,9 +105,22 @@ def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) ->
         raise NoDisplayError from error
 
 
-def open_pipeline(config: LiveConfig) -> LivePipeline:
-    """Load network and detector."""
+def open_pipeline(config: LiveConfig) -> "LivePipeline":
+    """Load network and detector; what takes long to import is imported here, so that the picture is there before."""
+    from app.jobs import open_detector, open_estimator
+    from app.live import LivePipeline
+
+    if not config.headless:
+        leave_a_core_for_drawing()
     return LivePipeline(open_estimator(config), open_detector(config), config)
+
+
+def leave_a_core_for_drawing() -> None:
+    """The network's threads wait for one another without pause: one that has to share its core with the window stops them all."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - 1)))
 
 
 @contextmanager
@@ -154,10 +179,15 @@ class Recorder:
             self._loop.detach(RECORDING)
             self._current = None
         elif self._loop.pipeline is not None:
+            from app.session import new_session_path
+
             self._folder.mkdir(parents=True, exist_ok=True)
             self._start(new_session_path(self._folder))
 
     def _start(self, path: Path) -> None:
+        from app.session import SessionRecorder
+        from app.session_format import SessionInfo
+
         config = self._config
         settings = {"checkpoint": config.checkpoint, "smoothing": config.smoothing, "focal_px": config.focal_px}
         info = SessionInfo.of(self._loop.pipeline.body, settings, config.parametric)
@@ -209,7 +239,7 @@ class LiveSession:
         try:
             self._tell_body(window)
             newest = moment or (self._loop.newest if stale else None)
-            if newest is not None and start_s - self._drawn_s >= 1 / self._loop.governor.plan.draw_fps - POLL_S / 4:
+            if newest is not None and start_s - self._drawn_s >= 1 / self._most_fps() - POLL_S / 4:
                 self._drawn_s = start_s
                 window.show(newest.scene, self._hud, self._camera.status.state)
                 going_on = window.poll()
@@ -223,6 +253,9 @@ class LiveSession:
                 log.warning("%s", text)
             return True
 
+    def _most_fps(self) -> float:
+        return self._loop.governor.plan.draw_fps if self._body_known else LOADING_FPS
+
     def _count(self, moment: Moment, start_s: float) -> None:
         self._num_failures = 0
         now_s = time.perf_counter()
@@ -235,6 +268,9 @@ class LiveSession:
         pipeline = self._loop.pipeline
         if pipeline is None or self._body_known:
             return
+        from app.jobs import NO_FACES
+        from app.visibility import body_joint_weights
+
         self._body_known = True
         if not len(pipeline.body.faces) and self._loop.meter.warn(NO_FACES):
             log.warning("%s", NO_FACES)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.lens import default_focal_px  # noqa: F401 - a part of this module for all that do not mind torch
 from core.types import CROP_SIZE_PX
 
 HALF_CROP_PX = CROP_SIZE_PX / 2
@@ -34,14 +35,6 @@ def weak_to_frame_px(points_m: np.ndarray, camera: np.ndarray, frame_from_crop: 
     """Weak-perspective projection into the frame. points_m: (N, 3); camera: (3,); frame_from_crop: (2, 3); returns (N, 2) pixels."""
     unit = camera[0] * (points_m[:, :2] + camera[1:])
     return crop_px_from_unit(unit) @ frame_from_crop[:, :2].T + frame_from_crop[:, 2]
-
-
-def default_focal_px(width_px: int, height_px: int) -> float:
-    """Focal length of a camera that nobody described: the picture's diagonal, about 55 degrees across it.
-
-    Source: CLIFF, Li et al. 2022
-    """
-    return math.hypot(width_px, height_px)
 
 
 def project_pinhole(points_m: np.ndarray, focal_px: float, principal_px: tuple[float, float] | np.ndarray) -> np.ndarray:

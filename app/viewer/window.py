@@ -11,6 +11,7 @@ import numpy as np
 import open3d as o3d
 
 from app.hud import Hud
+from app.native_logs import native_noise_filtered
 from app.render import HIDDEN_BELOW, SHOWN_ABOVE, track_color
 from app.types import Intrinsics, Scene, SmoothedMesh
 from app.viewer.panels import BAR_PX, bottom_bar, help_panel, top_bar
@@ -87,7 +88,9 @@ class Window:
         self._on = _Switches(mirror=mirror)
         o3d.utility.set_verbosity_level(o3d.utility.VerbosityLevel.Error)
         self._visualizer = o3d.visualization.VisualizerWithKeyCallback()
-        if not self._visualizer.create_window(title, *WINDOW_PX):
+        with native_noise_filtered():
+            created = self._visualizer.create_window(title, *WINDOW_PX)
+        if not created:
             raise WindowError
         self._style_options()
         self._bind_keys()
@@ -224,8 +227,9 @@ class Window:
         person.style.update(figure, mirror)
         self._set_shown(person.style.geometry, bool(figure.shown_joints.any()))
         self._visualizer.update_geometry(person.style.geometry)
-        self._set_shown(person.ring, ground)
-        if ground:
+        stands = ground and bool(figure.shown_joints[ANKLES].any())
+        self._set_shown(person.ring, stands)
+        if stands:
             where = np.array([mesh.translation_m[0] * mirror[0], self._ground_m - 0.005, mesh.translation_m[2]])
             person.ring.translate(where, relative=False)
             self._visualizer.update_geometry(person.ring)

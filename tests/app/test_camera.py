@@ -16,7 +16,7 @@ from tests.app.media import write_video
 from tests.app.mjpeg import MjpegCamera
 
 
-def until(camera: Camera, reached: Callable[[Captured | None], bool], limit_s: float = 12.0) -> float:
+def until(camera: Camera, reached: Callable[[Captured | None], bool], limit_s: float = 40.0) -> float:
     """Take frames until something is true of camera or frame; the time it took."""
     start_s = time.perf_counter()
     while time.perf_counter() - start_s < limit_s:
