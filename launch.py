@@ -133,10 +133,11 @@ def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
 
 def run_live(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
     """The window, or what stands in for it where there is no display."""
-    from app.session import refuse_existing
     from app.webcam import NoDisplayError, run_webcam
 
     if config.record is not None:
+        from app.session import refuse_existing
+
         refuse_existing(config.record)
     try:
         print(run_webcam(flags.webcam, config, flags.out or Path()))

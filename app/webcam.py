@@ -97,6 +97,7 @@ class NoDisplayError(InputError):
 
 def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) -> View:
     """The window. Raises NoDisplayError."""
+    check_display()
     from app.viewer.window import Window, WindowError
 
     try:
