@@ -97,15 +97,18 @@ def _floats(shape: tuple[int, ...]) -> pa.DataType:
 
 def row_of(scene: Scene, info: SessionInfo, schema: pa.Schema, picture_jpeg: bytes | None, first: bool) -> pa.RecordBatch:
     """One frame as a batch of one row. Raises ValueError when a mesh does not fit `info`."""
-    meshes = pa.ListArray.from_arrays(pa.array([0, len(scene.meshes)], pa.int32()), _mesh_rows(scene.meshes, info, schema))
-    columns = [
-        pa.array([scene.frame.index], pa.int64()), pa.array([scene.frame.time_s], pa.float64()),
-        pa.array([scene.frame.size_px], schema.field("image_size_px").type), pa.array([scene.intrinsics.focal_px], pa.float64()),
-        pa.array([scene.intrinsics.principal_px], schema.field("principal_px").type),
-        pa.array([list(scene.timings_ms.items())], schema.field("timings_ms").type), pa.array([picture_jpeg], pa.binary()),
-        meshes, _body_row(info) if first else pa.nulls(1, _BODY_MESH),
-    ]  # fmt: skip
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    values = {
+        "frame_index": [scene.frame.index], "time_s": [scene.frame.time_s], "image_size_px": scene.frame.size_px,
+        "focal_px": [scene.intrinsics.focal_px], "principal_px": scene.intrinsics.principal_px,
+    }  # fmt: skip
+    columns = {name: _as_arrow(np.array(value), schema.field(name).type) for name, value in values.items()}
+    columns["timings_ms"] = _as_map(scene.timings_ms)
+    columns["picture_jpeg"] = pa.nulls(1, pa.binary()) if picture_jpeg is None else _as_texts(pa.binary(), [picture_jpeg])
+    columns["meshes"] = pa.ListArray.from_arrays(
+        _plain(np.array([0, len(scene.meshes)]), pa.int32()), _mesh_rows(scene.meshes, info, schema)
+    )
+    columns["body_mesh"] = _body_row(info) if first else pa.nulls(1, _BODY_MESH)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def _mesh_rows(meshes: tuple[SmoothedMesh, ...], info: SessionInfo, schema: pa.Schema) -> pa.StructArray:
@@ -127,10 +130,30 @@ def _mesh_rows(meshes: tuple[SmoothedMesh, ...], info: SessionInfo, schema: pa.S
     return pa.StructArray.from_arrays(arrays, fields=fields)
 
 
+def _plain(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Numbers as they lie in memory. Not pa.array: that imports pandas where it is installed, a second's pause in a live session."""
+    values = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(values)])
+
+
 def _as_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Numbers, or rows of numbers."""
     if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), kind.value_type), type=kind)
-    return pa.array(values, kind)
+        return pa.FixedSizeListArray.from_arrays(_plain(values.reshape(-1), kind.value_type), type=kind)
+    return _plain(values, kind)
+
+
+def _as_texts(kind: pa.DataType, texts: list[bytes]) -> pa.Array:
+    """Strings or binaries."""
+    ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
+    return pa.Array.from_buffers(kind, len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
+
+
+def _as_map(values: Mapping[str, float]) -> pa.Array:
+    keys = _as_texts(pa.string(), [key.encode() for key in values])
+    return pa.MapArray.from_arrays(
+        _plain(np.array([0, len(values)]), pa.int32()), keys, _plain(np.array(list(values.values()), np.float32), pa.float32())
+    )
 
 
 def _body_row(info: SessionInfo) -> pa.StructArray:
@@ -138,7 +161,7 @@ def _body_row(info: SessionInfo) -> pa.StructArray:
         info.faces, info.vertex_joint_weights, info.kept_ids, info.upsample.indptr, info.upsample.indices, info.upsample.data
     )  # fmt: skip
     columns = [
-        pa.ListArray.from_arrays(pa.array([0, part.size], pa.int32()), pa.array(part.reshape(-1), item.type.value_type))
+        pa.ListArray.from_arrays(_plain(np.array([0, part.size]), pa.int32()), _plain(part.reshape(-1), item.type.value_type))
         for part, item in zip(parts, _BODY_MESH, strict=True)
     ]
     return pa.StructArray.from_arrays(columns, fields=list(_BODY_MESH))

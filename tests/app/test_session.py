@@ -18,7 +18,6 @@ from app.session_format import BACKGROUND_RGB, MESH_FIELDS, SessionInfo
 from app.types import Scene
 from core.errors import InputError
 from tests.app.media import mesh, quarter_picture, scene
-from tests.app.test_launch import outcome
 from tests.toy import ToyBody
 
 BODY = ToyBody()
@@ -126,6 +125,8 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(InputError, match="exists already"):
         SessionRecorder(path, INFO)
     assert path.read_bytes() == before
+    from tests.app.test_launch import outcome
+
     code, out, err = outcome(capsys, "--webcam", "nothing.mp4", "--headless", "--record", path)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "exists already" in err  # said first, before the source is opened
@@ -169,6 +170,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
         [sys.executable, "-c", child, str(tmp_path / "a.arrows"), "200"], capture_output=True, text=True, timeout=60
     )
     assert "stopped after" in done.stdout, done.stderr
+    assert done.stdout.split()[-1] == "False", "pandas was imported, which takes a second in the middle of a live session"
     reader = SessionReader(tmp_path / "a.arrows")
     assert reader.num_frames > 10
     assert len(list(reader)) == reader.num_frames
@@ -190,6 +192,7 @@ for index in range(int(sys.argv[2])):
         print(recorder.problem, flush=True)
         break
 recorder.close()
+print("pandas" in sys.modules)
 """
 
 
