@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from core.bodies.anny import AnnyBody
+from core.errors import InputError
 from core.joints import JOINT_NAMES
-from core.training.pose_sources import FITTED, open_pose_sources
+from core.training.pose_sources import FITTED, check_names, open_pose_sources
 from core.training.poses import CLOSE_WEIGHTS, FAMILIES, FAMILY_WEIGHTS, PoseSampler
 from core.training.render import Cutout, Renderer
+from core.training.scenery import check_folders
 from core.training.shapes import draw_shapes
 from core.training.views import FRAMING_NAMES, Views, draw_views
 
@@ -46,6 +48,16 @@ class PeopleConfig:
     poses: tuple[str, ...] = (FITTED,)
     recorded_share: float = 0.35
     held_out: bool = False
+
+    def check(self) -> None:
+        """Raise InputError for numbers out of range, and for folders and files that are not there."""
+        low = VALIDATION_SEED if self.held_out else 0
+        if not low <= self.seed < low + VALIDATION_SEED:
+            raise InputError(f"synthetic people: got seed {self.seed - low}, expected 0 to {VALIDATION_SEED - 1}")
+        if not 0 <= self.recorded_share <= 1:
+            raise InputError(f"synthetic people: got a share of recorded poses (recorded_share) of {self.recorded_share}, expected 0 to 1")
+        check_folders(self.backgrounds)
+        check_names(self.poses)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from core.bodies import Body, load_body
 from core.errors import InputError
 from core.geometry import HALF_CROP_PX
 from core.training.people import FAMILY_NAMES, VALIDATION_SEED, People, PeopleConfig
-from core.training.pose_sources import FITTED, open_pose_sources
+from core.training.pose_sources import FITTED
 from core.training.samples import BOX_UNIT_PX, DATASETS, Sample
-from core.training.scenery import check_folders
 from core.types import CROP_SIZE_PX
 
 
@@ -32,17 +31,13 @@ class PeopleStream:
         """
         if body.name != "anny":
             raise InputError(f"data set 'synthetic': shows the body 'anny', but the network has {body.name!r}; use data of that body")
-        if not (0 <= seed < VALIDATION_SEED and epoch > 0 and 0 <= recorded_share <= 1):
-            raise InputError(
-                f"data set 'synthetic': got seed {seed}, epoch {epoch}, recorded_share {recorded_share}; expected a seed from 0 to "
-                f"{VALIDATION_SEED - 1}, an epoch above 0, a share from 0 to 1"
-            )
+        if epoch < 1:
+            raise InputError(f"data set 'synthetic': got an epoch of {epoch} people, expected 1 or more")
         folders = tuple(Path(folder) for folder in ([backgrounds] if isinstance(backgrounds, str | Path) else backgrounds))
         names = (poses,) if isinstance(poses, str) else tuple(str(name) for name in poses)
         self.config = PeopleConfig(seed + VALIDATION_SEED * validation, folders, names, recorded_share, validation)
+        self.config.check()
         self.epoch, self._people = epoch, None
-        check_folders(folders)
-        open_pose_sources([name for name in names if name == FITTED or not Path(name).exists()], body)  # what is missing shows now
 
     def __len__(self) -> int:
         return self.epoch

@@ -71,6 +71,13 @@ class MixedPoses:
         return torch.stack(parts)[torch.from_numpy(chosen), torch.arange(count)]
 
 
+def check_names(names: Sequence[str | Path]) -> None:
+    """Raise InputError for a source that is not there; whether it can be read shows when it is opened."""
+    for name in names:
+        if str(name) != FITTED and not Path(name).exists():
+            raise InputError(f"pose source {name}: not found; expected {FITTED!r}, or a file or folder of motion capture")
+
+
 def open_pose_sources(names: Sequence[str | Path], body: AnnyBody) -> PoseSource | None:
     """The sources of these names, mixed; None for no names. Raises InputError for what is missing, foreign or broken."""
     sources = [open_pose_source(name, body) for name in names]
@@ -83,9 +90,8 @@ def open_pose_source(name: str | Path, body: AnnyBody) -> PoseSource:
         from core.training.fitted_poses import load
 
         return load(body)
+    check_names([name])
     path = Path(name)
-    if not path.exists():
-        raise InputError(f"pose source {name}: not found; expected {FITTED!r}, or a file or folder of motion capture")
     reference = Reference.of(body)
     names, parts = [], []
     for file, kind in _files(path):

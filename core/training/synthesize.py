@@ -6,9 +6,11 @@ share the work, each with its own seed.
 """
 
 import argparse
+import json
 import logging
 import multiprocessing
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +18,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from core.errors import InputError
 from core.training.people import FAMILY_NAMES, VALIDATION_SEED, People, PeopleConfig
 from core.training.pose_sources import FITTED
 from core.training.shapes import GROUP_NAMES
+from core.training.shards import SHARD_PATTERN
 from core.training.views import FRAMING_NAMES
 
 log = logging.getLogger(__name__)
 
 SHARD_SIZE = 500
+SIGNATURE = "made_of.json"
+"""Beside the shards: seed, backgrounds and poses that they were made with."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,11 @@ def _work(config: SynthesisConfig, numbers: list[int]) -> None:
 
 
 def synthesize(config: SynthesisConfig, workers: int = 1) -> None:
-    """Make all shards that are not there yet, with that many processes."""
-    config.out.mkdir(parents=True, exist_ok=True)
+    """Make all shards that are not there yet, with that many processes. Raises InputError."""
+    if config.count < 1 or workers < 1:
+        raise InputError(f"synthesis: got {config.count} pictures and {workers} workers, expected 1 or more of both")
+    config.people.check()
+    _sign(config)
     numbers = list(range(-(-config.count // SHARD_SIZE)))
     if workers == 1:
         _work(config, numbers)
@@ -106,20 +115,47 @@ def synthesize(config: SynthesisConfig, workers: int = 1) -> None:
     for process in crew:
         process.join()
     if any(process.exitcode for process in crew):
-        raise RuntimeError(f"a synthesis worker ended with {[process.exitcode for process in crew]}")
+        raise InputError(f"synthesis: workers ended with {[process.exitcode for process in crew]}; see their messages above")
+
+
+def _sign(config: SynthesisConfig) -> None:
+    """Write beside the shards what they are made of. Raises InputError when shards of something else lie there already."""
+    people = config.people
+    wanted = {
+        "seed": people.seed, "held_out": people.held_out, "backgrounds": [folder.name for folder in people.backgrounds],
+        "poses": [Path(name).name for name in people.poses], "recorded_share": people.recorded_share,
+    }  # fmt: skip
+    path, elsewhere = config.out / SIGNATURE, f"keep on with the same settings, or give another --out than {config.out}"
+    config.out.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() and any(config.out.glob(SHARD_PATTERN)):
+        raise InputError(f"synthesis: the shards there are of an older kind, with no {SIGNATURE} beside them; {elsewhere}")
+    if not path.is_file():
+        path.write_text(json.dumps(wanted, indent=1))
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"synthesis: {path} is no JSON ({error}); {elsewhere}") from error
+    other = [f"{key} {found.get(key)} instead of {value}" for key, value in wanted.items() if found.get(key) != value]
+    if other:
+        raise InputError(f"synthesis: the shards there were made with {', '.join(other)}; {elsewhere}")
 
 
 def _start(config: SynthesisConfig, numbers: list[int]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    _work(config, numbers)
+    try:
+        _work(config, numbers)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
 
 
-def main() -> None:
-    """Command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry point; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m core.training.synthesize", description="Make synthetic people with known truth.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards; what is there already is kept")
     parser.add_argument("--count", type=int, required=True, help="pictures to make")
-    parser.add_argument("--seed", type=int, default=0, help=f"another seed gives other people; below {VALIDATION_SEED}")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other people")
     parser.add_argument("--validation", action="store_true", help="people as training never sees them: seeds, shapes, outfits, backgrounds")
     parser.add_argument("--backgrounds", type=Path, nargs="+", default=[], help="folders of pictures and .hdr light probes without people")
     parser.add_argument(
@@ -130,15 +166,20 @@ def main() -> None:
         "--recorded-share", "--mocap-share", type=float, default=PeopleConfig.recorded_share, help="share of recorded poses, 0..1"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     people = PeopleConfig(
         seed=flags.seed + (VALIDATION_SEED if flags.validation else 0), backgrounds=tuple(flags.backgrounds),
         poses=(str(flags.mocap),) if flags.mocap else tuple(flags.poses), recorded_share=flags.recorded_share, held_out=flags.validation,
     )  # fmt: skip
     config = SynthesisConfig(flags.out, flags.count, people, full_mesh=flags.validation)
-    synthesize(config, flags.workers)
+    try:
+        synthesize(config, flags.workers)
+    except (InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

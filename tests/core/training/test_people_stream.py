@@ -12,7 +12,7 @@ from core.joints import JOINT_NAMES
 from core.training.people import BLOCK_SIZE, VALIDATION_SEED, PeopleConfig
 from core.training.samples import open_dataset
 from core.training.shards import load_pictures, load_shard
-from core.training.synthesize import SynthesisConfig, synthesize
+from core.training.synthesize import SIGNATURE, SynthesisConfig, main, synthesize
 from tests.toy import ToyBody
 
 
@@ -72,7 +72,7 @@ def test_validation_people_are_apart(body):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"seed": VALIDATION_SEED}, "seed from 0"), ({"epoch": 0}, "epoch"), ({"recorded_share": 2}, "share"),
+        ({"seed": VALIDATION_SEED}, "got seed"), ({"epoch": 0}, "epoch"), ({"recorded_share": 2}, "share"),
         ({"backgrounds": "nowhere"}, "not found"), ({"poses": "nowhere"}, "not found"), ({"pose": "x"}, "its options are"),
     ],
 )  # fmt: skip
@@ -84,3 +84,20 @@ def test_bad_options_give_one_line(body, options, complaint):
 def test_other_bodies_are_refused():
     with pytest.raises(InputError, match="shows the body 'anny'"):
         open_dataset("synthetic", ToyBody(), {})
+
+
+def test_the_command_makes_shards_and_refuses_to_mix_them(tmp_path, capfd):
+    out = tmp_path / "people"
+    command = ["--out", str(out), "--count", "2", "--poses", "--validation"]
+    assert main(command) == 0
+    with np.load(out / "shard-00000.npz") as stored:
+        assert stored["seed"] == VALIDATION_SEED and stored["vertices_m"].shape[0] == 2
+    assert main(command) == 0  # goes on: nothing left to do
+    for changes, complaint in ((["--seed", "5"], "seed 1000000000 instead of 1000000005"), (["--poses", "nowhere"], "nowhere: not found"),
+                               (["--count", "0"], "0 pictures"), (["--recorded-share", "3"], "share"), (["--seed", "-1"], "got seed -1"),
+                               (["--backgrounds", str(tmp_path / "none")], "none: not found")):  # fmt: skip
+        assert main([*command, *changes]) == 1
+        said = capfd.readouterr().err.strip().splitlines()
+        assert complaint in said[-1] and "Traceback" not in " ".join(said)
+    (out / SIGNATURE).unlink()
+    assert main(command) == 1 and "older kind" in capfd.readouterr().err
