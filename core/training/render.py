@@ -194,7 +194,7 @@ class Renderer:
         person, other = self.crowd[random.integers(len(self.crowd))]
         left, top, right, bottom = _bounds(other)
         here = _bounds(mask)
-        scale = random.uniform(*scales) * (here[3] - here[1] + 20) / (bottom - top + 20)
+        scale = random.uniform(*scales) * _side(here) / _side((left, top, right, bottom))
         side = 1 if random.random() < 0.5 else -1
         mirror = -1.0 if random.random() < 0.5 else 1.0
         x = (here[0] + here[2]) / 2 + side * apart * size - mirror * scale * (left + right) / 2
@@ -246,6 +246,11 @@ def _gloss_of(parts: np.ndarray) -> np.ndarray:
     for part, gloss in GLOSS.items():
         table[part] = gloss
     return table[parts]
+
+
+def _side(bounds: tuple[int, int, int, int]) -> float:
+    """The longer side of a box, of people as large as pictures hold them."""
+    return max(bounds[2] - bounds[0], bounds[3] - bounds[1], 20)
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:

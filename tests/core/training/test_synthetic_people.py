@@ -257,3 +257,49 @@ def test_places_are_pictures(name):
     picture = PLACES[name][1](np.random.default_rng(0), 64)
     assert picture.shape == (64, 64, 3) and np.isfinite(picture).all()
     assert 0.02 < np.clip(picture, 0, 1).mean() < 0.99
+
+
+def test_held_out_backgrounds_are_apart(tmp_path):
+    for number in range(60):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((64, 64, 3), number * 4, np.uint8))
+    seen, unseen = (
+        {int(picture[0, 0, 0]) for picture in Scenery(np.random.default_rng(0), 64, [tmp_path], held_out).pictures}
+        for held_out in (False, True)
+    )
+    assert not seen & unseen and len(seen | unseen) == 60
+    assert 1 <= len(unseen) <= 15
+
+
+def test_people_beside_are_of_like_size(body):
+    """Somebody lying, low and wide, is not blown up to the height of who stands."""
+    renderer = Renderer(body, 0)
+    picture, mask = np.full((224, 224, 3), 200, np.uint8), np.zeros((224, 224), np.uint8)
+    mask[100:120, 20:200] = 255
+    renderer.reseed(np.random.default_rng(0), [(picture, mask)])
+    standing = np.zeros((224, 224), np.float32)
+    standing[20:200, 100:120] = 1
+    for _ in range(10):
+        alpha = renderer._paste(np.zeros((224, 224, 3), np.float32), standing, 0.3, (1.0, 1.0))[1]
+        rows = np.flatnonzero((alpha > 0.5).any(1))
+        assert len(rows) < 30
+
+
+def test_the_pixels_are_where_the_truth_says(body):
+    """The drawn person covers the projection of its mesh (clothes only add), and its joints but for a raised hand's edge."""
+    batch = PoseSampler(body, 2).sample(8, np.zeros(8, int), np.tile(np.eye(3), (8, 1, 1)))
+    vertices = body.vertices(batch.rotmats, body.shape_bank[:8])
+    joints, pelvis, renderer = body.joints(vertices).numpy(), body.pelvis(vertices).numpy(), Renderer(body, 4)
+    drawn = 0
+    for i in range(8):
+        alone = []
+        crop = renderer.draw(vertices[i].numpy(), joints[i], pelvis[i], "full", alone.append)
+        for _, mask in alone:
+            centred = vertices[i].numpy() - pelvis[i]
+            flat = crop.camera[0] * (centred[:, :2] + crop.camera[1:])
+            pixels = np.clip(((flat + 1) * 112).astype(int), 0, 223)
+            near = cv2.dilate(mask, np.ones((5, 5), np.uint8))
+            assert (near[pixels[:, 1], pixels[:, 0]] > 0).mean() > 0.95  # as far as a weak camera can tell
+            joint_px = ((crop.joints_crop + 1) * 112).astype(int)
+            assert (mask[joint_px[:, 1], joint_px[:, 0]] > 0).mean() > 0.9
+            drawn += 1
+    assert drawn >= 4
