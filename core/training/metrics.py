@@ -28,6 +28,7 @@ class Scores:
     facing_over_60_deg: float  # share of people, 0..1
     projection_error_px: float | None = None  # mean distance in the 224 px crop, visible joints
     facing_over_120_deg: float | None = None
+    mpvpe_intermediate_mm: float | None = None
 
     def __str__(self) -> str:
         """One line for logs and tables."""
@@ -154,13 +155,15 @@ def joined(parts: list[Estimates]) -> Estimates:
 class PersonErrors:
     """Errors of each of B people, so that a set may be of any size. NaN = no truth of that kind.
 
-    joints_mm, aligned_joints_mm: (B, 14) after centring on the hips, after similarity alignment      vertices_mm: (B,)
+    joints_mm, aligned_joints_mm: (B, 14) after centring on the hips, after similarity alignment
+    vertices_mm: (B,) of the full mesh; intermediate_mm: (B,) of the intermediate level, whose vertices lie more evenly
     facing_deg: (B,)      projection_px: (B, 14) in the 224 px crop, NaN for joints that are not seen
     """
 
     joints_mm: np.ndarray
     aligned_joints_mm: np.ndarray
     vertices_mm: np.ndarray
+    intermediate_mm: np.ndarray
     facing_deg: np.ndarray
     projection_px: np.ndarray
 
@@ -183,6 +186,7 @@ class PersonErrors:
             mpjpe_mm=float(self.joints_mm.mean()),
             pa_mpjpe_mm=float(self.aligned_joints_mm.mean()),
             mpvpe_mm=_mean_of_known(self.vertices_mm),
+            mpvpe_intermediate_mm=_mean_of_known(self.intermediate_mm),
             facing_error_median_deg=float(np.median(self.facing_deg)),
             facing_over_60_deg=float((self.facing_deg > 60).mean()),
             facing_over_120_deg=float((self.facing_deg > 120).mean()),
@@ -202,6 +206,7 @@ def person_errors(predicted: Estimates, true: Estimates, joint_visibility: np.nd
         joints_mm=joint_distances_mm(predicted.joints_m, true.joints_m),
         aligned_joints_mm=aligned_joint_distances_mm(predicted.joints_m, true.joints_m),
         vertices_mm=mpvpe_mm(predicted.vertices_m, true.vertices_m),
+        intermediate_mm=np.full(len(true.joints_m), np.nan),
         facing_deg=facing_errors_deg(predicted.joints_m, true.joints_m),
         projection_px=np.where(joint_visibility > 0.5, distance_px, np.nan),
     )

@@ -97,25 +97,31 @@ class PeopleScorer:
     ) -> PersonErrors:  # fmt: skip
         joints_m, meshes_m = predicted
         unit = cameras[:, None, :1] * (joints_m[..., :2] + cameras[:, None, 1:])
+        errors_mm = np.array([self._vertex_errors(mesh, true) for mesh, true in zip(meshes_m, vertices, strict=True)])
         distance_px = np.linalg.norm((unit + 1) * HALF_CROP_PX - true_px, axis=-1)
         return PersonErrors(
             joints_mm=joint_distances_mm(joints_m, true_m),
             aligned_joints_mm=aligned_joint_distances_mm(joints_m, true_m),
-            vertices_mm=np.array([self._vertex_error(mesh, true) for mesh, true in zip(meshes_m, vertices, strict=True)]),
+            vertices_mm=errors_mm[:, 0],
+            intermediate_mm=errors_mm[:, 1],
             facing_deg=facing_errors_deg(joints_m, true_m),
             projection_px=np.where(np.stack([_seen(sample) for sample in samples]), distance_px, np.nan),
         )
 
-    def _vertex_error(self, mesh_m: np.ndarray, true_m: np.ndarray | None) -> float:
+    def _vertex_errors(self, mesh_m: np.ndarray, true_m: np.ndarray | None) -> tuple[float, float]:
+        """Mean error of the full mesh and of the intermediate level; where the truth is only the latter, that twice."""
         if true_m is None:
-            return float("nan")
-        if len(true_m) == self.body.levels.sizes[1]:
-            mesh_m = mesh_m[self.body.levels.intermediate_ids]
-            self.note(ON_INTERMEDIATE)
-        if mesh_m.shape != true_m.shape:
+            return float("nan"), float("nan")
+        ids = self.body.levels.intermediate_ids
+        if mesh_m.shape == true_m.shape:
+            distances_m = np.linalg.norm(mesh_m - true_m, axis=-1)
+            return float(distances_m.mean()) * MM_PER_M, float(distances_m[ids].mean()) * MM_PER_M
+        if len(true_m) != len(ids):
             sizes = " or ".join(map(str, self.body.levels.sizes[1:]))
             raise InputError(f"the truth has {len(true_m)} vertices, the network's body {self.body.name!r} {sizes}")
-        return float(mpvpe_mm(mesh_m[None], true_m[None])[0])
+        self.note(ON_INTERMEDIATE)
+        error_mm = float(mpvpe_mm(mesh_m[ids][None], true_m[None])[0])
+        return error_mm, error_mm
 
     def _true_vertices(self, samples: Sequence[Sample]) -> list[np.ndarray | None]:
         """For each sample its mesh with the pelvis at 0: as it came, or posed; None where neither is possible."""

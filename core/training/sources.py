@@ -1,15 +1,18 @@
 """Where training data and first weights come from, and what their licences allow: the table behind model cards."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
+from core.errors import InputError
 from core.registry import Registry
 
 YES, NO, UNKNOWN = "yes", "no", "not known"
 TRUNK_ROLE, MEDIAPIPE = "first weights of the backbone; Google trained them on photographs", "Apache-2.0 (The MediaPipe Authors)"
 OFFICIAL = "official FastMETRO release"
+FITTED_POSES = "fitted"
 UNRECORDED = "poses and backgrounds of the synthetic people"
 
 
@@ -27,6 +30,10 @@ SOURCES: Registry[Source] = Registry("data source")
 for key, source in {
     "anny": Source("Anny", "body model, of which the synthetic people are made", "assets CC0-1.0, code Apache-2.0 (NAVER Corp.)", YES),
     "procedural": Source("procedural poses, clothes and rooms", "drawn by this project's own code", "MIT", YES),
+    "fitted": Source(
+        "fitted distribution of poses", "poses",
+        "fitted to CMU motion capture (mocap.cs.cmu.edu, created with funding from NSF EIA-0196217), DeepMimic (MIT), MakeHuman (CC0)", YES,
+    ),
     "cmu": Source("CMU motion capture", "poses", "free for all uses; mocap.cs.cmu.edu, created with funding from NSF EIA-0196217", YES),
     "deepmimic": Source("DeepMimic motions", "poses: flips, crawling, getting up", "MIT", YES),
     "makehuman": Source("MakeHuman poses", "poses: sitting, running, gymnastics", "CC0", YES),
@@ -53,6 +60,48 @@ MIX_SOURCES = ("human3.6m", "coco_smpl", "muco", "up3d", "mpii")
 """METRO's composite of five data sets."""
 
 
+SOURCES_FILE = "sources.json"
+"""Beside shards: what their people are made of."""
+Named = str | dict[str, str]
+"""A key of SOURCES, or Source's fields for something else."""
+
+
+def people_sources(poses: Iterable[str | Path], backgrounds: Iterable[str | Path], told: Sequence[str] = ()) -> list[Named]:
+    """What synthetic people are made of: our own procedures, the fitted poses, and what the caller says his files are.
+
+    poses, backgrounds: as for core.training.people; told: keys of SOURCES that they are of. Files of which nothing is told are
+    named, with an unknown licence. Raises InputError for unknown keys.
+    """
+    poses = [str(name) for name in poses]
+    for key in told:
+        SOURCES[key]
+    given = {f"{what}, {Path(place).name}": what for what, places in (("poses", poses), ("backgrounds", backgrounds)) for place in places}
+    given.pop(f"poses, {FITTED_POSES}", None)
+    unknown: list[Named] = [{"name": name, "what": what} for name, what in given.items()]
+    return ["procedural", *([FITTED_POSES] if FITTED_POSES in poses else []), *(told or unknown)]
+
+
+def write_sources(folder: Path, sources: Iterable[Named]) -> None:
+    """Note in a folder of shards what they are made of, beside what is noted there already."""
+    kept = read_sources(folder)
+    kept += [source for source in sources if source not in kept]
+    (folder / SOURCES_FILE).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def read_sources(folder: Path) -> list[Named]:
+    """What a folder of shards says that it is made of; nothing for older ones. Raises InputError when the file is damaged."""
+    path = folder / SOURCES_FILE
+    if not path.is_file():
+        return []
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not readable ({' '.join(str(error).split())}); remove it, or write a list of sources") from error
+    if not isinstance(content, list) or not all(isinstance(source, str | dict) for source in content):
+        raise InputError(f"{path}: got {type(content).__name__}, expected a list of names and objects; remove it or write it anew")
+    return content
+
+
 def sources_of(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[Source]:
     """What a checkpoint was made with, by its configuration and metadata: what it names itself, and what its parts imply.
 
@@ -64,7 +113,8 @@ def sources_of(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[S
     if not origin.startswith("random"):
         keys.append(TRUNKS.get(str(config.get("backbone", "")), ""))
     others: list[Source] = []
-    for named in data.get("sources", []):
+    named_sources = data.get("sources") or stream_sources(metadata)
+    for named in named_sources:
         if isinstance(named, Mapping):
             others.append(Source(*(str(named.get(name, UNKNOWN)) for name in ("name", "what", "licence", "commercial"))))
         elif named in SOURCES:
@@ -72,16 +122,30 @@ def sources_of(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[S
         else:
             others.append(Source(str(named), UNKNOWN, UNKNOWN, UNKNOWN))
     real = tsv_sources(metadata)
-    if not data.get("sources") and not real and not origin.startswith(OFFICIAL):
+    if not named_sources and not real and not origin.startswith(OFFICIAL):
         others.append(Source(UNRECORDED, "poses, pictures behind people", "the file does not record them", UNKNOWN))
     keys += real
     unique = dict.fromkeys(key for key in keys if key in SOURCES)
     return [SOURCES[key] for key in unique] + others
 
 
+def training_set(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run's config says about its training data; nothing for runs without one."""
+    return ((metadata.get("run") or {}).get("data") or {}).get("train") or {}
+
+
+def stream_sources(metadata: Mapping[str, Any]) -> list[Named]:
+    """What the people of a run on the kind "synthetic" are made of."""
+    train = training_set(metadata)
+    if train.get("kind") != "synthetic":
+        return []
+    places = {key: train.get(key, default) for key, default in (("poses", (FITTED_POSES,)), ("backgrounds", ()))}
+    return people_sources(*([place] if isinstance(place, str) else place for place in places.values()))
+
+
 def tsv_sources(metadata: Mapping[str, Any]) -> list[str]:
     """Keys of the data sets in the paths of a run's TSV training set."""
-    train = ((metadata.get("run") or {}).get("data") or {}).get("train") or {}
+    train = training_set(metadata)
     parts = PurePath(str(train.get("path", ""))).parts if train.get("kind") == "tsv" else ()
     return [key for part in parts for key in (MIX_SOURCES if part == MIX else (part,) if part in SOURCES else ())]
 

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from core.training.people import FAMILY_NAMES, VALIDATION_SEED, People, PeopleCo
 from core.training.pose_sources import FITTED
 from core.training.shapes import GROUP_NAMES
 from core.training.shards import SHARD_PATTERN
+from core.training.sources import SOURCES, Named, people_sources, write_sources
 from core.training.views import FRAMING_NAMES
 
 log = logging.getLogger(__name__)
@@ -98,12 +100,17 @@ def _work(config: SynthesisConfig, numbers: list[int]) -> None:
         log.info("%s: %.1f ms a picture", path.name, (time.perf_counter() - begin) / len(arrays["camera"]) * 1e3)
 
 
-def synthesize(config: SynthesisConfig, workers: int = 1) -> None:
-    """Make all shards that are not there yet, with that many processes. Raises InputError."""
+def synthesize(config: SynthesisConfig, workers: int = 1, sources: Sequence[Named] = ()) -> None:
+    """Make all shards that are not there yet, with that many processes. Raises InputError.
+
+    sources: what the people are made of, noted beside the shards for the model card
+    """
     if config.count < 1 or workers < 1:
         raise InputError(f"synthesis: got {config.count} pictures and {workers} workers, expected 1 or more of both")
     config.people.check()
     _sign(config)
+    if sources:
+        write_sources(config.out, sources)
     numbers = list(range(-(-config.count // SHARD_SIZE)))
     if workers == 1:
         _work(config, numbers)
@@ -165,6 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--recorded-share", "--mocap-share", type=float, default=PeopleConfig.recorded_share, help="share of recorded poses, 0..1"
     )
+    about_sources = f"what --poses and --backgrounds are, for the model card: {', '.join(SOURCES)}"
+    parser.add_argument("--sources", nargs="+", default=[], choices=tuple(SOURCES), metavar="NAME", help=about_sources)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -174,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     config = SynthesisConfig(flags.out, flags.count, people, full_mesh=flags.validation)
     try:
-        synthesize(config, flags.workers)
+        synthesize(config, flags.workers, people_sources(people.poses, people.backgrounds, flags.sources))
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -35,6 +35,7 @@ PERSON_METRICS = (
     Metric("MPJPE mm", ("mpjpe_mm",)),
     Metric("PA-MPJPE mm", ("pa_mpjpe_mm",)),
     Metric("MPVPE mm", ("mpvpe_mm",)),
+    Metric("MPVPE even mm", ("mpvpe_intermediate_mm",)),
     Metric("facing deg", ("facing_error_median_deg",)),
     Metric("off > 60 deg %", ("facing_over_60_deg",), 1, 100),
     Metric("off > 120 deg %", ("facing_over_120_deg",), 1, 100),
@@ -49,8 +50,8 @@ def _below(prefix: str, label: str, metrics: Iterable[Metric]) -> tuple[Metric, 
 
 SET_METRICS = (
     *_below("overall", "", PERSON_METRICS),
-    *_below("everyday", "everyday poses: ", PERSON_METRICS[:4]),
-    *_below("parametric", "parametric ", PERSON_METRICS[1:4]),
+    *_below("everyday", "everyday poses: ", PERSON_METRICS[:5]),
+    *_below("parametric", "parametric ", PERSON_METRICS[1:5]),
     Metric("acceleration error m/s2", ("motion", "acceleration_error_m_s2"), 2),
     Metric("acceleration error mm/frame2", ("motion", "acceleration_error_mm_frame2"), 2),
     Metric("jitter m/s2", ("motion", "jitter_m_s2"), 2),

@@ -10,7 +10,17 @@ from core.errors import InputError
 from core.training import card, curves
 from core.training.curves import loss_terms, read_journal, series
 from core.training.failures import known_failures
-from core.training.sources import NO, SOURCES, UNKNOWN, YES, commercial_use, sources_of
+from core.training.sources import (
+    NO,
+    SOURCES,
+    UNKNOWN,
+    YES,
+    commercial_use,
+    people_sources,
+    read_sources,
+    sources_of,
+    write_sources,
+)
 from core.training.tables import Table, people_table
 from tests.core.training.toy_people import TINY, tiny_model
 
@@ -199,6 +209,35 @@ def test_what_is_worst_is_told_and_small_groups_are_not() -> None:
 def test_sources_and_what_they_allow(metadata: dict[str, object], names: set[str], commercial: str) -> None:
     sources = sources_of({"body": "anny", "backbone": "blazepose"}, metadata)
     assert {source.name for source in sources} == names
+    assert commercial_use(sources).startswith(commercial)
+
+
+def test_shards_note_what_they_are_made_of(tmp_path: Path) -> None:
+    assert read_sources(tmp_path) == []
+    write_sources(tmp_path, people_sources(["fitted"], [Path("rooms")]))
+    write_sources(tmp_path, people_sources(["fitted", "clips/mine.bvh"], [], ["makehuman"]))
+    unknown = {"name": "backgrounds, rooms", "what": "backgrounds"}
+    assert read_sources(tmp_path) == ["procedural", "fitted", unknown, "makehuman"]
+    sources = sources_of({"body": "anny"}, {"origin": "random", "data": {"sources": read_sources(tmp_path)}})
+    assert commercial_use(sources) == "not known: backgrounds, rooms"
+    with pytest.raises(InputError, match="unknown data source 'tv'"):
+        people_sources([], [], ["tv"])
+    (tmp_path / "sources.json").write_text('"cmu"')
+    with pytest.raises(InputError, match="expected a list"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "commercial"),
+    [
+        ({"kind": "synthetic"}, "yes"),
+        ({"kind": "synthetic", "poses": "fitted", "backgrounds": "data/rooms"}, "not known: backgrounds, rooms"),
+        ({"kind": "synthetic", "poses": ["fitted", "amass/CMU"]}, "not known: poses, CMU"),
+        ({"kind": "shards", "path": "data/train"}, "not known: poses and backgrounds"),
+    ],
+)
+def test_a_config_of_synthetic_people_implies_its_sources(train: dict[str, object], commercial: str) -> None:
+    sources = sources_of({"body": "anny", "backbone": "blazepose"}, {"origin": "trunk", "run": {"data": {"train": train}}})
     assert commercial_use(sources).startswith(commercial)
 
 

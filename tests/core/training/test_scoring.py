@@ -110,6 +110,7 @@ def test_errors_by_hand(tmp_path: Path) -> None:
     report = scored(people(tmp_path, [person_label(n) for n in range(17)]), knee_off)[0].report
     assert report["overall"]["mpjpe_mm"] == pytest.approx(50 / 14, rel=1e-4)
     assert report["overall"]["mpvpe_mm"] == pytest.approx(20 * 3 / 30, rel=1e-4)
+    assert report["overall"]["mpvpe_intermediate_mm"] == pytest.approx(20 * 2 / 12, rel=1e-4)  # vertices 0 and 2 are of that level
     assert report["joints_mm"]["R_Knee"] == 50.0
     assert sum(report["joints_mm"].values()) == 50.0
     assert 0 < report["overall"]["pa_mpjpe_mm"] < 10  # least squares spreads one outlier over all joints
