@@ -31,21 +31,23 @@ class Plan:
     infer_interval_ms: float = 0.0
 
 
-def ladder(target_ms: float) -> tuple[Plan, ...]:
-    """All plans, from the fullest to the leanest; each changes one thing."""
+def ladder(target_ms: float, lowest_fps: float = 0.0) -> tuple[Plan, ...]:
+    """All plans, from the fullest to the leanest; each changes one thing. lowest_fps: nothing is made rarer than this."""
     plans = [Plan()]
     plans += [replace(plans[-1], detect_stride=stride) for stride in DETECT_STRIDES[1:]]
-    plans += [replace(plans[-1], draw_fps=fps) for fps in DRAW_FPS[1:]]
-    plans += [replace(plans[-1], infer_interval_ms=stretch * target_ms) for stretch in INFER_STRETCHES]
+    plans += [replace(plans[-1], draw_fps=fps) for fps in DRAW_FPS[1:] if fps >= lowest_fps]
+    intervals_ms = [stretch * target_ms for stretch in INFER_STRETCHES]
+    plans += [replace(plans[-1], infer_interval_ms=interval_ms) for interval_ms in intervals_ms if interval_ms * lowest_fps <= 1000]
     return tuple(plans)
 
 
 class Governor:
     """Chooses the plan under which a frame takes at most `target_ms` on average."""
 
-    def __init__(self, target_ms: float = 33.0) -> None:
+    def __init__(self, target_ms: float = 33.0, lowest_fps: float = 0.0) -> None:
+        """lowest_fps: for views that would rather be slow than jerky; see `ladder`."""
         self.target_ms = target_ms
-        self._ladder = ladder(target_ms)
+        self._ladder = ladder(target_ms, lowest_fps)
         self._rung = 0
         self._spent: list[tuple[float, float]] = []
         self._window_start_s: float | None = None

@@ -94,11 +94,7 @@ class Guard:
             visitor, is_new = self._visitor(headers)
             with visitor.present():
                 send = self._with_headers(send, host, visitor if is_new else None)
-                if (
-                    self._config.auth is not None
-                    and not visitor.logged_in
-                    and not await self._let_in(scope, headers, receive, send, visitor)
-                ):
+                if not await self._may_pass(scope, headers, receive, send, visitor):
                     return
                 receive = await check_request(scope, receive, visitor)
                 scope["visitor"] = visitor

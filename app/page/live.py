@@ -44,6 +44,8 @@ FRAME_HEADER = struct.Struct("<Id")
 """Number of the frame, milliseconds on the browser's clock."""
 MAX_SIDE_PX = 1280
 JPEG_QUALITY = 82
+LOWEST_FPS = 20.0
+"""The governor draws and infers this often as long as the machine can: below it a picture of oneself is no mirror any more."""
 HUD_EVERY_S = 0.5
 POLL_S = 0.2
 TRY_AGAIN_LATER, NORMAL = 1013, 1000
@@ -137,7 +139,7 @@ class CameraSession:
         self._visitor, self._send = visitor, send
         self._received: Mailbox[tuple[int, float, bytes]] = Mailbox()
         self._estimated: Mailbox[tuple[int, Scene]] = Mailbox()
-        self._governor, self._meter = Governor(), HudMeter()
+        self._governor, self._meter = Governor(lowest_fps=LOWEST_FPS), HudMeter()
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=f"camera-{run.__name__.strip('_')}", daemon=True)
@@ -153,6 +155,7 @@ class CameraSession:
         """Load what is needed and start. Raises InputError."""
         self._estimator: SharedEstimator = networks.shared(config)
         self._pipeline = LivePipeline(self._estimator, open_detector(config), config)
+        self._governor = Governor(config.target_ms, LOWEST_FPS)
         self._config, self._weights = config, body_joint_weights(self._estimator.body)
         for thread in self._threads:
             thread.start()

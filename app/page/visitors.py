@@ -47,8 +47,9 @@ class Visitor:
 
     def make_folder(self, name: str) -> Path:
         """A folder of the visitor's, readable by nobody else on this machine."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         folder = self.folder / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     @contextlib.contextmanager

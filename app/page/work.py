@@ -203,7 +203,8 @@ class Worker:
                     job.results.append(self._do_one(job, upload, index, engine))
                 except (InputError, OSError) as error:
                     log.warning("%s: %s", upload.name, error)
-                    job.problems.append(str(error).replace(f"{upload.path}: ", "").replace(str(upload.path), upload.name))
+                    line = str(error).replace(str(upload.path), upload.name)
+                    job.problems.append(line if upload.name in line else f"{upload.name}: {line}")
 
     def _do_one(self, job: Job, upload: Upload, index: int, engine: Any) -> Result:
         from app.jobs import process_picture, process_video

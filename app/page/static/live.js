@@ -52,6 +52,7 @@
     reset() {
       this.sent = new Map();
       this.shown = [];
+      this.total = 0;
       this.number = 0;
       this.encoding = false;
       this.reading = null;
@@ -181,6 +182,7 @@
         }
         this.screen.drawImage(picture, 0, 0);
         picture.close();
+        this.total += 1;
         const now = performance.now();
         if (takenMs !== undefined) this.shown.push({ now, latency: now - takenMs });
         if (this.shown.length > KEPT) this.shown.shift();
@@ -201,6 +203,7 @@
       const latencies = recent.map((item) => item.latency);
       return {
         frames: this.shown.length,
+        total: this.total,
         people: this.people,
         fps: spanS ? (recent.length - 1) / spanS : 0,
         medianMs: quantile(latencies, 0.5),

@@ -127,9 +127,9 @@ class Browser:
 
 @contextlib.contextmanager
 def browser(
-    url: str, folder: Path, camera: Path | None = None, size_px: tuple[int, int] = (1280, 900), dark: bool = False
+    url: str, folder: Path, camera: Path | None = None, size_px: tuple[int, int] = (1280, 900), webgl: bool = True
 ) -> Iterator[Browser]:
-    """Headless Chromium; `camera` is an .mjpeg that its fake camera shows. Names other than this machine's lead nowhere."""
+    """Headless Chromium; camera: an .mjpeg for its fake camera; webgl: in software, costly. Other hosts lead nowhere."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
         pytest.skip("needs chromium and chromium-driver, which this machine does not have")
@@ -141,7 +141,8 @@ def browser(
     flags = [
         "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={size_px[0]},{size_px[1]}",
         f"--user-data-dir={folder}",
-        "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required",
+        *(("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader") if webgl else ("--disable-gpu",)),
+        "--autoplay-policy=no-user-gesture-required",
         "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--disable-background-networking", "--no-first-run",
         "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     ]  # fmt: skip
