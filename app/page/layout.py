@@ -24,7 +24,7 @@ KEPT_JOBS = 3
 """Results that a visitor may look at again; older ones go when a new job starts."""
 FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "SF Mono", "Menlo", "DejaVu Sans Mono", "monospace"]
-TAKE_UPLOADS = "(ids, ...rest) => [window.fastmetro.taken(), ...rest]"
+TAKE_UPLOADS = "async (ids, ...rest) => [await window.fastmetro.taken(), ...rest]"
 
 
 def theme() -> gr.themes.Base:
@@ -35,7 +35,8 @@ def theme() -> gr.themes.Base:
         border_color_primary="#dde3ea", border_color_primary_dark="#243042",
         button_primary_background_fill="#1f6feb", button_primary_background_fill_hover="#1a5fd0",
         button_primary_background_fill_dark="#2f7df6", button_primary_background_fill_hover_dark="#4a8ff8",
-        button_primary_text_color="#ffffff", block_shadow="none", block_border_width="1px",
+        button_primary_text_color="#ffffff",
+        body_text_color_subdued="#5b6b7d", body_text_color_subdued_dark="#97a6b8", block_shadow="none", block_border_width="1px",
     )  # fmt: skip
 
 

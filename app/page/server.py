@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).resolve().parent / "static"
 QUIET_GRADIO = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 """Gradio asks the internet for versions and tells it about users unless these are set before it is imported."""
+HEAD = """
+<style>html { color-scheme: light; } html:has(body.dark) { color-scheme: dark; }</style>
+<script src="/page/page.js" defer></script><script src="/page/live.js" defer></script>
+"""
 SWEEP_EVERY_S = 5.0
 SHUTDOWN_S = 1
 MAX_MESSAGE_BYTES = 4 << 20
@@ -134,7 +138,7 @@ def build_app(visitors: Visitors, worker: Worker, cameras: Cameras) -> "FastAPI"
     return gr.mount_gradio_app(
         app, blocks, path="/", theme=theme(), css_paths=[STATIC / "style.css"], footer_links=[], run_history=False, ssr_mode=False,
         enable_monitoring=False, pwa=False, show_error=True, mcp_server=False, max_file_size=1,
-        head='<script src="/page/page.js" defer></script><script src="/page/live.js" defer></script>',
+        head=HEAD,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The one worker of the page: jobs wait their turn, run, tell how far they are, and end when somebody says so."""
 
+import contextlib
 import json
 import logging
 import queue
@@ -207,6 +208,7 @@ class Worker:
                     job.problems.append(line if upload.name in line else f"{upload.name}: {line}")
 
     def _do_one(self, job: Job, upload: Upload, index: int, engine: Any) -> Result:
+        from app.export.glb import write_glb
         from app.jobs import process_picture, process_video
 
         folder = job.folder / f"{index + 1}-{upload.path.stem}"
@@ -215,6 +217,8 @@ class Worker:
             process_video(upload.path, folder, replace(engine, make_progress=lambda _, total: JobProgress(job, total, limit)))
         else:
             process_picture(upload.path, folder, engine)
+            with contextlib.suppress(InputError):  # nobody in it
+                write_glb(folder / "meshes.npz", folder / "people.glb")
         return collect(upload, folder)
 
 

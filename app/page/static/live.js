@@ -223,7 +223,8 @@
         this.reading.recording,
         ...this.reading.warnings.map((warning) => `! ${warning}`),
       ];
-      this.hud.textContent = lines.filter(Boolean).join("\n");
+      const shown = this.root.clientWidth < 560 ? [lines[0], ...lines.slice(3)] : lines; // a phone has no room for stages and governor
+      this.hud.textContent = shown.filter(Boolean).join("\n");
     }
 
     record(wanted) {

@@ -1,4 +1,4 @@
-// The drop zone: files go to the server one after the other; `window.fastmetro.taken()` names those that are ready.
+// The drop zone: files go to the server one after the other; `window.fastmetro.taken()` names them.
 (() => {
   "use strict";
   // Gradio's 3D viewer tries WebGPU first and reports an error where there is none, before it does well with WebGL.
@@ -114,8 +114,11 @@
   }
 
   window.fastmetro = {
-    taken: () => JSON.stringify([...zones].flatMap((zone) => zone.files.map((entry) => entry.id).filter(Boolean))),
-    busy: () => [...zones].some((zone) => zone.files.some((entry) => !entry.id)),
+    // The ids of all files, once those under way have arrived.
+    taken: async () => {
+      await Promise.all([...zones].map((zone) => zone.queue));
+      return JSON.stringify([...zones].flatMap((zone) => zone.files.map((entry) => entry.id).filter(Boolean)));
+    },
   };
 
   const mount = () => {

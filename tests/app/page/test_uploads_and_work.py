@@ -140,6 +140,20 @@ def test_a_job_runs_reports_and_hides_our_folders(tmp_path: Path, gate: threadin
     assert job.files == {str(path) for path in result.files.values()}
 
 
+def test_pictures_become_overlays_and_still_meshes(tmp_path: Path, gate: threading.Event) -> None:
+    gate.set()
+    image = np.zeros((240, 320, 3), np.uint8)
+    image[60:180, 130:170] = 255
+    for name, picture in (("full.png", image), ("empty.png", image * 0)):
+        cv2.imwrite(str(tmp_path / name), picture)
+    with Worker(Networks(), PageConfig()) as worker:
+        job = Job(tuple(examine(tmp_path / name, PageConfig()) for name in ("full.png", "empty.png")), LiveConfig(), tmp_path)
+        worker.submit(job)
+        wait(lambda: job.ended_s)
+    assert job.state == DONE, job.problems
+    assert [("overlay.png" in result.files, "people.glb" in result.files) for result in job.results] == [(True, True), (True, False)]
+
+
 def test_cancelling_frees_the_worker_and_waiting_jobs_end_at_once(tmp_path: Path, gate: threading.Event) -> None:
     with Worker(Networks(), PageConfig(max_waiting=1)) as worker:
         first, second, third = (Job((upload(tmp_path, f"{index}.mp4"),), LiveConfig(), tmp_path) for index in range(3))
