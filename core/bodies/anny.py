@@ -118,24 +118,33 @@ def phenotype_products(shape: Tensor, product_mask: Tensor) -> Tensor:
     shape: (B, 6) gender, age, muscle, weight, height, proportions; product_mask: (K, 26) -> (B, K)
     Source: anny.models.full_model.phenotype_blendshape_weights, with race, cup size and firmness at their defaults.
     """
-    gender, age, muscle, weight, height, proportions = shape.unbind(1)
-    half = torch.full_like(gender, 0.5)
-    hats = [
-        torch.full((len(shape), 3), 1 / 3, dtype=shape.dtype, device=shape.device),
-        _hats(gender, 0.0, 2), _hats(age, -1 / 3, 5), _hats(muscle, 0.0, 3), _hats(weight, 0.0, 3),
-        _hats(height, 0.0, 2), _hats(proportions, 0.0, 2), _hats(half, 0.0, 3), _hats(half, 0.0, 3),
-    ]  # fmt: skip
-    values = torch.cat(hats, 1)[:, None]
-    return torch.prod(values * product_mask + (1 - product_mask), dim=-1)
+    return phenotype_hats(shape)[:, product_columns(product_mask)].prod(1)
 
 
-def _hats(value: Tensor, low: float, count: int) -> Tensor:
-    """(B,) -> (B, count) linear interpolation weights on `count` even anchors from `low` to 1, clamped at the ends."""
-    position = (value.clamp(low, 1.0) - low) / (1.0 - low) * (count - 1)
-    anchors = torch.arange(count, dtype=value.dtype, device=value.device)
-    return (1 - (position[:, None] - anchors).abs()).clamp(min=0)
+def product_columns(product_mask: Tensor) -> Tensor:
+    """(K, 26) mask -> (M, K) columns of `phenotype_hats` to multiply; short products are filled up with its last column."""
+    most = int(product_mask.sum(1).max())
+    order = product_mask.argsort(dim=1, descending=True, stable=True)[:, :most]
+    return torch.where(product_mask.gather(1, order) > 0, order, product_mask.shape[1]).T.contiguous()
 
 
+def phenotype_hats(shape: Tensor) -> Tensor:
+    """(B, 6) -> (B, 27) weights of even anchors between which each value is interpolated, clamped at the ends; the last column is 1.
+
+    In Anny's order: race (3, all alike), the six values, cup size and firmness (3 each, in the middle).
+    """
+    counts = shape.new_tensor(_NUM_ANCHORS)
+    low = shape.new_tensor(_LOWEST)
+    position = (shape.maximum(low).clamp(max=1.0) - low) / (1 - low) * (counts - 1)
+    anchors = shape.new_tensor([anchor for count in _NUM_ANCHORS for anchor in range(count)])
+    hats = (1 - (position[:, _COLUMNS] - anchors).abs()).clamp(min=0)
+    before, after = shape.new_full((1, 3), 1 / 3), shape.new_tensor([[0, 1, 0, 0, 1, 0, 1]])
+    return torch.cat([before.expand(len(shape), -1), hats, after.expand(len(shape), -1)], 1)
+
+
+_NUM_ANCHORS = (2, 5, 3, 3, 2, 2)
+_LOWEST = (0.0, -1 / 3, 0.0, 0.0, 0.0, 0.0)
+_COLUMNS = [value for value, count in enumerate(_NUM_ANCHORS) for _ in range(count)]
 _FLOATS = ("product_mask", "product_basis", "basis_mean", "basis", "reference_orientations")
 
 
