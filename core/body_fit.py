@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +21,12 @@ from core.geometry import nearest_rotations, rotmats_from_rotvecs, rotvecs_from_
 
 NUM_STEPS = 3
 PRIOR_SHARE = 0.04
-"""A squared standard deviation of pose or shape weighs as much as this share of the mean squared distance that is left. Chosen on
-predicted meshes."""
+"""A pose or shape one standard deviation from the mean costs as much as this share of the mean squared distance that is left. Chosen
+on predicted meshes, where from 0.01 to 0.1 the error against the truth changes by 2 mm."""
+FLOOR_M2 = 2.5e-5
+"""The mean squared distance counts as at least this, so that unlikely bodies stay unlikely on a perfect mesh."""
 MAX_TURN_RAD, MAX_SHAPE_STEP, SHAPE_DIFFERENCE = 0.8, 0.3, 0.01
 DAMPING_M2 = 1e-6
-FLOOR_M2 = 2.5e-5
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,11 @@ class Rig:
 
 @dataclass(frozen=True)
 class Fit:
-    """rotmats: (B, J, 3, 3) of each bone relative to its parent, camera axes; shape: (B, S); error_m: (B,) root mean square distance before the last step."""
+    """Parameters that pose the body onto a mesh.
+
+    rotmats: (B, J, 3, 3) of each bone relative to its parent, camera axes; shape: (B, S)
+    error_m: (B,) root mean square distance of the vertices before the last step
+    """
 
     rotmats: Tensor
     shape: Tensor
@@ -131,19 +137,26 @@ class Fit:
 
 
 class BodyFitter:
-    """Meshes -> Fit, for the body of a rig, on the CPU. coefficients: shapes (B, S) -> (B, R), as the rig's basis wants them."""
+    """Meshes -> Fit, for the body of a rig, on the CPU.
 
-    def __init__(self, rig: Rig, coefficients: Callable[[Tensor], Tensor], prior_share: float = PRIOR_SHARE) -> None:
-        self.rig, self.coefficients, self.prior_share = rig, coefficients, prior_share
+    vertex_ids: (V,) the full mesh's vertices that are fitted; coefficients: shapes (B, S) -> (B, R), as the rig's basis wants them
+    """
+
+    def __init__(self, rig: Rig, vertex_ids: np.ndarray, coefficients: Callable[[Tensor], Tensor]) -> None:
+        self.rig, self.vertex_ids, self.coefficients = rig, vertex_ids, coefficients
         rest = self._rest(rig.starts.mean(0, keepdim=True))[0].sum(2)  # (1, 3, V)
         self._templates = (rig.regions[:, None] * (rest - (rest @ rig.regions.T).mT[0, :, :, None])).flatten(0, 1)  # (3A, V)
 
-    @torch.no_grad()
-    def __call__(self, vertices: Tensor, shape: Tensor | None = None, num_steps: int = NUM_STEPS) -> Fit:
-        """Fit. vertices: (B, V, 3) the rig's vertices in metres, anywhere in space; shape: (B, S) to keep, None to fit it as well."""
-        rig, target = self.rig, vertices.float().mT
-        local = self._anchored(target)
-        shapes = self._start_shape(target, local) if shape is None else shape
+    @torch.inference_mode()
+    def __call__(self, vertices: Tensor, shape: Tensor | None = None, start: Fit | None = None, num_steps: int = NUM_STEPS) -> Fit:
+        """Fit. vertices: (B, V, 3) float32 in metres, rows of `vertex_ids`, anywhere in space.
+
+        shape: (B, S) to keep, None to fit it as well; start: go on from there instead of from the closed form
+        """
+        rig, target = self.rig, vertices.mT
+        local = self._anchored(target) if start is None else start.rotmats[:, rig.bone_ids]
+        shapes = shape if shape is not None else start.shape if start is not None else self._start_shape(target, local)
+        squared_m2 = target.new_zeros(len(target))
         for _ in range(num_steps):
             turn, grow, squared_m2 = self._step(target, local, shapes, fixed=shape is not None)
             local = local @ rotmats_from_rotvecs((turn.clamp(-MAX_TURN_RAD, MAX_TURN_RAD) @ rig.freedoms.T).unflatten(1, (-1, 3)))
@@ -206,7 +219,7 @@ class BodyFitter:
         axes = (rotations @ rig.freedoms.unflatten(0, (-1, 3))).flatten(1, 2)  # (B, 3K, D)
         spin = axes.mT @ spin.flatten(3, 4).flatten(1, 2) @ axes
         cross = axes.mT @ cross.flatten(1, 2)  # (B, D, S + 1)
-        weight = self.prior_share * traces[:, -1, -1, None].clamp(min=FLOOR_M2)
+        weight = PRIOR_SHARE * traces[:, -1, -1, None].clamp(min=FLOOR_M2)
         pose = _short_rotvecs(local).flatten(1) @ rig.measures
         spin = spin + weight[..., None] * rig.pose_precision
         wanted = cross[..., -1] - weight * ((pose - rig.pose_mean) @ rig.pose_precision)
@@ -216,7 +229,7 @@ class BodyFitter:
             wanted = torch.cat([wanted, grown[:, :-1, -1] - weight * ((shapes - rig.shape_mean) @ rig.shape_precision)], 1)
             spin = torch.cat([torch.cat([spin, cross[..., :-1]], 2), torch.cat([cross[..., :-1].mT, sizes], 2)], 1)
         spin.diagonal(dim1=1, dim2=2).add_(DAMPING_M2)
-        solution = torch.cholesky_solve(wanted[..., None], torch.linalg.cholesky(spin))[..., 0]
+        solution = torch.cholesky_solve(wanted[..., None], torch.linalg.cholesky_ex(spin).L)[..., 0].nan_to_num(0, 0, 0)  # 0: no step
         num_turns = rig.freedoms.shape[1]
         return solution[:, :num_turns], solution[:, num_turns:] if num_grown else torch.zeros_like(shapes), traces[:, -1, -1]
 

@@ -13,12 +13,14 @@ from core.checkpoint import load_checkpoint
 from core.crop import check_image, crop_person
 from core.errors import InputError
 from core.exact import exact_path
+from core.fitters import fitter_for
 from core.geometry import weak_to_frame_px
 from core.model import FastMETRO, Prediction
 from core.types import MeshEstimate, PersonCrop
 
 if TYPE_CHECKING:
     from core.bodies import Body
+    from core.body_fit import BodyFitter
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +36,23 @@ class MeshEstimator:
     device: "cpu", "cuda" or "mps"; precision: "fp32" or "bf16"; description: one line about both and why
     """
 
-    def __init__(self, model: FastMETRO, body: "Body", device: str = "cpu", precision: str = "fp32", description: str = "") -> None:
-        """`model` becomes the estimator's: core.exact changes it in place, and its backbone changes to the precision."""
+    def __init__(
+        self,
+        model: FastMETRO,
+        body: "Body",
+        device: str = "cpu",
+        precision: str = "fp32",
+        description: str = "",
+        fitter: "BodyFitter | None" = None,
+    ) -> None:
+        """`model` becomes the estimator's: core.exact changes it in place, and its backbone changes to the precision.
+
+        fitter: finds the body's parameters for a network that does not say them itself
+        """
         self.body, self.config, self.device, self.precision = body, model.config, device, precision
         body.joint_regressor  # noqa: B018  a body without joints says so here, not at the first person
         self.metadata: dict[str, object] = {}
+        self._fitter = None if model.config.parametric else fitter
         self.description = description or f"{model.config.name} on {device}, {precision}"
         self._model = exact_path(model, device)
         # Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision.
@@ -95,6 +109,9 @@ class MeshEstimator:
         vertices_m, joints_m = (vertices - pelvis).numpy(), (self.body.joints(vertices) - pelvis).numpy()
         cameras = _as_array(prediction.camera)
         rotmats, shapes = (None if values is None else _as_array(values) for values in (prediction.rotmats, prediction.betas))
+        if self._fitter is not None:
+            fit = self._fitter(vertices[:, self._fitter.vertex_ids])
+            rotmats, shapes = fit.rotmats.numpy(), fit.shape.numpy()
         return [
             MeshEstimate(
                 vertices_m=vertices_m[index],
@@ -110,21 +127,32 @@ class MeshEstimator:
 
 
 def load_estimator(
-    name_or_path: str | Path = "default", device: str = "auto", precision: str = "auto", mesh_dir: str | Path | None = None
+    name_or_path: str | Path = "default",
+    device: str = "auto",
+    precision: str = "auto",
+    mesh_dir: str | Path | None = None,
+    parametric: bool = False,
 ) -> MeshEstimator:
     """A ready estimator.
 
     name_or_path: a name in checkpoints/, a .safetensors file or an official .bin
     device: auto, cpu, cuda, mps; precision: auto, fp32, bf16
     mesh_dir: folder of the SMPL body's files, for networks on SMPL; checkpoints/smpl by default
-    Raises InputError for an unknown or damaged checkpoint, and for a device or precision that this machine does not have.
+    parametric: give the body's parameters too: the network's own, or else fitted to the mesh (about 3 ms a person)
+    Raises InputError for an unknown or damaged checkpoint, for a device or precision that this machine does not have, and when
+    parameters are asked for that this body has no way to.
     """
     device, device_reason = choose_device(device)
     precision, precision_reason = choose_precision(precision, device)
     checkpoint = load_checkpoint(name_or_path, mesh_dir)
     description = f"{checkpoint.model.config.name} on {device} ({device_reason}), {precision} ({precision_reason})"
     log.info("%s", description)
-    estimator = MeshEstimator(checkpoint.model, checkpoint.body, device, precision, description)
+    fitter = None
+    if parametric and not checkpoint.model.config.parametric:
+        fitter = fitter_for(checkpoint.body)
+        if fitter is None:
+            raise InputError(f"parametric: {name_or_path} has no parameter regressor, and a body {checkpoint.body.name!r} cannot be fitted")
+    estimator = MeshEstimator(checkpoint.model, checkpoint.body, device, precision, description, fitter)
     estimator.metadata = checkpoint.metadata
     return estimator
 

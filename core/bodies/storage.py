@@ -1,12 +1,15 @@
 """Bodies' mesh levels and sparse matrices as named tensors, for safetensors files."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from core.errors import InputError
 from core.mesh import MeshLevels
 
 SPARSE_PARTS = ("data", "indices", "indptr")
@@ -60,3 +63,19 @@ def unpack_levels(tensors: Mapping[str, Tensor]) -> MeshLevels:
             unpack_sparse(tensors, "upsample_full", (num_full, num_intermediate)),
         ),
     )
+
+
+def read_tensors(path: Path, wanted_format: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that ships with us. Raises InputError when it is missing, damaged or of another format."""
+    restore = f"restore it with `git checkout {path.parent.name}/{path.name}`"
+    if not path.is_file():
+        raise InputError(f"{what} {path}: not found; {restore}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:  # safetensors raises its own type for every kind of damage
+        raise InputError(f"{what} {path}: damaged ({error}); {restore}") from error
+    if metadata.get("format") != wanted_format:
+        raise InputError(f"{what} {path}: format {metadata.get('format')!r}, expected {wanted_format!r}")
+    return tensors, metadata
