@@ -62,9 +62,11 @@ class LiveConfig:
     mesh_dir: Path | None = setting(  # noqa: RUF009  as all settings
         None, "folder of the SMPL body's files (default: that of an official .bin, or checkpoints/smpl)", type=Path, metavar="DIR"
     )
-    parametric: bool = setting(
-        False, "write the body's parameters too (bone rotations, shape); needs a network with the regressor", action="store_true"
-    )
+    parametric: bool = setting(False, "write the body's parameters too: bone rotations, and one shape for each person", action="store_true")
+    mesh: str = setting(
+        "auto", "which mesh is shown and written: the body posed by its own parameters, or the network's vertices as they come; auto takes "
+        "the body's where it is as accurate (Anny)", choices=("auto", "parametric", "free"),
+    )  # fmt: skip
     device: str = setting("auto", "where the network runs; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting(
         "auto", "numbers of the network; auto takes the quickest the device does well", choices=("auto", "fp32", "bf16")

@@ -12,6 +12,7 @@ from typing import Any
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
 from app.export import PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
+from app.parametric import chosen_fitter, shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.sources import ImageSource, VideoSource, read_picture
@@ -48,8 +49,14 @@ class Engine:
         return {
             "checkpoint": config.checkpoint, "body": self.estimator.body.name, "device": self.estimator.device,
             "precision": self.estimator.precision, "max_people": config.max_people, "smoothing": config.smoothing,
-            "focal_px": config.focal_px, "parametric": config.parametric, **drawing_settings(config),
+            "focal_px": config.focal_px, "parametric": config.parametric,
+            "mesh": shown_mesh(self.estimator, config), **drawing_settings(config),
         }  # fmt: skip
+
+
+def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:
+    """Which mesh results hold: "parametric" for fitted bodies, "free" for the network's vertices."""
+    return "parametric" if shows_fitted(estimator.body, config) and not estimator.config.parametric else "free"
 
 
 def drawing_settings(config: LiveConfig) -> dict[str, Any]:
@@ -81,8 +88,14 @@ def check_fits(estimator: MeshEstimator, config: LiveConfig) -> None:
     """Raises InputError when the network does not fit the flags."""
     if config.body not in ("auto", estimator.body.name):
         raise InputError(f"--body {config.body}: the checkpoint {config.checkpoint!r} is for {estimator.body.name}; use --body auto")
-    if config.parametric and not estimator.config.parametric:
-        raise InputError(f"--parametric: the checkpoint {config.checkpoint!r} has no parameter regressor; leave it out")
+    fitter = chosen_fitter(estimator.body, config)  # a missing rig file says so here, not at the first person
+    if config.parametric and not estimator.config.parametric and fitter is None:
+        raise InputError(
+            f"--parametric: the checkpoint {config.checkpoint!r} has no parameter regressor, and the body {estimator.body.name!r} "
+            "cannot be fitted; leave it out"
+        )
+    if config.mesh == "parametric" and fitter is None:
+        raise InputError(f"--mesh parametric: the body {estimator.body.name!r} cannot be fitted; use --mesh auto")
 
 
 def open_detector(config: LiveConfig) -> Detector:
@@ -233,7 +246,7 @@ def already_done(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> st
     try:
         settings = json.loads(summary.read_text(encoding="utf-8"))["settings"]
         state = settings.pop("state")
-        settings = {"parametric": False, "show_hidden": False, "glb": False} | settings  # from before there was a choice
+        settings = {"parametric": False, "mesh": "free", "show_hidden": False, "glb": False} | settings  # from before there was a choice
     except (ValueError, KeyError, AttributeError):
         return None  # not a summary of ours, or half of one: do it again
     if state != "complete":

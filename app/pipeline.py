@@ -14,7 +14,8 @@ import numpy as np
 from app.boxes import box_iou, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
-from app.placing import Clock, Placement, in_frame, mesh_box_px, place_people, placement_of, smoothed_mesh
+from app.placing import Clock, Placement, in_frame, mesh_box_px, own_bodies, place_people, placement_of, smoothed_mesh
+from app.shapes import TrackShapes
 from app.smooth import MeshSmoother
 from app.spans import Span, split_spans
 from app.track import Track, Tracker, known_boxes
@@ -156,9 +157,16 @@ def scene_of_picture(frame: Frame, detector: Detector, estimator: Estimator, con
     estimates = estimator.from_crops([estimator.crop(frame.image, person.box_px) for person in people]) if people else []
     clock.add("estimate", start_s)
     intrinsics = intrinsics_of(frame, config.focal_px)
-    meshes = []
-    for track_id, (person, estimate) in enumerate(zip(people, estimates, strict=True), start=1):
-        placement = Placement(frame, track_id, person.box_px, person.score, person.landmark_visibility)
-        posture, joints_m = in_frame(estimate, intrinsics, config.parametric)
-        meshes.append(smoothed_mesh(placement, estimate.camera, posture, joints_m, intrinsics))
+    start_s = time.perf_counter()
+    pairs = [
+        (Placement(frame, track_id, person.box_px, person.score, person.landmark_visibility), estimate)
+        for track_id, (person, estimate) in enumerate(zip(people, estimates, strict=True), start=1)
+    ]
+    postures = [in_frame(estimate, intrinsics, config.parametric)[0] for _, estimate in pairs]
+    own = own_bodies(pairs, postures, TrackShapes(), estimator.body, config) if pairs else []
+    meshes = [
+        smoothed_mesh(placement, estimate.camera, posture, joints_m, intrinsics)
+        for (placement, estimate), (posture, joints_m) in zip(pairs, own, strict=True)
+    ]
+    clock.add("body", start_s)
     return Scene(frame, intrinsics, tuple(meshes), clock.timings_ms)

@@ -7,6 +7,8 @@ import numpy as np
 
 from app.boxes import box_around, clipped, side_px
 from app.config import LiveConfig
+from app.parametric import Sighting, chosen_fitter, fitted
+from app.shapes import TrackShapes
 from app.smooth import MeshSmoother, Posture
 from app.track import Track
 from app.types import Frame, Intrinsics, SmoothedMesh, intrinsics_of
@@ -56,14 +58,30 @@ def place_people(
         posture, joints_m = in_frame(estimate, intrinsics_of(placement.frame, config.focal_px), config.parametric)
         raw_joints.append(joints_m.astype(np.float32))
         smoothed.append(smoother(placement.track_id, posture, placement.frame.time_s))
-    bodies = with_joints(body, np.stack([posture.vertices_m for posture in smoothed]))
+    own = own_bodies(pairs, smoothed, smoother.shapes, body, config)
     meshes = []
-    for (placement, estimate), posture, (vertices_m, joints_m), raw_m in zip(pairs, smoothed, bodies, raw_joints, strict=True):
-        centred = replace(posture, vertices_m=vertices_m)
-        mesh = smoothed_mesh(placement, estimate.camera, centred, joints_m, intrinsics_of(placement.frame, config.focal_px))
+    for (placement, estimate), (posture, joints_m), raw_m in zip(pairs, own, raw_joints, strict=True):
+        mesh = smoothed_mesh(placement, estimate.camera, posture, joints_m, intrinsics_of(placement.frame, config.focal_px))
         visibility = smoother.visibility(placement.track_id, mesh.joint_visibility, placement.frame.time_s)
         meshes.append((placement.frame.index, replace(mesh, joint_visibility=visibility, raw_joints_m=raw_m)))
     return meshes
+
+
+def own_bodies(
+    pairs: list[tuple[Placement, MeshEstimate]], postures: list[Posture], shapes: TrackShapes, body: Body, config: LiveConfig
+) -> list[tuple[Posture, np.ndarray]]:
+    """The postures with the pelvis at 0 and joints_m (14, 3); with fitted parameters and meshes where these are wanted."""
+    postures = [replace(posture, vertices_m=mesh) for posture, mesh in zip(postures, centred(body, postures), strict=True)]
+    joints_m = [joints_of(body, posture.vertices_m) for posture in postures]
+    if all(estimate.rotmats is None for _, estimate in pairs) and chosen_fitter(body, config) is not None:
+        sightings = []
+        for (placement, _), posture, joints in zip(pairs, postures, joints_m, strict=True):
+            intrinsics = intrinsics_of(placement.frame, config.focal_px)
+            seen = seen_joints(placement, project_pinhole(joints + posture.translation_m, intrinsics.focal_px, intrinsics.principal_px))
+            sightings.append(Sighting(placement.track_id, posture, joints, float(seen.mean()), intrinsics))
+        postures = fitted(sightings, shapes, body, config)
+        joints_m = [joints_of(body, posture.vertices_m) for posture in postures]
+    return list(zip(postures, joints_m, strict=True))
 
 
 def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics, parametric: bool = False) -> tuple[Posture, np.ndarray]:
@@ -95,15 +113,23 @@ def placement_of(track: Track, frame: Frame, trust: float = 1.0) -> Placement:
     return Placement(frame, track.track_id, box, track.score_at(frame.time_s), track.visibility_at(frame.time_s), trust)
 
 
-def with_joints(body: Body, vertices_m: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(B, V, 3) -> for each body vertices (V, 3) and joints (14, 3), float32, pelvis at 0 again: smoothing each vertex by itself
-    moves it a little.
-    """
+def centred(body: Body, postures: list[Posture]) -> np.ndarray:
+    """(B, V, 3) float32 meshes with the pelvis at 0 again: smoothing each vertex by itself moves it a little."""
     import torch
 
-    pelvis_m = body.pelvis(torch.from_numpy(vertices_m)).numpy()
-    centred = (vertices_m - pelvis_m[:, None]).astype(np.float32)
-    return [(vertices, np.asarray(body.joint_regressor @ vertices, np.float32)) for vertices in centred]
+    vertices_m = np.stack([posture.vertices_m for posture in postures])
+    return (vertices_m - body.pelvis(torch.from_numpy(vertices_m)).numpy()[:, None]).astype(np.float32)
+
+
+def joints_of(body: Body, vertices_m: np.ndarray) -> np.ndarray:
+    """(V, 3) -> joints (14, 3), float32."""
+    return np.asarray(body.joint_regressor @ vertices_m, np.float32)
+
+
+def seen_joints(placement: Placement, joints_px: np.ndarray) -> np.ndarray:
+    """(14,) how far each joint can be seen."""
+    side = side_px(placement.box_px)
+    return joint_visibility(joints_px, placement.frame.size_px, side, placement.landmark_visibility, placement.trust)
 
 
 def smoothed_mesh(
@@ -115,8 +141,7 @@ def smoothed_mesh(
 ) -> SmoothedMesh:
     """A smoothed posture with what the sinks need beside it."""
     joints_px = project_pinhole(joints_m + posture.translation_m, intrinsics.focal_px, intrinsics.principal_px).astype(np.float32)
-    side = side_px(placement.box_px)
-    visibility = joint_visibility(joints_px, placement.frame.size_px, side, placement.landmark_visibility, placement.trust)
+    visibility = seen_joints(placement, joints_px)
     return SmoothedMesh(
         track_id=placement.track_id, score=placement.score, box_px=placement.box_px, vertices_m=posture.vertices_m,
         joints_m=joints_m, joints_px=joints_px, joint_visibility=visibility, camera=camera,

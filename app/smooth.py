@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
+from app.shapes import TrackShapes
 from app.visibility import VisibilityFilter
 from core.registry import Registry
 
@@ -162,12 +163,13 @@ class PersonSmoother:
 
 
 class MeshSmoother:
-    """A PersonSmoother per track; those unseen for longer than max_gap_s are forgotten."""
+    """A PersonSmoother per track; those unseen for longer than max_gap_s are forgotten. `shapes` outlives gaps and cuts."""
 
     def __init__(self, name: str, config: SmoothConfig) -> None:
         FILTERS[name]  # an unknown name fails here, not at the first person
         self._name, self._config = name, config
         self._people: dict[int, tuple[float, PersonSmoother]] = {}
+        self.shapes = TrackShapes()
 
     def __call__(self, track_id: int, posture: Posture, time_s: float) -> Posture:
         """One person at one time, smoothed."""

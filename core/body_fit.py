@@ -20,13 +20,15 @@ from torch import Tensor
 from core.geometry import nearest_rotations, rotmats_from_rotvecs, rotvecs_from_rotmats
 
 NUM_STEPS = 3
-PRIOR_SHARE = 0.04
+PRIOR_SHARE = 0.02
 """A pose or shape one standard deviation from the mean costs as much as this share of the mean squared distance that is left. Chosen
-on predicted meshes, where from 0.01 to 0.1 the error against the truth changes by 2 mm."""
+on predicted meshes, where from 0.01 to 0.1 the error against the truth changes by less than 2 mm."""
 FLOOR_M2 = 2.5e-5
 """The mean squared distance counts as at least this, so that unlikely bodies stay unlikely on a perfect mesh."""
 MAX_TURN_RAD, MAX_SHAPE_STEP, SHAPE_DIFFERENCE = 0.8, 0.3, 0.01
 DAMPING_M2 = 1e-6
+AXIS_WEIGHTS = (1.0, 1.0, 0.5)
+"""Of squared distances along x, y and away from the camera: a network sees the first two, and guesses the third."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Rig:
     bone_of, weights: (T, V) moving bones that carry a vertex, and by which share; K and 0 where there are fewer
     basis_mean, basis: (P,) and (R, P), P = 3TV + 3K: carried vertices at rest (3, T, V), then joints of the moving bones (K, 3), as an
                     affine function of the R coefficients of a shape
+    joints:         (N, V) rows sum to 1: joints made of the vertices, which together count as much as the vertices do
     regions:        (A, V) rows sum to 1: where the rotation of an anchor shows; anchors_above: (A,) the anchor it is turned against
     spread:         (A, K) 1 for the bones that share that turn; the first anchor is the root, and itself above
     freedoms:       (3K, D) a column turns one or more moving bones about axes of their own
@@ -55,6 +58,7 @@ class Rig:
     weights: Tensor
     basis_mean: Tensor
     basis: Tensor
+    joints: Tensor
     regions: Tensor
     anchors_above: Tensor
     spread: Tensor
@@ -104,7 +108,7 @@ class Rig:
 
     @cached_property
     def carriers(self) -> tuple[Tensor, Tensor]:
-        """(K, TV) 1 where a bone carries a vertex, which spreads something of the bones over what they carry; and the same times weights."""
+        """(K, TV) 1 where a bone carries a vertex: spreads what bones have over what they carry; and the same times the weights."""
         there = torch.zeros(self.num_moving + 1, self.weights.numel()).scatter_(0, self.bone_of.flatten()[None], 1.0)[:-1]
         return there, there * self.weights.flatten()
 
@@ -128,7 +132,7 @@ class Fit:
     """Parameters that pose the body onto a mesh.
 
     rotmats: (B, J, 3, 3) of each bone relative to its parent, camera axes; shape: (B, S)
-    error_m: (B,) root mean square distance of the vertices before the last step
+    error_m: (B,) root mean square distance of vertices and joints, as they are weighed, before the last step
     """
 
     rotmats: Tensor
@@ -145,7 +149,20 @@ class BodyFitter:
     def __init__(self, rig: Rig, vertex_ids: np.ndarray, coefficients: Callable[[Tensor], Tensor]) -> None:
         self.rig, self.vertex_ids, self.coefficients = rig, vertex_ids, coefficients
         rest = self._rest(rig.starts.mean(0, keepdim=True))[0].sum(2)  # (1, 3, V)
+        weights = torch.tensor(AXIS_WEIGHTS)
+        turn = _levi_civita()  # (w x a)_i = turn_ipq w_p a_q
+        self._sizes = torch.diag(weights).flatten()  # a_q b_s -> a.b
+        self._spins = (
+            torch.einsum("i,ipq,irs->qspr", weights, turn, turn).flatten(2).flatten(0, 1)
+        )  # a_q b_s -> (w x a).(u x b), for w_p u_r
+        self._crosses = torch.einsum("i,ipq->qip", weights, turn).flatten(0, 1)  # a_q b_i -> (w x a).b, for w_p
+        self._joint_rows = rig.joints.T * (rig.joints.shape[1] / len(rig.joints)) ** 0.5
         self._templates = (rig.regions[:, None] * (rest - (rest @ rig.regions.T).mT[0, :, :, None])).flatten(0, 1)  # (3A, V)
+
+    @cached_property
+    def shape_deviation(self) -> Tensor:
+        """(S,) standard deviation of each value of the shape in the population."""
+        return torch.linalg.inv(self.rig.shape_precision).diagonal().sqrt()
 
     @torch.inference_mode()
     def __call__(self, vertices: Tensor, shape: Tensor | None = None, start: Fit | None = None, num_steps: int = NUM_STEPS) -> Fit:
@@ -163,7 +180,7 @@ class BodyFitter:
             shapes = (shapes + grow.clamp(-MAX_SHAPE_STEP, MAX_SHAPE_STEP)).clamp(*rig.shape_range)
         rotmats = rig.rest_rotmats.repeat(len(target), 1, 1, 1)
         rotmats[:, rig.bone_ids] = local
-        return Fit(rotmats, shapes, squared_m2.clamp(min=0).sqrt())
+        return Fit(rotmats, shapes, (squared_m2.clamp(min=0) / 2).sqrt())
 
     def _anchored(self, target: Tensor) -> Tensor:
         """(B, K, 3, 3) rotations of the anchors, each by Procrustes on its region, shared out among the bones between them."""
@@ -195,7 +212,7 @@ class BodyFitter:
         posed = self._moved(rotations, shifts, carried)
         table = posed.new_zeros(count, (rig.num_moving + 1) * 3 * num_vertices)
         table[:, rig.places.flatten()] = posed.flatten(1)
-        table = table.view(count, -1, 3, num_vertices)[:, :-1]
+        table = table.view(count, rig.num_moving + 1, 3, num_vertices)[:, :-1]
         turned = (rig.ancestors.T @ table.flatten(2)).view_as(table) - placed[..., None] * rig.carried[:, None]
         rows = [turned.flatten(1, 2), target - posed.sum(2)]
         if not fixed:
@@ -204,6 +221,7 @@ class BodyFitter:
             rows.insert(1, grown.flatten(1, 2))
         rows = torch.cat(rows, 1)
         rows = rows - rows.mean(2, keepdim=True)  # centred: each column with the translation that suits it best
+        rows = torch.cat([rows, rows @ self._joint_rows], 2)
         gram = (rows @ rows.mT / num_vertices).unflatten(2, (-1, 3)).unflatten(1, (-1, 3))  # (B, N, 3, N, 3)
         return self._solved(gram, rotations, local, shapes)
 
@@ -211,13 +229,12 @@ class BodyFitter:
         """Turns and changes of the shape from the normal equations, with the priors' part in them."""
         rig, moving = self.rig, self.rig.num_moving
         num_grown = gram.shape[1] - moving - 1
-        traces = gram.diagonal(dim1=2, dim2=4).sum(-1)  # (B, N, N)
-        spin = torch.diag_embed(traces[:, :moving, :moving, None].expand(-1, -1, -1, 3)).transpose(2, 3)
-        spin = spin - gram[:, :moving, :, :moving].transpose(2, 4)  # (w x a).(u x b) = (w.u)(a.b) - (w.b)(u.a)
-        mixed = gram[:, :moving, :, moving:]
-        cross = torch.stack([mixed[:, :, i - 2, :, i - 1] - mixed[:, :, i - 1, :, i - 2] for i in range(3)], 2)  # (w x a).b = w.(a x b)
+        pairs = gram.transpose(2, 3).flatten(3)  # (B, N, N, 9)
+        traces = pairs @ self._sizes  # (B, N, N)
+        spin = (pairs[:, :moving, :moving] @ self._spins).unflatten(3, (3, 3)).transpose(2, 3)  # (B, K, 3, K, 3)
+        cross = (pairs[:, :moving, moving:] @ self._crosses).transpose(2, 3)  # (B, K, 3, S + 1)
         axes = (rotations @ rig.freedoms.unflatten(0, (-1, 3))).flatten(1, 2)  # (B, 3K, D)
-        spin = axes.mT @ spin.flatten(3, 4).flatten(1, 2) @ axes
+        spin = axes.mT @ spin.flatten(3).flatten(1, 2) @ axes
         cross = axes.mT @ cross.flatten(1, 2)  # (B, D, S + 1)
         weight = PRIOR_SHARE * traces[:, -1, -1, None].clamp(min=FLOOR_M2)
         pose = _short_rotvecs(local).flatten(1) @ rig.measures
@@ -245,8 +262,14 @@ class BodyFitter:
         step = SHAPE_DIFFERENCE - 2 * SHAPE_DIFFERENCE * (shapes > rig.shape_range.mean(0))
         moved = (shapes[:, None] + torch.diag_embed(step)).flatten(0, 1)
         coefficients = self.coefficients(torch.cat([shapes, moved]))
-        slopes = (coefficients[count:].view(count, size, -1) - coefficients[:count, None]) / step[..., None]
+        slopes = (coefficients[count:].unflatten(0, (count, size)) - coefficients[:count, None]) / step[..., None]
         return torch.addmm(rig.basis_mean, coefficients[:count], rig.basis), slopes @ rig.basis
+
+    def _posed(self, local: Tensor, shapes: Tensor) -> Tensor:
+        """(B, 3, V) the body as the rig has it, the root's joint at 0."""
+        carried, joints = self._rest(shapes)
+        rotations = self._world(local)
+        return self._moved(rotations, self._moved_joints(rotations, joints)[1], carried).sum(2)
 
     def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
         num_joints = self.rig.num_moving
@@ -272,11 +295,20 @@ class BodyFitter:
         return placed, placed - (rotations @ joints[..., None])[..., 0]
 
     def _moved(self, rotations: Tensor, shifts: Tensor, carried: Tensor) -> Tensor:
-        """Pose what bones carry. rotations: (..., K, 3, 3), shifts: (..., K, 3), carried: (..., 3, T, V) -> the same, linear in the last two."""
+        """Pose what bones carry, linear in the last two: (..., K, 3, 3), (..., K, 3), (..., 3, T, V) -> (..., 3, T, V)."""
         there, weighted = self.rig.carriers
         by_axis = rotations.movedim(-3, -1)  # (..., 3, 3, K)
         spread = (by_axis.flatten(-3, -2) @ there).view(*by_axis.shape[:-1], *self.rig.weights.shape)
         return (spread * carried.unsqueeze(-4)).sum(-3) + (shifts.mT @ weighted).unflatten(-1, self.rig.weights.shape)
+
+
+def _levi_civita() -> Tensor:
+    """(3, 3, 3) sign of each permutation of the axes."""
+    signs = torch.zeros(3, 3, 3)
+    for first in range(3):
+        second, third = (first + 1) % 3, (first + 2) % 3
+        signs[first, second, third], signs[first, third, second] = 1, -1
+    return signs
 
 
 def _short_rotvecs(rotations: Tensor) -> Tensor:

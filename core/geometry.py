@@ -68,10 +68,27 @@ def translation_from_weak_camera(
     px_per_m = camera[0] * HALF_CROP_PX * np.hypot(*frame_from_crop[:, 0])
     depth_m = focal_px / px_per_m
     translation = np.array([*((pelvis_px - principal) * depth_m / focal_px), depth_m])
-    nearest_m = MIN_DEPTH_M - min(points[:, 2].min(initial=0.0), 0.0)
+    return translation_onto(points, target_px, focal_px, principal, translation, num_steps)
+
+
+def translation_onto(
+    points_m: np.ndarray,
+    target_px: np.ndarray,
+    focal_px: float,
+    principal_px: tuple[float, float] | np.ndarray,
+    start_m: np.ndarray,
+    num_steps: int = 2,
+) -> np.ndarray:
+    """The translation (3,) that brings the pinhole projection of points_m (N, 3) nearest to target_px (N, 2), by Gauss-Newton.
+
+    start_m: (3,) where to begin. All points stay at least MIN_DEPTH_M before the camera.
+    """
+    principal = np.asarray(principal_px, np.float64)
+    translation = np.asarray(start_m, np.float64).copy()
+    nearest_m = MIN_DEPTH_M - min(points_m[:, 2].min(initial=0.0), 0.0)
     translation[2] = max(translation[2], nearest_m)
-    for _ in range(num_steps if len(points) else 0):
-        translation = translation - _reprojection_step(points + translation, target_px, focal_px, principal)
+    for _ in range(num_steps if len(points_m) else 0):
+        translation = translation - _reprojection_step(points_m + translation, target_px, focal_px, principal)
         translation[2] = max(translation[2], nearest_m)
     return translation
 

@@ -95,6 +95,7 @@ class _Draft:
         rig = Rig(
             bone_ids=torch.tensor(self.moving), parents=torch.tensor(parents), rest_rotmats=rest,
             bone_of=torch.where(weights > 0, bone_of, len(self.moving)), weights=weights, basis_mean=mean, basis=basis,
+            joints=self._joints(),
             regions=regions, anchors_above=above, spread=spread, freedoms=freedoms,
             pose_mean=torch.zeros(num_turns), pose_precision=torch.zeros(num_turns, num_turns),
             shape_mean=bank.mean(0), shape_precision=torch.linalg.inv(torch.cov(bank.T)),
@@ -147,6 +148,12 @@ class _Draft:
         rows = torch.arange(len(self.ids))
         chosen = carried[:, rows, bone_of] / self.shares[rows, bone_of].clamp(min=1e-9)[..., None] * weights[..., None]
         return torch.cat([chosen.permute(0, 3, 1, 2).flatten(1), placed[:, self.moving].flatten(1)], 1)
+
+    def _joints(self) -> Tensor:
+        """(14, V) the body's joints made of the coarse vertices."""
+        first, second = self.body.levels.upsample
+        rows = torch.from_numpy((self.body.joint_regressor @ second @ first).toarray()).float()
+        return rows / rows.sum(1, keepdim=True)
 
     def _anchors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Regions (A, V), the anchor above each (A,), and the bones that share its turn (A, K)."""

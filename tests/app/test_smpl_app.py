@@ -90,7 +90,6 @@ def test_without_faces_skeletons_are_drawn_and_told(smpl_folder: Path, clip: Pat
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (("--parametric",), "--parametric: the checkpoint 'default' has no parameter regressor"),
     (("--body", "smpl"), "is for anny"),
     (("--mesh-dir", "somewhere"), "'anny' ships with its files"),
 ])  # fmt: skip
