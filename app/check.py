@@ -32,6 +32,7 @@ class Asset:
 ASSETS = (
     Asset("default.safetensors", "network"),
     Asset("anny_body.safetensors", "body"),
+    Asset("anny_rig.safetensors", "body fit"),
     Asset(
         "pose_landmarker.task", "person detector", "composed from the models of the mediapipe 0.10.21 wheel (PyPI)",
         "Apache-2.0, Copyright The MediaPipe Authors", "yes",

@@ -71,8 +71,9 @@ def own_bodies(
     pairs: list[tuple[Placement, MeshEstimate]], postures: list[Posture], shapes: TrackShapes, body: Body, config: LiveConfig
 ) -> list[tuple[Posture, np.ndarray]]:
     """The postures with the pelvis at 0 and joints_m (14, 3); with fitted parameters and meshes where these are wanted."""
-    postures = [replace(posture, vertices_m=mesh) for posture, mesh in zip(postures, centred(body, postures), strict=True)]
-    joints_m = [joints_of(body, posture.vertices_m) for posture in postures]
+    bodies = with_joints(body, np.stack([posture.vertices_m for posture in postures]))
+    postures = [replace(posture, vertices_m=vertices_m) for posture, (vertices_m, _) in zip(postures, bodies, strict=True)]
+    joints_m = [joints for _, joints in bodies]
     if all(estimate.rotmats is None for _, estimate in pairs) and chosen_fitter(body, config) is not None:
         sightings = []
         for (placement, _), posture, joints in zip(pairs, postures, joints_m, strict=True):
@@ -113,12 +114,15 @@ def placement_of(track: Track, frame: Frame, trust: float = 1.0) -> Placement:
     return Placement(frame, track.track_id, box, track.score_at(frame.time_s), track.visibility_at(frame.time_s), trust)
 
 
-def centred(body: Body, postures: list[Posture]) -> np.ndarray:
-    """(B, V, 3) float32 meshes with the pelvis at 0 again: smoothing each vertex by itself moves it a little."""
+def with_joints(body: Body, vertices_m: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(B, V, 3) -> for each body vertices (V, 3) and joints (14, 3), float32, pelvis at 0 again: smoothing each vertex by itself
+    moves it a little.
+    """
     import torch
 
-    vertices_m = np.stack([posture.vertices_m for posture in postures])
-    return (vertices_m - body.pelvis(torch.from_numpy(vertices_m)).numpy()[:, None]).astype(np.float32)
+    pelvis_m = body.pelvis(torch.from_numpy(vertices_m)).numpy()
+    centred = (vertices_m - pelvis_m[:, None]).astype(np.float32)
+    return [(vertices, joints_of(body, vertices)) for vertices in centred]
 
 
 def joints_of(body: Body, vertices_m: np.ndarray) -> np.ndarray:
