@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line: modes by hand, all other flags from LiveConfig's fields."""
     description = "FastMETRO Live: people in videos, pictures and before the camera -> 3D meshes. Without a mode: the browser page."
-    parser = argparse.ArgumentParser(prog="launch.py", description=description)
+    usage = "launch.py [MODE] [FLAGS]   (--help lists them)"
+    parser = argparse.ArgumentParser(prog="launch.py", usage=usage, description=description)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument(
         "--webcam", nargs="?", const="0", metavar="INDEX|URL", help="a live window: a camera's number, an rtsp or http URL, or a video file"

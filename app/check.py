@@ -14,7 +14,20 @@ from core.errors import InputError
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 OPEN3D = "open3d-cpu" if (sys.platform, platform.machine()) == ("linux", "x86_64") else "open3d"
-PACKAGES = ("torch", "numpy", "scipy", "safetensors", "opencv-contrib-python", "mediapipe", "av", "numba", "tqdm", OPEN3D)
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "opencv-contrib-python",
+    "mediapipe",
+    "av",
+    "numba",
+    "tqdm",
+    OPEN3D,
+    "gradio",
+    "websockets",
+)
 RESTORE = "it belongs to the repository: git checkout -- checkpoints"
 
 

@@ -37,6 +37,8 @@ HEAD = """
 <style>html { color-scheme: light; } html:has(body.dark) { color-scheme: dark; }</style>
 <script src="/page/page.js" defer></script><script src="/page/live.js" defer></script>
 """
+VISITOR_UPLOADS = 2
+"""All uploads of one visitor together, in largest files."""
 SWEEP_EVERY_S = 5.0
 SHUTDOWN_S = 1
 MAX_MESSAGE_BYTES = 4 << 20
@@ -53,6 +55,9 @@ def run_page(config: LiveConfig, page: PageConfig, say: Callable[[str], None]) -
     """Serve the page until Ctrl-C. `say` gets the address. Raises InputError when the port cannot be had."""
     os.environ.update(QUIET_GRADIO)
     listener = listen(page.host, page.port)
+    import gradio  # noqa: F401 - a missing one is told before anything is started
+    import websockets  # noqa: F401
+
     with contextlib.closing(listener), Visitors(page) as visitors:
         os.environ["GRADIO_TEMP_DIR"] = str(visitors.root / "gradio")
         networks = Networks(config)
@@ -109,9 +114,16 @@ def serve(app: Any, listener: socket.socket) -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    class QuietServer(uvicorn.Server):
+        """Open pages hold requests open; that these are cut off when the program ends is no news."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            super().handle_exit(sig, frame)
+
     before = signal.signal(signal.SIGTERM, end)
     try:
-        uvicorn.Server(settings).run(sockets=[listener])
+        QuietServer(settings).run(sockets=[listener])
     except KeyboardInterrupt:
         log.info("ended")
     finally:
@@ -162,6 +174,8 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
                 return JSONResponse({"error": too_large(name, announced, config)}, 413)
             if len(visitor.uploads) >= config.max_files:
                 return JSONResponse({"error": f"{config.max_files} files are waiting already; make their meshes or remove some"}, 429)
+            if announced + sum(item.num_bytes for item in visitor.uploads.values()) > VISITOR_UPLOADS * config.max_upload_mb * 1_000_000:
+                return JSONResponse({"error": "your files are too large together; remove some that are done"}, 429)
             path = await receive_upload(name, request.stream(), visitor.make_folder("uploads"), config)
             taken = await asyncio.to_thread(examine, path, config)
         except InputError as error:

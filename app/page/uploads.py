@@ -33,6 +33,11 @@ class Upload:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     time_s: float = field(default_factory=time.monotonic)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
     def remove(self) -> None:
         """Delete the file."""
         discard(self.path)

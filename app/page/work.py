@@ -28,8 +28,8 @@ ENDED = (DONE, CANCELLED, FAILED)
 RATE_AFTER_FRAMES = 5
 SPARE_FRAMES = 60
 HIGHEST_FPS = 240
-LONGEST_END_S = 3.0
-"""Until a job that was cancelled has written what it holds; loading a network cannot be cut short."""
+LONGEST_END_S = 15.0
+"""A cancelled job writes what it holds, in well under a second; only loading a network, just after the start, cannot be cut short."""
 
 
 @dataclass(frozen=True)

@@ -191,10 +191,12 @@ def test_nothing_went_out_and_nothing_complained(visit: Visit) -> None:
 
 
 def test_ctrl_c_ends_it_soon_and_leaves_nothing(visit: Visit) -> None:
+    before = visit.page.log
     start_s = time.monotonic()
     visit.page.process.send_signal(signal.SIGINT)
     assert visit.page.process.wait(15) == 0, visit.page.log
     assert time.monotonic() - start_s < 8  # a second or two on a quiet machine
+    assert visit.page.log.removeprefix(before) == "ended\n"
     assert list((visit.folder / "page" / "tmp").glob("fastmetro*")) == []
 
 
