@@ -58,5 +58,7 @@ class BodyRegressor(nn.Module):
     def forward(self, vertices: Tensor) -> tuple[Tensor, Tensor]:
         """vertices: (B, V, 3) the intermediate mesh as the network says it, not centred."""
         parameters = self.exit(self.blocks(self.entry(vertices.detach().flatten(1))))
+        parameters = parameters if parameters.dtype == torch.float64 else parameters.float()
         matrices, shape = parameters.split([9 * self.num_bones, self.num_shape], 1)
-        return self.to_rotations(matrices.unflatten(1, (self.num_bones, 3, 3))), shape
+        with torch.autocast(parameters.device.type, enabled=False):  # rotations want the precision, and no SVD takes bfloat16
+            return self.to_rotations(matrices.unflatten(1, (self.num_bones, 3, 3))), shape

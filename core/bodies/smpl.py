@@ -152,7 +152,19 @@ class SmplBody:
             from smplx.lbs import lbs
         except ImportError as error:
             raise InputError("posing SMPL needs the package smplx (non-commercial): pip install -r requirements-smpl.txt") from error
-        return lbs(shape, pose, **{name: value.to(shape) for name, value in self._posing.items()}, parents=self._parents, pose2rot=False)[0]
+        return lbs(shape, pose, **self._posing_as(shape), parents=self._parents, pose2rot=False)[0]
+
+    def _posing_as(self, like: Tensor) -> dict[str, Tensor]:
+        """The posing data in the precision and on the device of `like`; kept, for training asks at every step."""
+        key = (like.device, like.dtype)
+        if key not in self._posing_copies:
+            with torch.inference_mode(False):  # or those made in evaluation could not serve training
+                self._posing_copies[key] = {name: value.to(like) for name, value in self._posing.items()}
+        return self._posing_copies[key]
+
+    @cached_property
+    def _posing_copies(self) -> dict[tuple[torch.device, torch.dtype], dict[str, Tensor]]:
+        return {}
 
     @cached_property
     def _posing(self) -> dict[str, Tensor]:
