@@ -6,9 +6,10 @@ would have seen.
 
 import queue
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,37 @@ NUM_BATCHES_AHEAD = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """features: tuple of (B, ...) tensors for `backbone.tail`; family: (B,) uint8."""
+    """features: tuple of (B, ...) tensors for `backbone.tail`, or where `pictures` is set normalised pictures (B, 3, 224, 224) alone.
+
+    family: (B,) uint8; keys: names of the samples, for messages; none for cached features
+    """
 
     features: tuple[Tensor, ...]
     targets: Targets
     family: Tensor
+    keys: tuple[str, ...] = ()
+    pictures: bool = False
+
+    def __len__(self) -> int:
+        return len(self.family)
+
+    def to(self, device: torch.device) -> "Batch":
+        """On a device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def parts(self, count: int) -> "list[Batch]":
+        """In `count` nearly equal parts."""
+        bounds = np.linspace(0, len(self), count + 1).round().astype(int)
+        if count == 1:
+            return [self]
+        return [
+            replace(self._mapped(lambda tensor, low=low, high=high: tensor[low:high]), keys=self.keys[low:high])
+            for low, high in pairwise(bounds.tolist())
+        ]
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        targets = {name: None if tensor is None else change(tensor) for name, tensor in vars(self.targets).items()}
+        return replace(self, features=tuple(map(change, self.features)), targets=Targets(**targets), family=change(self.family))
 
 
 class People:
@@ -212,3 +239,17 @@ class BatchStream:
                 yield Cursor(epoch, k + 1, names), Batch(features, batch.targets, batch.family)
             epoch, done = epoch + 1, 0
             self.people.refresh()
+
+
+class FeatureSource:
+    """Cached people, ready to be streamed from any cursor."""
+
+    def __init__(self, people: People, noise: FeatureNoise, seed: int, dtype: torch.dtype) -> None:
+        self.people, self.noise, self.seed, self.dtype = people, noise, seed, dtype
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def stream(self, batch_size: int, start: Cursor, crew: Crew) -> BatchStream:
+        """Batches from `start` on. Raises InputError when there are too few people for a batch."""
+        return BatchStream(self.people, batch_size, self.seed, start, self.dtype, self.noise, crew)

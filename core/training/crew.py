@@ -6,10 +6,13 @@ spend much of their time starting and ending threads (119 samples/s on one threa
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from core.errors import InputError
 
@@ -18,39 +21,59 @@ class Crew:
     """All processes hold the same weights; each takes its share of every batch, and the gradients are averaged."""
 
     def __init__(self) -> None:
-        """Join the processes that torchrun announces in the environment, if any."""
+        """Join the processes that torchrun announces in the environment, on one machine or several, if any."""
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if self.size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            if torch.cuda.is_available():
+                torch.cuda.set_device(self.local_rank)
+            # Gradients go by NCCL between GPUs; the few numbers of `agree` always by Gloo, so that no GPU waits for them.
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
     @property
     def leads(self) -> bool:
         """Whether this process writes files and logs."""
         return self.rank == 0
 
-    def check_batch(self, batch: int) -> None:
+    def check_batch(self, batch: int, accumulate: int = 1) -> None:
         """Raise InputError unless a batch can be shared out evenly."""
-        if batch % self.size:
-            raise InputError(f"--batch: got {batch}, expected a multiple of the {self.size} processes")
+        if batch % (self.size * accumulate):
+            parts = f" x {accumulate} accumulated parts" if accumulate > 1 else ""
+            raise InputError(f"--batch: got {batch}, expected a multiple of the {self.size} processes{parts}")
 
-    def average(self, parameters: Sequence[nn.Parameter], *numbers: float) -> list[float]:
-        """Average the gradients over the crew, and these numbers with them; returns their means."""
+    def wrapped(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """`module` with its gradients averaged over the crew while the backward pass runs."""
+        if self.size == 1:
+            return module
+        devices = [device] if device.type == "cuda" else None
+        # Statistics of batch normalisation are the leader's, as is what it saves: nobody else's are read.
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    @staticmethod
+    def local(module: nn.Module) -> AbstractContextManager:
+        """A context in which the backward pass of a wrapped module only adds up its own gradients."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def agree(self, *numbers: float) -> list[float]:
+        """The means of these numbers over the crew."""
         if self.size == 1:
             return list(numbers)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        extra = torch.tensor(numbers, device=gradients[0].device)
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), extra])
-        distributed.all_reduce(flat)
-        flat /= self.size
-        *means, extra = flat.split([*(gradient.numel() for gradient in gradients), len(numbers)])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.view_as(gradient))
-        return extra.tolist()
+        together = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(together)
+        return (together / self.size).tolist()
 
-    def share(self, rows: np.ndarray) -> np.ndarray:
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process gave, in the order of their ranks; for small things, as they are pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def share(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """This process's part of a batch's row numbers."""
-        return rows[self.rank :: self.size]
+        return np.asarray(rows)[self.rank :: self.size]
 
     def close(self) -> None:
         """Leave the crew."""

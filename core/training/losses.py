@@ -75,7 +75,7 @@ class Targets:
     """The truth of a batch as float32 tensors; shapes as in shards.Truth.
 
     What is None does not exist in these data. A mask of None stands for ones.
-    full_m: (B, V, 3) pelvis at 0                        has_mesh: (B,) whose vertices are known
+    full_m: (B, V, 3) pelvis at 0                        has_mesh, has_full: (B,) whose intermediate and full vertices are known
     joint_confidence: (B, 14) of joints_m                has_camera: (B,) whose camera is known
     rotmats, shape: (B, J, 3, 3), (B, S) parameters of the body; has_parameters: (B,)
     """
@@ -87,6 +87,7 @@ class Targets:
     camera: Tensor
     full_m: Tensor | None = None
     has_mesh: Tensor | None = None
+    has_full: Tensor | None = None
     joint_confidence: Tensor | None = None
     has_camera: Tensor | None = None
     rotmats: Tensor | None = None
@@ -175,7 +176,7 @@ class Criterion(nn.Module):
             "camera": sample_mean((camera - targets.camera).abs(), targets.has_camera),
         }
         if full is not None and targets.full_m is not None and self.weights.vertices_full:
-            terms["vertices_full"] = sample_mean((full - pelvis - targets.full_m).abs(), has_mesh)
+            terms["vertices_full"] = sample_mean((full - pelvis - targets.full_m).abs(), targets.has_full)
         if self.weights.edges or self.weights.normals or self.weights.edge_length:
             terms |= self._surface_terms(intermediate, true, has_mesh)
         return sum(getattr(self.weights, name) * term for name, term in terms.items()), terms

@@ -1,12 +1,21 @@
 """A network made ready for training: built, its trunk filled with its original weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from core.bodies import Body, load_body
+from core.checkpoint import load_backbone, load_checkpoint
 from core.config import ModelConfig, variant
 from core.errors import InputError
-from core.model import FastMETRO, build_model
+from core.model import FastMETRO, assemble
+
+WHERE = {
+    "resnet50": "get torchvision's ImageNet weights, https://download.pytorch.org/models/resnet50-0676ba61.pth, and give their path",
+    "hrnet-w64": "get hrnetv2_w64_imagenet_pretrained.pth as the FastMETRO repository's docs/Download.md says, and give its path",
+    "blazepose": "make it with `python -m core.backbones.convert_blazepose pose_landmark_full.tflite FILE.safetensors`",
+    "blazepose-heavy": "make it with `python -m core.backbones.convert_blazepose pose_landmark_heavy.tflite FILE.safetensors`",
+}
+"""Where a backbone's first weights come from."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +38,48 @@ def build_for_training(variant_name: str, trunk: Path | None = None, init: Path 
 
     Raises InputError when neither is given or the files do not fit.
     """
-    from core.checkpoint import load_backbone, load_checkpoint
-
-    config = variant(variant_name)
-    if init is not None:
-        model, body, _ = load_checkpoint(init)
-        if model.config != config:
-            raise InputError(f"--init: {init} holds {model.config.name!r} ({model.config}), expected {config}; choose that --variant")
-        return Parts(model, config, body, f"checkpoint {init.name}")
-    if trunk is None:
+    if trunk is None and init is None:
         raise InputError("training: got neither --trunk nor --init; give the backbone's weights, or a checkpoint to start from")
-    model = build_model(config)
+    return build_parts(variant(variant_name), trunk, init)
+
+
+def build_parts(config: ModelConfig, trunk: Path | None, init: str | Path | None, mesh_dir: Path | None = None) -> Parts:
+    """A network of this architecture with first weights: all of a checkpoint's, or a trunk's and random ones, or random ones alone.
+
+    A checkpoint without regressor of body parameters may start a network that has one; that one is random then.
+    mesh_dir: folder of the SMPL body's files. Raises InputError when files are missing or of another architecture.
+    """
+    if init is not None:
+        return _continued(config, init, mesh_dir)
+    body = load_body(config.body, mesh_dir)
+    model = assemble(config, body)
+    if trunk is None:
+        return Parts(model, config, body, "random weights")
+    if not trunk.is_file():
+        raise InputError(f"backbone: no file {trunk}; {WHERE.get(config.backbone, 'give its weights')}")
     load_backbone(trunk, model.backbone, config.backbone)
-    return Parts(model, config, load_body(config.body), f"trunk {trunk.name}, transformer from random weights")
+    return Parts(model, config, body, f"trunk {trunk.name}, transformer from random weights")
+
+
+def _continued(config: ModelConfig, init: str | Path, mesh_dir: Path | None) -> Parts:
+    loaded = load_checkpoint(init, mesh_dir)
+    found = loaded.model.config
+    names = [entry.name for entry in fields(config) if _differs(config, found, entry.name)]
+    if names:
+        differing = "; ".join(f"{name} {getattr(found, name)}, expected {getattr(config, name)}" for name in names)
+        raise InputError(f"init: {init} holds {found.name!r}, which is another architecture than {config.name!r}: {differing}")
+    model = loaded.model
+    if config.parametric and not found.parametric:
+        model = assemble(config, loaded.body)
+        fresh = {f"body_regressor.{name}": value for name, value in model.body_regressor.state_dict().items()}
+        model.load_state_dict(loaded.model.state_dict() | fresh)
+    return Parts(model, config, loaded.body, f"checkpoint {Path(init).name}")
+
+
+def _differs(config: ModelConfig, found: ModelConfig, name: str) -> bool:
+    """Whether a field keeps the weights from fitting, or makes another network of them."""
+    if name == "parametric":
+        return found.parametric and not config.parametric
+    if name == "rotations":
+        return found.parametric and found.rotations != config.rotations
+    return getattr(found, name) != getattr(config, name)

@@ -94,11 +94,16 @@ def panel_drawn(panel: Panel, faces: np.ndarray) -> np.ndarray:
     return np.concatenate([caption, np.concatenate(pictures, axis=1)])
 
 
-def write_sheet(path: Path, panels: list[Panel], faces: np.ndarray) -> None:
-    """Write the panels as one PNG, row by row; InputError when that is not possible."""
+def sheet_of(panels: list[Panel], faces: np.ndarray) -> np.ndarray:
+    """The panels row by row as one RGB picture."""
     drawn = [panel_drawn(panel, faces) for panel in panels]
     blank = np.full_like(drawn[0], 255)
     drawn += [blank] * (-len(drawn) % COLUMNS)
     rows = [np.concatenate(drawn[start : start + COLUMNS], axis=1) for start in range(0, len(drawn), COLUMNS)]
-    if not cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1]):
+    return np.concatenate(rows)
+
+
+def write_sheet(path: Path, panels: list[Panel], faces: np.ndarray) -> None:
+    """Write the panels as one PNG; InputError when that is not possible."""
+    if not cv2.imwrite(str(path), sheet_of(panels, faces)[..., ::-1]):
         raise InputError(f"sheet: cannot write {path}; give a .png in a folder that exists")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.config import ABLATIONS
-from core.training import train
+from core.training import loop, train
 from core.training.attention import plan_blocks, quick_attention
 from core.training.averages import EVERY_STEPS, AveragedWeights
 from core.training.batches import Batch, BatchStream, Cursor, FeatureNoise, People
@@ -18,6 +18,7 @@ from core.training.config import RunFiles, TrainConfig, build_parser
 from core.training.crew import Crew
 from core.training.features import cache_features, open_cache
 from core.training.losses import LossWeights
+from core.training.optimization import learning_rate_factor
 from core.training.parts import Parts
 from core.training.settings import from_flags
 from core.training.shards import list_shards
@@ -54,13 +55,13 @@ def give_features(folder: Path) -> None:
 
 def run_all(files: RunFiles, config: TrainConfig = CONFIG) -> train.Trainer:
     files.run.mkdir(parents=True, exist_ok=True)
-    trainer, people, validation = train.open_run(files, config, LossWeights())
-    train.run(trainer, people, validation, train.StopRequest())
+    trainer, source, validation = train.open_run(files, config, LossWeights())
+    train.run(trainer, source, validation, train.StopRequest())
     return trainer
 
 
 def journal(files: RunFiles) -> list[dict]:
-    return [json.loads(line) for line in files.journal.read_text().splitlines()]
+    return [json.loads(line) for line in files.folder.journal.read_text().splitlines()]
 
 
 def test_the_loss_falls_and_scores_improve(files: RunFiles) -> None:
@@ -71,7 +72,7 @@ def test_the_loss_falls_and_scores_improve(files: RunFiles) -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert scores[-1] < scores[0]
     assert trainer.num_samples == LONGER.samples
-    metadata = json.loads(files.best.read_text())
+    metadata = json.loads(files.folder.best.read_text())
     validated = [line for line in lines if "synthetic" in line]
     best = min(validated, key=lambda line: line["synthetic"]["mpjpe_mm"] + line["synthetic"]["pa_mpjpe_mm"])
     assert metadata["samples_seen"] == best["samples"]
@@ -82,7 +83,7 @@ def test_the_loss_falls_and_scores_improve(files: RunFiles) -> None:
 def test_resumed_equals_uninterrupted(files: RunFiles) -> None:
     whole = run_all(replace(files, run=files.run.with_name("whole")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "checked_step", StopAfter(13))  # in the middle of the third epoch of 6 steps
+        patch.setattr(loop, "checked_step", StopAfter(13))  # in the middle of the third epoch of 6 steps
         assert run_all(files).num_samples == 13 * 8
     resumed = run_all(files)
     assert resumed.num_samples == whole.num_samples
@@ -113,7 +114,7 @@ def test_batch_statistics_are_taken_up_again(files: RunFiles, monkeypatch: pytes
     files.shards.joinpath("features-toy", "backbone.json").unlink()
     files.validation.joinpath("features-toy", "backbone.json").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "checked_step", StopAfter(5))
+        patch.setattr(loop, "checked_step", StopAfter(5))
         first = run_all(files)
     again = train.open_run(files, CONFIG, LossWeights())[0]
     means = [trainer.model.backbone.mix[1].running_mean for trainer in (first, again)]
@@ -125,7 +126,7 @@ class StopAfter:
     """A step during the last of which the run is asked to stop."""
 
     def __init__(self, num_steps: int) -> None:
-        self.left, self.step = num_steps, train.checked_step
+        self.left, self.step = num_steps, loop.checked_step
 
     def __call__(self, trainer: train.Trainer, batch: Batch, stop: bool) -> dict:
         self.left -= 1
@@ -172,10 +173,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(files: RunF
 
 def test_only_the_frozen_part_stays(files: RunFiles) -> None:
     files.run.mkdir()
-    trainer, people, _ = train.open_run(files, CONFIG, LossWeights())
+    trainer, source, _ = train.open_run(files, CONFIG, LossWeights())
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     for _ in range(3):
-        trainer.step(people.gather(np.arange(8)))
+        trainer.step(source.people.gather(np.arange(8)))
     moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
     assert not {name for name in moved if name.startswith("backbone.patch")}
     assert {name for name in moved if name.startswith("backbone.mix")}
@@ -185,21 +186,21 @@ def test_only_the_frozen_part_stays(files: RunFiles) -> None:
 
 def test_learning_rate_rises_then_falls() -> None:
     config = TrainConfig(samples=1000, batch=10, warmup_samples=100, final_lr_scale=0.1)
-    rates = [train.learning_rate_factor(config, seen, 0.0) for seen in range(0, 1001, 10)]
+    rates = [learning_rate_factor(config, seen, 0.0) for seen in range(0, 1001, 10)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] or max(rates) == rates[9]
     assert rates[-1] == pytest.approx(0.1)
     assert rates[50] == pytest.approx(0.55)
     limited = replace(config, hours=1.0)
-    assert train.learning_rate_factor(limited, 200, 3600.0) == pytest.approx(0.1)
-    assert train.learning_rate_factor(limited, 500, 0.0) == pytest.approx(0.55)
+    assert learning_rate_factor(limited, 200, 3600.0) == pytest.approx(0.1)
+    assert learning_rate_factor(limited, 500, 0.0) == pytest.approx(0.55)
 
 
 def test_a_state_of_another_run_or_a_broken_one_is_refused(files: RunFiles) -> None:
     run_all(files, replace(CONFIG, samples=16))
     with pytest.raises(train.InputError, match="choose another --out"):
         train.open_run(files, replace(CONFIG, batch=4), LossWeights())
-    files.state.write_bytes(files.state.read_bytes()[:100])
+    files.folder.state.write_bytes(files.folder.state.read_bytes()[:100])
     with pytest.raises(train.InputError, match="not readable"):
         train.open_run(files, CONFIG, LossWeights())
 

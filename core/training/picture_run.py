@@ -1,0 +1,84 @@
+"""A training run on pictures, from a config: its parts put together."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import InputError
+from core.training.config import RunFolder
+from core.training.crew import Crew
+from core.training.parts import Parts, build_parts
+from core.training.picture_validation import PictureValidation
+from core.training.pictures import PictureSource
+from core.training.run_config import RunConfig
+from core.training.samples import SampleDataset, open_dataset
+from core.training.trainer import Origin, Trainer, read_state
+from core.training.truth import TargetMaker
+
+log = logging.getLogger(__name__)
+
+RANDOM = "random"
+LICENCES = {
+    "smpl": "code MIT; the body SMPL is for non-commercial research, and so are the weights; so may be the training data",
+    "anny": "code MIT; body Anny CC0 / Apache-2.0; the licence of the training data was not stated",
+}
+
+
+def first_parts(config: RunConfig, resumed: bool = False) -> Parts:
+    """The network with the first weights that the config asks for; random ones where a state will fill it. Raises InputError."""
+    model = config.model
+    mesh_dir = Path(model.mesh_dir) if model.mesh_dir else None
+    trunk = None if resumed or model.backbone in ("", RANDOM) else Path(model.backbone)
+    init = None if resumed or not model.init else model.init
+    return build_parts(model.config(), trunk, init, mesh_dir)
+
+
+def open_people(options: dict[str, Any], parts: Parts) -> SampleDataset:
+    """The data set that a part of a config describes."""
+    return open_dataset(options["kind"], parts.body, {name: value for name, value in options.items() if name != "kind"})
+
+
+def open_picture_run(config: RunConfig, crew: Crew) -> tuple[Trainer, PictureSource, PictureValidation | None]:
+    """Everything checked and loaded, an earlier state of the run taken up. Raises InputError."""
+    torch.manual_seed(config.training.seed)
+    folder = RunFolder(Path(config.out))
+    resumed = folder.state.exists()
+    parts = first_parts(config, resumed)
+    people = open_people(config.train, parts)
+    training = config.training.resolved(crew.size, len(people))
+    if len(people) < training.batch:
+        raise InputError(f"batch: got {training.batch}, but the data set holds only {len(people)} people; lower the batch")
+    data = {"train": config.train, "validation": config.validation, "pictures": len(people)}
+    licence = config.licence or LICENCES.get(parts.body.name, "not stated")
+    trainer = Trainer(parts, training, config.loss, folder, Origin(data, licence, config.to_dict()), crew, config.regressor)
+    trainer.samples_per_epoch = len(people) // training.batch * training.batch
+    if resumed:
+        _tell_changes(read_state(folder.state).get("run"), config)
+        trainer.load_state()
+        log.info("going on from %d samples, epoch %d", trainer.num_samples, trainer.cursor.epoch)
+    maker = TargetMaker(parts.body, parts.model.backbone, trainer.device)
+    source = PictureSource(people, config.augmentation, maker, training.seed, config.num_workers)
+    return trainer, source, open_validation(config, parts, maker, training.validate_limit)
+
+
+def open_validation(config: RunConfig, parts: Parts, maker: TargetMaker, limit: int) -> PictureValidation | None:
+    """What validates, if the config names any people for it."""
+    if not config.validation:
+        log.warning("no data.validation in the config: the run keeps its last weights, but cannot tell which are best")
+        return None
+    people = open_people(config.validation, parts)
+    batch = config.training.batch_per_process or config.training.batch
+    return PictureValidation(people, limit, maker, max(batch // config.training.accumulate, 1), config.num_workers)
+
+
+def _tell_changes(before: dict[str, Any] | None, config: RunConfig) -> None:
+    """Say what a run that is taken up again now does differently."""
+    now = config.to_dict()
+    for section, settings in now.items():
+        old = (before or {}).get(section)
+        if isinstance(settings, dict) and isinstance(old, dict):
+            for name, value in settings.items():
+                if name in old and old[name] != value:
+                    log.warning("going on with another setting: %s.%s was %s, is %s", section, name, old[name], value)

@@ -1,0 +1,217 @@
+"""Batches of pictures for training: samples read and augmented by worker processes, in an order that a seed decides.
+
+What a sample looks like follows from (seed, epoch, its number) alone, and the order from (seed, epoch): neither the number of
+workers nor an interruption changes anything.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from core.errors import InputError
+from core.training.augmentation import Augmentation, View, plain_view, viewed
+from core.training.batches import Batch, Cursor
+from core.training.crew import Crew
+from core.training.samples import BrokenSample, Sample, SampleDataset
+from core.training.truth import BodySizes, TargetMaker, ViewBatch, stacked
+
+log = logging.getLogger(__name__)
+
+MAX_BROKEN_IN_A_ROW = 100
+BATCHES_AHEAD = 4
+"""Of each worker."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker hands over. keys: of the samples; broken: what was skipped on the way, in words."""
+
+    views: ViewBatch
+    keys: tuple[str, ...]
+    broken: tuple[str, ...]
+
+    def pin_memory(self) -> "Loaded":
+        """DataLoader asks for it."""
+        return Loaded(self.views.pin_memory(), self.keys, self.broken)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A view, the key of its sample, and what was skipped to get there, in words."""
+
+    view: View
+    key: str
+    broken: tuple[str, ...]
+
+
+class Views(Dataset):
+    """A data set as views: asked for (epoch, number) it reads, augments and checks that sample, or the next that is not broken."""
+
+    def __init__(self, people: SampleDataset, augmentation: Augmentation | None, sizes: BodySizes, seed: int) -> None:
+        """augmentation: None = plain crops."""
+        self.people, self.augmentation, self.sizes, self.seed = people, augmentation, sizes, seed
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, place: tuple[int, int]) -> "Seen | InputError":
+        """A view, or what ends the run: handed over whole, for DataLoader would wrap a traceback around what is raised in a worker."""
+        try:
+            return self.seen(*place)
+        except InputError as error:
+            return error
+
+    def seen(self, epoch: int, number: int) -> "Seen":
+        """A view. Raises InputError for a sample of another body, or when all seem to be broken."""
+        broken: list[str] = []
+        for step in range(min(MAX_BROKEN_IN_A_ROW, len(self.people))):
+            row = (number + step) % len(self.people)
+            try:
+                sample = self.people[row + epoch * len(self.people) if getattr(self.people, "endless", False) else row]
+            except BrokenSample as error:
+                broken.append(str(error))
+                continue
+            view = self._view(sample, np.random.default_rng([self.seed, epoch, row]))
+            self.sizes.check(view, sample.img_key or str(row))
+            return Seen(view, sample.img_key or str(row), tuple(broken))
+        raise InputError(f"data set: {len(broken)} samples in a row are broken, from number {number} on; the first: {broken[0]}")
+
+    def _view(self, sample: Sample, random: np.random.Generator) -> View:
+        return plain_view(sample) if self.augmentation is None else viewed(sample, self.augmentation, random)
+
+
+def collate(items: "list[Seen | InputError]") -> "Loaded | InputError":
+    """Views of a batch in one, or the first error."""
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+    broken = tuple(text for item in items for text in item.broken)
+    return Loaded(stacked([item.view for item in items]), tuple(item.key for item in items), broken)
+
+
+class Order(Sampler):
+    """Endless batches of (epoch, number) from a cursor on; this process's part of each."""
+
+    def __init__(self, num_people: int, batch_size: int, seed: int, start: Cursor, crew: Crew) -> None:
+        self.num_people, self.batch_size, self.seed, self.start, self.crew = num_people, batch_size, seed, start, crew
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches only; who is left over comes in another epoch."""
+        return self.num_people // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, done = self.start.epoch, self.start.batches_done
+        while True:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_people)
+            for k in range(done, self.batches_per_epoch):
+                chosen = order[k * self.batch_size : (k + 1) * self.batch_size]
+                yield [(epoch, int(number)) for number in self.crew.share(chosen)]
+            epoch, done = epoch + 1, 0
+
+    def cursors(self) -> Iterator[Cursor]:
+        """Where a run stands after each of these batches."""
+        epoch, done = self.start.epoch, self.start.batches_done
+        while True:
+            for k in range(done, self.batches_per_epoch):
+                yield Cursor(epoch, k + 1, ())
+            epoch, done = epoch + 1, 0
+
+
+class BrokenCount:
+    """Broken samples that were met: the first few are told one by one, all are counted."""
+
+    TOLD = 5
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, texts: tuple[str, ...]) -> None:
+        """Note some."""
+        for text in texts:
+            self.count += 1
+            if self.count <= self.TOLD:
+                log.warning("sample skipped: %s%s", text, "; further ones are only counted" if self.count == self.TOLD else "")
+
+
+class PictureStream:
+    """Endless batches of pictures. Iterating gives (cursor after the batch, batch). A context manager: leaving it ends the workers."""
+
+    def __init__(self, views: Views, order: Order, maker: TargetMaker, num_workers: int, broken: BrokenCount) -> None:
+        self.order, self.maker, self.broken = order, maker, broken
+        self.loader = _loader(views, order, num_workers, maker.device)
+        self._iterator: Iterator[Loaded] | None = None
+
+    def __enter__(self) -> "PictureStream":
+        self._iterator = iter(self.loader)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._iterator = None  # the last reference to the workers
+
+    def __iter__(self) -> Iterator[tuple[Cursor, Batch]]:
+        batches = iter(self.loader) if self._iterator is None else self._iterator
+        for cursor, loaded in zip(self.order.cursors(), batches, strict=False):
+            yield cursor, on_device(loaded, self.maker, self.broken)
+
+
+def _loader(views: Views, order: Sampler, num_workers: int, device: torch.device) -> DataLoader:
+    ahead = {"prefetch_factor": BATCHES_AHEAD, "persistent_workers": True, "worker_init_fn": _quiet_worker} if num_workers else {}
+    return DataLoader(
+        views, batch_sampler=order, num_workers=num_workers, collate_fn=collate, pin_memory=device.type == "cuda", **ahead
+    )  # fmt: skip
+
+
+def _quiet_worker(_: int) -> None:
+    """One thread a worker, and signals left to the main process, which lets everybody end in order."""
+    import signal
+
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def on_device(loaded: Loaded | InputError, maker: TargetMaker, broken: BrokenCount) -> Batch:
+    """Pictures and truth on the training's device; raises what a worker handed over as an error."""
+    if isinstance(loaded, InputError):
+        raise loaded
+    broken.add(loaded.broken)
+    views = loaded.views.to(maker.device)
+    return Batch((maker.images(views),), maker.targets(views), torch.zeros(len(views), dtype=torch.uint8), loaded.keys, pictures=True)
+
+
+def plain_batches(
+    people: SampleDataset, rows: np.ndarray, batch_size: int, maker: TargetMaker, workers: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """The samples `rows` without augmentation, in order: (batch, its pictures (B, 224, 224, 3) uint8)."""
+    views, broken = Views(people, None, BodySizes.of(maker.body), 0), BrokenCount()
+    order = [[(0, int(row)) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
+    for loaded in _loader(views, order, workers, maker.device):
+        yield on_device(loaded, maker, broken), loaded.views.pictures
+
+
+class PictureSource:
+    """A data set, ready to be streamed from any cursor."""
+
+    def __init__(self, people: SampleDataset, augmentation: Augmentation, maker: TargetMaker, seed: int, num_workers: int) -> None:
+        self.people, self.maker, self.seed, self.num_workers = people, maker, seed, num_workers
+        self.views = Views(people, augmentation, BodySizes.of(maker.body), seed)
+        self.broken = BrokenCount()
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def stream(self, batch_size: int, start: Cursor, crew: Crew) -> PictureStream:
+        """Batches from `start` on. Raises InputError when there are too few people for a batch."""
+        if batch_size > len(self.people):
+            raise InputError(f"batch: got {batch_size}, but the data set holds only {len(self.people)} people; lower the batch")
+        order = Order(len(self.people), batch_size, self.seed, start, crew)
+        return PictureStream(self.views, order, self.maker, self.num_workers, self.broken)
