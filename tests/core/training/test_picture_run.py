@@ -19,7 +19,7 @@ from core.training.picture_run import open_picture_run
 from core.training.pictures import Order
 from core.training.run_config import read_run_config
 from core.training.stopping import StopRequest
-from core.training.train import main
+from core.training.train import main, use_threads
 from core.training.trainer import Trainer, read_state
 from tests.core.training.toy_people import write_toy_shards
 from tests.core.training.toy_run import PLAIN, register, write_config
@@ -45,6 +45,7 @@ def validation(tmp_path: Path) -> Path:
 def run_all(place: Path, changes: list[str] | None = None, stop_after: int | None = None) -> Trainer:
     """A run from a config to its end, or until it is asked to stop after so many steps."""
     config = read_run_config(str(place), changes or [])
+    use_threads(config.training)
     trainer, source, scorer = open_picture_run(config, Crew())
     trainer.folder.run.mkdir(parents=True, exist_ok=True)
     stop = StopRequest()
