@@ -5,6 +5,7 @@ workers nor an interruption changes anything.
 """
 
 import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -161,20 +162,20 @@ class PictureStream:
 
 
 def _loader(views: Views, order: Sampler, num_workers: int, device: torch.device) -> DataLoader:
-    ahead = {"prefetch_factor": BATCHES_AHEAD, "persistent_workers": True, "worker_init_fn": _quiet_worker} if num_workers else {}
+    import cv2
+
+    options = {}
+    if num_workers:
+        # Before the fork: in a worker OpenCV would wait for threads that only the main process has.
+        cv2.setNumThreads(1)
+        options = {"prefetch_factor": BATCHES_AHEAD, "persistent_workers": True, "worker_init_fn": _leave_signals}
     return DataLoader(
-        views, batch_sampler=order, num_workers=num_workers, collate_fn=collate, pin_memory=device.type == "cuda", **ahead
+        views, batch_sampler=order, num_workers=num_workers, collate_fn=collate, pin_memory=device.type == "cuda", **options
     )  # fmt: skip
 
 
-def _quiet_worker(_: int) -> None:
-    """One thread a worker, and signals left to the main process, which lets everybody end in order."""
-    import signal
-
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+def _leave_signals(_: int) -> None:
+    """In a worker: Ctrl-C is for the main process, which lets everybody end in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
