@@ -73,18 +73,20 @@ def person_errors(predicted: Estimates, batch: Batch, full: bool) -> np.ndarray:
 
 
 def scores_of(errors: np.ndarray) -> Scores:
-    """Means of (N, 5) errors; NaN where nobody has that truth."""
+    """Means of (N, 5) errors; NaN or None where nobody has that truth."""
     known = {name: column[~np.isnan(column)] for name, column in zip(MEASURES, errors.T, strict=True)}
-    mean = {name: float(column.mean()) if len(column) else float("nan") for name, column in known.items()}
-    facing = known["facing_deg"]
+    mean = {name: float(column.mean()) if len(column) else None for name, column in known.items()}
+    facing = known["facing_deg"] if len(known["facing_deg"]) else np.full(1, np.nan)
+    over_60, over_120 = (float((facing > limit).mean()) if len(known["facing_deg"]) else float("nan") for limit in (60, 120))
     return Scores(
         num_people=len(errors),
-        mpjpe_mm=mean["mpjpe_mm"],
-        pa_mpjpe_mm=mean["pa_mpjpe_mm"],
+        mpjpe_mm=float("nan") if mean["mpjpe_mm"] is None else mean["mpjpe_mm"],
+        pa_mpjpe_mm=float("nan") if mean["pa_mpjpe_mm"] is None else mean["pa_mpjpe_mm"],
         mpvpe_mm=mean["mpvpe_mm"],
-        facing_error_median_deg=float(np.median(facing)) if len(facing) else float("nan"),
-        facing_over_60_deg=float((facing > 60).mean()) if len(facing) else float("nan"),
-        projection_error_px=mean["projection_px"] if len(known["projection_px"]) else None,
+        facing_error_median_deg=float(np.median(facing)),
+        facing_over_60_deg=over_60,
+        projection_error_px=mean["projection_px"],
+        facing_over_120_deg=over_120,
     )
 
 
@@ -103,5 +105,6 @@ def panels_of(objective: Objective, batch: Batch, pictures: np.ndarray, errors_m
         true_px = (as_array(batch.targets.joints_crop[row]) + 1) * HALF_CROP_PX
         said = "no 3D truth" if np.isnan(errors_mm[row]) else f"{errors_mm[row]:.0f} mm"
         seen = as_array(batch.targets.joint_visibility[row]) > 0.5
-        panels.append(Panel(pictures[row], estimate, true_px, seen, float(errors_mm[row]), f"{batch.keys[row]} {said}"))
+        true_m = None if np.isnan(errors_mm[row]) else as_array(batch.targets.joints_m[row])
+        panels.append(Panel(pictures[row], estimate, true_px, seen, float(errors_mm[row]), f"{batch.keys[row]} {said}", true_m))
     return panels

@@ -182,7 +182,7 @@ def test_the_regressor_learns_and_leaves_the_network_alone(tmp_path: Path, peopl
     data = {name: {"kind": "toy", "path": str(folder)} for name, folder in (("train", people), ("validation", validation))}
     whole = write_config(tmp_path / "c.yaml", people, validation, data=data, loss={"vertices_full": 25, "camera": 0})
     run_all(whole, [f"out={tmp_path}/first"])
-    training = {"samples": 1600, "tail_lr_scale": 0.0, "freeze": ["stages", "reduction", "tokens", "camera", "conv_1x1", "xyz_regressor"]}
+    training = {"samples": 800, "tail_lr_scale": 0.0, "freeze": ["stages", "reduction", "tokens", "camera", "conv_1x1", "xyz_regressor"]}
     model = {"variant": "tiny-normed", "init": f"{tmp_path}/first/best.safetensors", "backbone": "", "parametric": True}
     regressor = {"rotations": 1000, "shape": 100, "parametric_joints": 1000, "parametric_projection": 1000, "parametric_vertices": 1000}
     second = write_config(tmp_path / "d.yaml", people, validation, data=data, training=training, model=model, regressor=regressor)
@@ -191,8 +191,8 @@ def test_the_regressor_learns_and_leaves_the_network_alone(tmp_path: Path, peopl
     after = trainer.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     lines = [line for line in journal(tmp_path / "run") if "rotations" in line]
-    assert lines[-1]["rotations"] < 0.3 * lines[0]["rotations"]
-    assert lines[-1]["parametric_vertices"] < 0.7 * lines[0]["parametric_vertices"]
+    assert lines[-1]["rotations"] < 0.4 * lines[0]["rotations"]
+    assert lines[-1]["parametric_vertices"] < 0.8 * lines[0]["parametric_vertices"]
 
 
 def test_broken_samples_are_passed_over_and_counted(tmp_path: Path, people: Path, caplog: pytest.LogCaptureFixture) -> None:
