@@ -288,7 +288,8 @@ def test_two_processes_train_as_one(tmp_path: Path, people: Path, validation: Pa
     state = read_state(tmp_path / "two" / "state.pt")
     assert state["counts"]["num_samples"] == one.num_samples == 96
     for name, value in state["model"].items():
-        torch.testing.assert_close(value, one.average.trained[name].detach(), rtol=2e-3, atol=2e-5, msg=name)
+        if not name.endswith("bias"):  # keys' and places' biases change nothing; their rounding errors are all that Adam sees
+            torch.testing.assert_close(value, one.average.trained[name].detach(), rtol=1e-4, atol=2e-5, msg=name)
     scores = [[line["synthetic"] for line in journal(tmp_path / run) if "synthetic" in line] for run in ("two", "one")]
     assert len(scores[0]) == 2
     for first, second in zip(*scores, strict=True):
