@@ -62,7 +62,10 @@ class LiveConfig:
     mesh_dir: Path | None = setting(  # noqa: RUF009  as all settings
         None, "folder of the SMPL body's files (default: that of an official .bin, or checkpoints/smpl)", type=Path, metavar="DIR"
     )
-    parametric: bool = setting(False, "write the body's parameters too: bone rotations, and one shape for each person", action="store_true")
+    parametric: bool = setting(
+        False, "write the body's parameters too: bone rotations, and one shape for each person; see docs/parameters.md",
+        action="store_true",
+    )  # fmt: skip
     mesh: str = setting(
         "auto", "which mesh is shown and written: the body posed by its own parameters, or the network's vertices as they come; auto takes "
         "the body's where it is as accurate (Anny)", choices=("auto", "parametric", "free"),

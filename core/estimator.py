@@ -151,7 +151,7 @@ def load_estimator(
     if parametric and not checkpoint.model.config.parametric:
         fitter = fitter_for(checkpoint.body)
         if fitter is None:
-            raise InputError(f"parametric: {name_or_path} has no parameter regressor, and a body {checkpoint.body.name!r} cannot be fitted")
+            raise InputError(f"--parametric: {name_or_path} gives no parameters, and a body {checkpoint.body.name!r} cannot be fitted")
     estimator = MeshEstimator(checkpoint.model, checkpoint.body, device, precision, description, fitter)
     estimator.metadata = checkpoint.metadata
     return estimator

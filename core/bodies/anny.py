@@ -47,6 +47,7 @@ class AnnyBody:
         self._tensors = {name: tensors[name].float() for name in _FLOATS}
         dense = torch.zeros(len(self.levels.template_m), len(self.bone_names))
         self._tensors["skinning"] = dense.scatter_(1, tensors["skin_indices"].long(), tensors["skin_weights"].float())
+        self._tensors["ancestors"] = _ancestors(self.parents)
         self._joints = torch.from_numpy(self.joint_regressor.toarray())
 
     def to(self, device: torch.device | str) -> "AnnyBody":
@@ -91,12 +92,13 @@ class AnnyBody:
 
         returns: rotations (B, J, 3, 3) and posed heads (B, J, 3); a rest point x of bone j goes to R_j (x - head_j) + posed_j
         """
-        turned, placed = [pose[:, 0]], [torch.zeros_like(heads[:, 0])]
+        turned = [pose[:, 0]]
         for bone, parent in enumerate(self.parents[1:], start=1):
             turned.append(turned[parent] @ pose[:, bone])
-            offset = alignments[:, parent] @ (heads[:, bone] - heads[:, parent])[..., None]
-            placed.append(placed[parent] + (turned[parent] @ offset)[..., 0])
-        return torch.stack(turned, 1) @ alignments, torch.stack(placed, 1)
+        rotations = torch.stack(turned, 1) @ alignments
+        above = self.parents[1:]
+        offsets = (rotations[:, above] @ (heads[:, 1:] - heads[:, above])[..., None])[..., 0]  # from each parent's head to its own
+        return rotations, self._tensors["ancestors"][:, 1:] @ offsets
 
     def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
         """Pose the body. pose: (B, 104, 3, 3) rotation matrices, shape: (B, 6) phenotype -> (B, V, 3) metres, root at 0."""
@@ -104,8 +106,8 @@ class AnnyBody:
         rotations, placed = self.bone_transforms(pose, heads, alignments)
         translations = placed - (rotations @ heads[..., None])[..., 0]
         transforms = torch.cat([rotations, translations[..., None]], -1).flatten(2)
-        blended = (self._tensors["skinning"] @ transforms).view(*rest.shape[:2], 3, 4)
-        return (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
+        blended = (transforms.mT @ self._tensors["skinning"].T).unflatten(1, (3, 4))  # (B, 3, 4, V): vertices last runs fastest
+        return ((blended[:, :, :3] * rest.mT[:, None]).sum(2) + blended[:, :, 3]).mT.contiguous()
 
     def joints(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) full mesh -> (B, 14, 3) joints."""
@@ -114,6 +116,15 @@ class AnnyBody:
     def pelvis(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) -> (B, 3) midpoint of the hips."""
         return self._joints[HIPS].mean(0).to(vertices.dtype) @ vertices
+
+
+def _ancestors(parents: list[int]) -> Tensor:
+    """(J, J) 1 where the column's bone is the row's or above it."""
+    table = torch.eye(len(parents))
+    for bone, parent in enumerate(parents):
+        if parent >= 0:
+            table[bone] += table[parent]
+    return table
 
 
 def phenotype_products(shape: Tensor, product_mask: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--coco", type=Path, nargs="+", default=[], help="folders of pictures with COCO keypoints")
     parser.add_argument("--min-keypoints", type=int, default=MIN_KEYPOINTS, help=f"keypoints a person needs (default {MIN_KEYPOINTS})")
+    parser.add_argument(
+        "--parametric", action="store_true", help="score the mesh of the body's fitted parameters too, for networks that give none"
+    )
     parser.add_argument("--json", type=Path, help="write the scores here")
     parser.add_argument("--sheet", type=Path, help="draw the worst cases into this PNG; with --compare one for each checkpoint")
     parser.add_argument("--device", default="auto", choices=DEVICES)
@@ -96,7 +99,7 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
         if name in earlier:
             reports += earlier[name]
             continue
-        estimator = load_estimator(name, options.device, options.precision, options.mesh_dir)
+        estimator = load_estimator(name, options.device, options.precision, options.mesh_dir, options.parametric)
         scores, panels = score_checkpoint(estimator, sets)
         reports.append({"checkpoint": name, **scores})
         if options.sheet and panels:
