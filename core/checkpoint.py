@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.bodies import Body, body_from_tensors, load_body
@@ -20,6 +18,7 @@ from core.config import ModelConfig
 from core.errors import InputError
 from core.model import FastMETRO, assemble
 from core.official import SUFFIXES, read_official, read_state_dict
+from core.tensor_files import SafetensorError, safe_open, save
 
 FORMAT = "fastmetro-live/2"
 OLD_FORMAT = "fastmetro-live/1"

@@ -9,9 +9,9 @@ fixed mixture of a few near vertices of the level below.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from core.arrays import check_array
+from core.sparse import csr_matrix
 
 NUM_COARSE = 431
 NUM_INTERMEDIATE = 1723

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
 from core.registry import Registry
+from core.sparse import csr_matrix
 
 UPSAMPLINGS: Registry[Callable[[csr_matrix], nn.Module]] = Registry("kind of up-sampling")
 """Name -> module of a body's sparse matrix (V', V): vertices (B, V, 3) -> (B, V', 3)."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from core.errors import InputError
 from core.mesh import MeshLevels
 from core.registry import Registry
+from core.sparse import csr_matrix
 
 
 class Body(Protocol):

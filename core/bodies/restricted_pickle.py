@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib import format as npy_format
-from scipy import sparse
 
 from core.errors import InputError
+from core.sparse import csr_matrix
 
 MAX_MESSAGE = 200
 MAX_TUPLE_DEPTH = 8
@@ -251,8 +251,10 @@ def as_array(value: object) -> np.ndarray:
     return value
 
 
-def as_sparse(value: object) -> sparse.csr_matrix:
+def as_sparse(value: object) -> csr_matrix:
     """A sparse matrix of what a file holds: SciPy's CSC, CSR or COO of any age, or a dense array. Raises ValueError for the rest."""
+    from scipy import sparse
+
     value = _unwrapped(value)
     if not isinstance(value, Record) or "data" not in value.state:
         return sparse.csr_matrix(as_array(value))

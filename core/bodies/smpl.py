@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from core.bodies.smpl_files import (
@@ -41,6 +40,7 @@ from core.errors import InputError
 from core.geometry import rotmats_from_rotvecs
 from core.joints import JOINT_NAMES, indices
 from core.mesh import MeshLevels, blank_levels
+from core.sparse import csr_matrix
 
 log = logging.getLogger(__name__)
 

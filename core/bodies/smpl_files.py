@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from core.bodies.restricted_pickle import as_array, as_sparse, load_restricted, one_line, read_npz
 from core.errors import InputError
+from core.sparse import csr_matrix
 
 DEFAULT_FOLDER = Path(__file__).parents[2] / "checkpoints" / "smpl"
 MESH_FILE, REGRESSOR_FILE, FACES_FILE = "mesh_downsampling.npz", "J_regressor_h36m_correct.npy", "smpl_1723_faces.npy"

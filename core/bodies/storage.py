@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from core.errors import InputError
 from core.mesh import MeshLevels
+from core.sparse import csr_matrix
+from core.tensor_files import safe_open
 
 SPARSE_PARTS = ("data", "indices", "indptr")
 

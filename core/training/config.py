@@ -22,6 +22,7 @@ class TrainConfig:
     accumulate: int = setting(1, "parts in which a process takes its share of a batch, to save memory")
     lr: float = setting(6e-4, "highest learning rate of the transformer")
     tail_lr_scale: float = setting(0.4, "learning rate of the backbone's trainable part, relative to lr; 0 = keep the backbone frozen")
+    tail: str = setting("last", "what of the backbone is trainable: its last blocks, or all of it; all needs pictures", ("last", "all"))
     schedule: str = setting("cosine", "how the learning rate falls: cosine to the end, or in steps of a tenth", ("cosine", "step"))
     final_lr_scale: float = setting(0.01, "cosine: learning rate at the end, relative to lr")
     drop_epochs: float = setting(100.0, "step: epochs between steps")

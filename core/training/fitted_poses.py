@@ -12,15 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
-from scipy.cluster.vq import kmeans2
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.training.mocap import SLOTS, PoseBank, load_pose_bank, spread_over_bones
-from core.training.rotations import without_heading
+from core.training.rotations import from_rotvecs, without_heading
 
 DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_poses.safetensors"
 FORMAT = "fastmetro-live/anny-poses/1"
@@ -56,7 +53,7 @@ class FittedPoses:
         chosen = random.choice(len(self.weights), count, p=self.weights)
         tangent = np.einsum("bdr,br->bd", self.factors[chosen], np.clip(random.standard_normal((count, RANK)), -1.8, 1.8))
         tangent += self.spread[chosen] * np.clip(random.standard_normal(tangent.shape), -1.8, 1.8)
-        turns = Rotation.from_rotvec(tangent.reshape(-1, 3)).as_matrix().reshape(count, len(SLOTS), 3, 3)
+        turns = from_rotvecs(tangent.reshape(count, len(SLOTS), 3))
         slots = self.means[chosen] @ turns
         flip = random.random(count) < 0.5
         slots[flip] = mirrored(slots[flip])
@@ -94,6 +91,8 @@ def kind_of(name: str) -> str:
 
 def _clusters(slots: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
     """Rows of poses that are alike; every row in one of them."""
+    from scipy.cluster.vq import kmeans2
+
     count = max(1, len(slots) // FRAMES_PER_COMPONENT)
     if len(slots) < FRAMES_PER_COMPONENT:  # single poses: each its own
         return [np.array([row]) for row in range(len(slots))] if len(slots) <= 20 else [np.arange(len(slots))]
@@ -104,6 +103,9 @@ def _clusters(slots: np.ndarray, random: np.random.Generator) -> list[np.ndarray
 
 def _gaussian(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean rotations (S, 3, 3), factors (S * 3, RANK), and what these leave (S * 3,)."""
+    from scipy.spatial.transform import Rotation
+
+
     means = np.stack([Rotation.from_matrix(slots[:, k]).mean().as_matrix() for k in range(slots.shape[1])])
     size = 3 * slots.shape[1]
     if len(slots) < 3:
@@ -120,6 +122,9 @@ def _gaussian(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def save(poses: FittedPoses, path: Path) -> None:
     """Write the file; rotations as rotation vectors, everything in half precision."""
+    from safetensors.numpy import save_file
+    from scipy.spatial.transform import Rotation
+
     rotvecs = Rotation.from_matrix(poses.means.reshape(-1, 3, 3)).as_rotvec().reshape(*poses.means.shape[:2], 3)
     tensors = {"weights": poses.weights.astype(np.float32), "means": rotvecs.astype(np.float16),
                "factors": poses.factors.astype(np.float16), "spread": poses.spread.astype(np.float16)}  # fmt: skip
@@ -129,7 +134,7 @@ def save(poses: FittedPoses, path: Path) -> None:
 
 def load(body: AnnyBody, path: Path = DATA_FILE) -> FittedPoses:
     """Read the file; raises InputError when it is missing, damaged or of another skeleton."""
-    from safetensors import safe_open
+    from core.tensor_files import safe_open
 
     restore = f"restore it with `git checkout {path.parent.name}/{path.name}`"
     if not path.is_file():
@@ -142,7 +147,7 @@ def load(body: AnnyBody, path: Path = DATA_FILE) -> FittedPoses:
         raise InputError(f"pose distribution {path}: damaged ({error}); {restore}") from error
     if metadata.get("format") != FORMAT or metadata.get("slots") != " ".join(SLOTS):
         raise InputError(f"pose distribution {path}: format {metadata.get('format')!r}, expected {FORMAT!r} over our {len(SLOTS)} slots")
-    means = Rotation.from_rotvec(tensors["means"].reshape(-1, 3)).as_matrix().reshape(*tensors["means"].shape[:2], 3, 3)
+    means = from_rotvecs(tensors["means"].reshape(*tensors["means"].shape[:2], 3))
     weights = tensors["weights"] / tensors["weights"].sum()
     return FittedPoses(weights, means, tensors["factors"], tensors["spread"], tuple(metadata["names"].split()), body.bone_names)
 

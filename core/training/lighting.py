@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from core.raster import rasterize
-
 COSINE_LOBE = np.float32([np.pi, *[2 * np.pi / 3] * 3, *[np.pi / 4] * 5])
 """Weights of bands 0, 1 and 2 of a clamped cosine. Source: Ramamoorthi and Hanrahan 2001."""
 
@@ -123,6 +121,8 @@ def occlusion(inverse_depth: np.ndarray, covered: np.ndarray) -> np.ndarray:
 
 def shadowed(mesh_m: np.ndarray, faces: np.ndarray, spots_m: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """(N,) bool: spots from which the lamp in that direction is hidden by the mesh (a shadow map)."""
+    from core.raster import rasterize
+
     side = np.cross(direction, [0.3, 0.9, 0.1])
     side /= np.linalg.norm(side)
     basis = np.stack([side, np.cross(direction, side), -direction], 1).astype(np.float32)

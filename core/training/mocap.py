@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import label
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from core.bodies.anny import AnnyBody
@@ -209,6 +207,9 @@ def _shrug(arm: np.ndarray, sign: float) -> np.ndarray:
 
 def fraction_of(rotmats: np.ndarray, share: float) -> np.ndarray:
     """(N, 3, 3) -> rotations about the same axes by a share of the angle."""
+    from scipy.spatial.transform import Rotation
+
+
     return Rotation.from_rotvec(Rotation.from_matrix(rotmats).as_rotvec() * share).as_matrix()
 
 
@@ -278,6 +279,8 @@ def read_cmu(path: Path, stride: int) -> Iterator[Motion]:
 
     The first frame of a clip is left out, since it is a T-pose and no motion, and so are frames with a broken root.
     """
+    from scipy.spatial.transform import Rotation
+
     offsets = np.array([CMU_OFFSETS.get(joint, (0, 0, 0)) for joint in range(len(CMU_PARENTS))], float)
     with np.load(path, allow_pickle=False) as clips:
         for name in sorted(clips.files):
@@ -294,6 +297,8 @@ def upright_frames(root: np.ndarray) -> np.ndarray:
     Some clips were resampled as Euler angles: where the heading passes their pole, the body falls over while the feet
     stand. All of the actions are upright ones, and no sound frame tilts the pelvis by BROKEN_TILT_DEGREES.
     """
+    from scipy.ndimage import label
+
     tilt = np.degrees(np.arccos(np.clip(root[:, 1, 1], -1, 1)))
     runs, _ = label(tilt > DOUBTFUL_TILT_DEGREES)
     return (runs == 0) | ~np.isin(runs, runs[tilt > BROKEN_TILT_DEGREES])
@@ -316,6 +321,8 @@ DEEPMIMIC_RIG = Rig(  # rests with hanging arms
 
 def read_deepmimic(path: Path, stride: int) -> Iterator[Motion]:
     """One clip of (N, 44): duration, root position, quaternions (w first) of ball joints, angles about z of hinges."""
+    from scipy.spatial.transform import Rotation
+
     values = np.array(json.loads(path.read_text())["Frames"], float)[::stride]
     local = np.tile(np.eye(3), (len(values), len(DEEPMIMIC_JOINTS), 1, 1))
     column = 4
@@ -345,6 +352,8 @@ def read_makehuman(path: Path, reference: Reference) -> Iterator[Motion]:
 
     Left is +x, z up, -y to the front; it rests as Anny does.
     """
+    from scipy.spatial.transform import Rotation
+
     names, parents, offsets, channels, values = read_bvh(path)
     starts = np.concatenate([[0], np.cumsum([len(row) for row in channels])[:-1]]).astype(int)
     local = np.empty((len(values), len(names), 3, 3))

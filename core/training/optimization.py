@@ -40,10 +40,11 @@ def learning_rate_factor(config: TrainConfig, num_samples: int, elapsed_s: float
 def freeze(model: nn.Module, config: TrainConfig, trains_regressor: bool) -> list[nn.Module]:
     """Switch off what shall not learn; returns the frozen modules, which also keep their statistics and drop nothing.
 
-    The backbone learns where `tail_parameters` says, if `tail_lr_scale` is above 0; `config.freeze` names further modules.
+    The backbone learns where `tail_parameters` says, or all of it with tail "all", if `tail_lr_scale` is above 0; `config.freeze` names further modules.
     Raises InputError for a name that the model does not have, and when nothing is left to learn.
     """
-    tail = {id(parameter) for parameter in model.backbone.tail_parameters()} if config.tail_lr_scale else set()
+    learning = model.backbone.parameters() if config.tail == "all" else model.backbone.tail_parameters()
+    tail = {id(parameter) for parameter in learning} if config.tail_lr_scale else set()
     for parameter in model.backbone.parameters():
         parameter.requires_grad_(id(parameter) in tail)
     frozen = [] if config.tail_lr_scale else [model.backbone]

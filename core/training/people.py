@@ -12,17 +12,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
-from core.joints import JOINT_NAMES
-from core.training.pose_sources import FITTED, check_names, open_pose_sources
-from core.training.poses import CLOSE_WEIGHTS, FAMILIES, FAMILY_WEIGHTS, PoseSampler
+from core.training.pose_sources import FITTED, check_names
+from core.training.posing import FAMILY_NAMES, Posing, plausible
 from core.training.render import Cutout, Renderer
 from core.training.scenery import check_folders
 from core.training.shapes import draw_shapes
-from core.training.views import FRAMING_NAMES, Views, draw_views
+from core.training.views import FRAMING_NAMES, draw_views
 
 VALIDATION_SEED = 1_000_000_000
 """Seeds from here on are for validation: training refuses them."""
@@ -31,9 +29,6 @@ BLOCK_SIZE = 4
 CROWD_SIZE, PICTURES_PER_CROWD, MOST_BLOCKS = 12, 1024, 16
 BLOCKS_KEPT, CROWDS_KEPT = 8, 16
 JPEG_QUALITY = (35, 96)
-RECORDED = "mocap"
-"""Family of poses that come from a pose source."""
-FAMILY_NAMES = (*FAMILIES, RECORDED)
 
 
 @dataclass(frozen=True)
@@ -119,10 +114,8 @@ class People:
 
     def __init__(self, body: AnnyBody, config: PeopleConfig) -> None:
         self.body, self.config = body, config
-        self.recorded = open_pose_sources(config.poses, body)
-        self.sampler = PoseSampler(body, 0)
+        self.posing = Posing(body, config.poses, config.recorded_share)
         self.renderer = Renderer(body, 0, config.backgrounds, config.held_out)
-        self._hands = [i for i, name in enumerate(body.bone_names) if name.startswith("finger")]
         self._block, self._crowd = Kept(self._pose_block, BLOCKS_KEPT), Kept(self._draw_crowd, CROWDS_KEPT)
 
     def make(self, index: int) -> SyntheticPerson:
@@ -164,11 +157,10 @@ class People:
     @torch.inference_mode()
     def _pose(self, random: np.random.Generator) -> Block:
         """BLOCK_SIZE plausible people."""
-        self.sampler.random = random
         parts: list[Block] = []
         while (missing := BLOCK_SIZE - sum(len(part.family) for part in parts)) > 0:
             views = draw_views(random, missing)
-            rotmats, family = self._poses(random, views)
+            rotmats, family = self.posing.draw(random, views)
             shapes, group = draw_shapes(random, missing, self.config.held_out)
             vertices = self.body.vertices(rotmats, torch.from_numpy(shapes))
             joints, pelvis = self.body.joints(vertices).numpy(), self.body.pelvis(vertices).numpy()
@@ -177,33 +169,3 @@ class People:
             parts.append(Block(*(array[keep] for array in rows)))
         columns = ("vertices_m", "joints_m", "pelvis_m", "family", "group", "framing")
         return Block(*(np.concatenate([getattr(part, name) for part in parts])[:BLOCK_SIZE] for name in columns))
-
-    def _poses(self, random: np.random.Generator, views: Views) -> tuple[Tensor, np.ndarray]:
-        """(rotmats, family): procedural ones, and where there is a pose source its share, seen from the same views."""
-        count = len(views.framing)
-        close = views.framing == FRAMING_NAMES.index("webcam")
-        everywhere, before_webcams = (random.choice(len(FAMILIES), count, p=shares) for shares in (FAMILY_WEIGHTS, CLOSE_WEIGHTS))
-        batch = self.sampler.sample(count, np.where(close, before_webcams, everywhere), views.rotmats)
-        if self.recorded is None:
-            return batch.rotmats, batch.family
-        chosen = random.random(count) < self.config.recorded_share
-        poses = self.recorded.sample(random, count)
-        poses[:, 0] = torch.from_numpy(views.rotmats.astype(np.float32)) @ poses[:, 0]
-        poses[:, self._hands] = batch.rotmats[:, self._hands]
-        rotmats = torch.where(torch.from_numpy(chosen)[:, None, None, None], poses, batch.rotmats)
-        return rotmats, np.where(chosen, FAMILY_NAMES.index(RECORDED), batch.family)
-
-
-def plausible(joints_m: np.ndarray) -> np.ndarray:
-    """(B, 14, 3) -> (B,) bool: no wrist or elbow inside the trunk, no leg inside the other."""
-    at = {name: joints_m[:, index] for index, name in enumerate(JOINT_NAMES)}
-    hip, neck = (at["R_Hip"] + at["L_Hip"]) / 2, at["Neck"]
-    size = np.linalg.norm(neck - hip, axis=1)
-    fine = np.ones(len(joints_m), bool)
-    for name in ("R_Wrist", "L_Wrist", "R_Elbow", "L_Elbow"):
-        trunk = neck - hip
-        along = np.clip(((at[name] - hip) * trunk).sum(1) / (trunk**2).sum(1), -0.1, 1)
-        fine &= np.linalg.norm(at[name] - hip - along[:, None] * trunk, axis=1) > 0.26 * size
-    for name in ("Knee", "Ankle"):
-        fine &= np.linalg.norm(at[f"R_{name}"] - at[f"L_{name}"], axis=1) > 0.17 * size
-    return fine

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from core.bodies.smpl_files import SMPL_JOINTS
 from core.training.mocap import CMU_RIG, MAKEHUMAN_SIDED, Motion, Reference, Rig, forward_kinematics, read_bvh, read_makehuman
@@ -30,6 +29,8 @@ UNSIDED = ("pelvis", "chest", "head")
 
 def read_any_bvh(path: Path, reference: Reference) -> Iterator[Motion]:
     """One clip. Raises ValueError when the rig's joints cannot be told apart."""
+    from scipy.spatial.transform import Rotation
+
     names, parents, offsets, channels, values = read_bvh(path)
     if {f"{bone}.L" for bone in MAKEHUMAN_SIDED.values()} <= set(names):
         yield from read_makehuman(path, reference)
@@ -127,6 +128,8 @@ def read_amass(path: Path) -> Iterator[Motion]:
     Whether the world has z or y up, or y down as in a camera, is read off the bodies: most people stand most of the time.
     Raises ValueError.
     """
+    from scipy.spatial.transform import Rotation
+
     with np.load(path, allow_pickle=False) as content:
         if "poses" not in content:
             raise ValueError(f"holds {', '.join(sorted(content.files)) or 'nothing'}, expected an array 'poses'")

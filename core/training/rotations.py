@@ -13,6 +13,12 @@ def rotation(axis: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * (skew @ skew)
 
 
+def from_rotvecs(rotvecs: np.ndarray) -> np.ndarray:
+    """(..., 3) axis times angle in radians -> (..., 3, 3)."""
+    angle = np.linalg.norm(rotvecs, axis=-1)
+    return rotation(rotvecs / np.maximum(angle, 1e-12)[..., None], np.degrees(angle))
+
+
 def about_x(degrees: np.ndarray) -> np.ndarray:
     """Positive bends the upper body forward, and a hanging shin back."""
     return rotation(np.array([1.0, 0, 0]), degrees)

@@ -165,7 +165,8 @@ def _parsed_toml(text: str, path: Path) -> Any:
 def _recorded(path: Path) -> Any:
     """The config inside a state or a checkpoint."""
     import torch
-    from safetensors import SafetensorError, safe_open
+
+    from core.tensor_files import SafetensorError, safe_open
 
     try:
         if path.suffix == ".safetensors":

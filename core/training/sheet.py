@@ -8,7 +8,6 @@ import numpy as np
 
 from core.errors import InputError
 from core.joints import BONES, JOINT_NAMES, indices
-from core.raster import rasterize
 from core.types import CROP_SIZE_PX, MeshEstimate
 
 COLUMNS = 3
@@ -40,6 +39,8 @@ class Panel:
 
 def mesh_drawn(image: np.ndarray, vertices_m: np.ndarray, camera: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(224, 224, 3) the picture with the shaded mesh blended over it. camera: (3,) scale, tx, ty"""
+    from core.raster import rasterize
+
     depth_m = np.maximum(vertices_m[:, 2] + MESH_DISTANCE_M, 0.1)
     fragments = rasterize(projected_px(vertices_m, camera), depth_m, faces, CROP_SIZE_PX, CROP_SIZE_PX)
     a, b, c = (vertices_m[faces[:, corner]] for corner in range(3))
