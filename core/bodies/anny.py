@@ -13,7 +13,6 @@ from torch import Tensor
 from core.bodies.storage import read_tensors, unpack_levels, unpack_sparse
 from core.geometry import nearest_rotations
 from core.joints import JOINT_NAMES, indices
-from core.tensor_files import safe_open
 
 FORMAT = "fastmetro-live/anny-body/1"
 DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_body.safetensors"

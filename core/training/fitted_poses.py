@@ -105,7 +105,6 @@ def _gaussian(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean rotations (S, 3, 3), factors (S * 3, RANK), and what these leave (S * 3,)."""
     from scipy.spatial.transform import Rotation
 
-
     means = np.stack([Rotation.from_matrix(slots[:, k]).mean().as_matrix() for k in range(slots.shape[1])])
     size = 3 * slots.shape[1]
     if len(slots) < 3:

@@ -209,7 +209,6 @@ def fraction_of(rotmats: np.ndarray, share: float) -> np.ndarray:
     """(N, 3, 3) -> rotations about the same axes by a share of the angle."""
     from scipy.spatial.transform import Rotation
 
-
     return Rotation.from_rotvec(Rotation.from_matrix(rotmats).as_rotvec() * share).as_matrix()
 
 

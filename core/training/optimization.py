@@ -40,7 +40,8 @@ def learning_rate_factor(config: TrainConfig, num_samples: int, elapsed_s: float
 def freeze(model: nn.Module, config: TrainConfig, trains_regressor: bool) -> list[nn.Module]:
     """Switch off what shall not learn; returns the frozen modules, which also keep their statistics and drop nothing.
 
-    The backbone learns where `tail_parameters` says, or all of it with tail "all", if `tail_lr_scale` is above 0; `config.freeze` names further modules.
+    The backbone learns where `tail_parameters` says, or with `tail` "all" everywhere, if `tail_lr_scale` is above 0; `config.freeze`
+    names further modules.
     Raises InputError for a name that the model does not have, and when nothing is left to learn.
     """
     learning = model.backbone.parameters() if config.tail == "all" else model.backbone.tail_parameters()

@@ -16,7 +16,7 @@ import torch
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.training.pose_sources import FITTED, check_names
-from core.training.posing import FAMILY_NAMES, Posing, plausible
+from core.training.posing import Posing, plausible
 from core.training.render import Cutout, Renderer
 from core.training.scenery import check_folders
 from core.training.shapes import draw_shapes

@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
-from core.training.people import FAMILY_NAMES, VALIDATION_SEED, People, PeopleConfig
+from core.training.people import VALIDATION_SEED, People, PeopleConfig
 from core.training.pose_sources import FITTED
+from core.training.posing import FAMILY_NAMES
 from core.training.shapes import GROUP_NAMES
 from core.training.shards import SHARD_PATTERN
 from core.training.sources import SOURCES, Named, people_sources, write_sources

@@ -62,9 +62,8 @@ class BatchPeople:
 
     def _plausible(self, plan: Plan, count: int) -> Tensor:
         """(B,) rows of the poses to take: those without a hand inside the trunk first."""
-        fine = []
-        for rows in torch.arange(len(plan.shapes), device=self.device).split(POSED_AT_ONCE):
-            fine.append(plausible_batch(self.body.joints(self.body.vertices(plan.rotmats[rows], plan.shapes[rows]))))
+        blocks = zip(plan.rotmats.split(POSED_AT_ONCE), plan.shapes.split(POSED_AT_ONCE), strict=True)
+        fine = [plausible_batch(self.body.joints(self.body.vertices(rotmats, shapes))) for rotmats, shapes in blocks]
         return torch.argsort(~torch.cat(fine), stable=True)[:count].sort().values
 
     def _draw(self, plan: Plan, rows: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:

@@ -15,7 +15,8 @@ SOFT_SIGMA = 0.6
 JPEG_SHARE = 0.6
 LUMA_STEPS = (
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
 )  # fmt: skip
 """Quantisation of brightness at quality 50. Source: ITU-T T.81, table K.1; colour is quantised by the same table, which is milder."""
 
@@ -177,7 +178,10 @@ def blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
     kernel = (-0.5 * (offsets / sigma.clamp(0.1, MAX_SIGMA)[:, None]) ** 2).exp()
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
     flat = pictures.reshape(1, count * channels, *pictures.shape[2:])
-    for shape, padding in (((-1, 1, 1, BLUR_PX), (BLUR_PX // 2, BLUR_PX // 2, 0, 0)), ((-1, 1, BLUR_PX, 1), (0, 0, BLUR_PX // 2, BLUR_PX // 2))):
+    for shape, padding in (
+        ((-1, 1, 1, BLUR_PX), (BLUR_PX // 2, BLUR_PX // 2, 0, 0)),
+        ((-1, 1, BLUR_PX, 1), (0, 0, BLUR_PX // 2, BLUR_PX // 2)),
+    ):
         flat = F.conv2d(F.pad(flat, padding, mode="replicate"), kernel.view(shape), groups=count * channels)
     return flat.view_as(pictures)
 

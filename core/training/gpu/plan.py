@@ -175,7 +175,17 @@ def draw_look(random: np.random.Generator, held_out: bool) -> dict[str, np.ndarr
     odd = random_colour(random) if random.random() < 0.02 else natural
     hair = cloth_colour(random) if outfit.hair in COVERED else odd
     leather = LEATHER[random.integers(len(LEATHER))] if random.random() < 0.8 else random_colour(random, 0.7)
-    colours = [skin, hair, natural, leather, hair * 0.9, cloth_colour(random), cloth_colour(random) * 0.8, leather * 0.6, cloth_colour(random)]
+    colours = [
+        skin,
+        hair,
+        natural,
+        leather,
+        hair * 0.9,
+        cloth_colour(random),
+        cloth_colour(random) * 0.8,
+        leather * 0.6,
+        cloth_colour(random),
+    ]
     same = outfit.suit or outfit.dress
     cloths = [draw_cloth(random, PATTERNS), draw_cloth(random, TROUSERS), draw_cloth(random, PATTERNS)]
     cloths[1] = cloths[0] if same else cloths[1]

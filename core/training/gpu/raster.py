@@ -68,7 +68,9 @@ def rasterize_batch(points_px: Tensor, depth_m: Tensor, faces: Tensor, height: i
     face = (2**FACE_BITS - 1) - (keys[pixel] & (2**FACE_BITS - 1))
     column, row = pixel % width, (pixel // width) % height
     weights, inverse = _weights(points_px, depth_m, faces, picture, face, column, row)[:2]
-    return BatchFragments(pixel, picture, face, weights * inverse.corners / inverse.here[:, None], inverse.here, (len(points_px), height, width))
+    return BatchFragments(
+        pixel, picture, face, weights * inverse.corners / inverse.here[:, None], inverse.here, (len(points_px), height, width)
+    )
 
 
 @dataclass(frozen=True)

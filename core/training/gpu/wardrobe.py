@@ -81,7 +81,9 @@ def label_batch(channels: Tensor, wearing: Wearing, surface: BodySurface) -> Ten
     return torch.where(extra > 0.5, extra.round().long(), parts)
 
 
-def _label_head(put: object, at: tuple[Tensor, ...], regions: tuple[Tensor, ...], channels: Tensor, w: Wearing, surface: BodySurface) -> None:
+def _label_head(
+    put: object, at: tuple[Tensor, ...], regions: tuple[Tensor, ...], channels: Tensor, w: Wearing, surface: BodySurface
+) -> None:
     (x, y, z), (head, neck, torso) = at, regions
     eye_x, eye_y, eye_z = (float(value) for value in surface.eye_m)
     up, back, side = eye_y - y, z - eye_z, x.abs()

@@ -1,0 +1,158 @@
+"""People made on the GPU as a source of batches for the common training loop, and held-out ones to validate on."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from core.bodies.anny import AnnyBody
+from core.crop import crop_person
+from core.errors import InputError
+from core.geometry import crop_px_from_unit
+from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES, indices
+from core.training.batches import Batch, Cursor
+from core.training.coco import KeypointScores, keypoint_scores, read_people, read_picture
+from core.training.crew import Crew
+from core.training.gpu.people import BatchPeople, Made
+from core.training.gpu.plan import Plan, PlanConfig, Plans
+from core.training.metrics import Scores
+from core.training.objective import Objective
+from core.training.picture_validation import person_errors, scores_of
+from core.training.posing import FAMILY_NAMES
+
+log = logging.getLogger(__name__)
+
+PLANS_AHEAD = 2
+"""Of each worker."""
+LIMBS = indices(LIMB_JOINT_NAMES)
+
+
+def as_plan(plan: Plan) -> Plan:
+    """What DataLoader shall do with a plan: nothing."""
+    return plan
+
+
+class Onwards(Sampler):
+    """All numbers from one on."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.start
+        while True:
+            yield number
+            number += 1
+
+
+class Maker:
+    """Plans -> batches for a backbone."""
+
+    def __init__(self, people: BatchPeople, backbone: torch.nn.Module) -> None:
+        self.people = people
+        self.mean, self.std = (torch.tensor(values, device=people.device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
+
+    def batch(self, made: Made) -> Batch:
+        """Pictures as the backbone wants them, and their truth."""
+        return Batch((self.normalised(made.pictures),), made.targets, made.family, pictures=True)
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> float32, channels last in memory."""
+        return ((pictures.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+class RenderedStream:
+    """Endless batches from a cursor on: (cursor after the batch, batch). A context manager: leaving it ends the workers."""
+
+    def __init__(self, plans: Plans, maker: Maker, start: Cursor, per_epoch: int, workers: int) -> None:
+        from core.training.pictures import _leave_signals
+
+        options = {"prefetch_factor": PLANS_AHEAD, "persistent_workers": True, "worker_init_fn": _leave_signals} if workers else {}
+        first = start.epoch * per_epoch + start.batches_done
+        self.first, self.per_epoch, self.maker = first, per_epoch, maker
+        pinned = maker.people.device.type == "cuda"
+        self.loader = DataLoader(
+            plans, batch_size=None, sampler=Onwards(first), num_workers=workers, collate_fn=as_plan, pin_memory=pinned, **options
+        )
+        self._iterator: Iterator[Plan] | None = None
+
+    def __enter__(self) -> "RenderedStream":
+        self._iterator = iter(self.loader)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._iterator = None  # the last reference to the workers
+
+    def __iter__(self) -> Iterator[tuple[Cursor, Batch]]:
+        number = self.first
+        for plan in iter(self.loader) if self._iterator is None else self._iterator:
+            number += 1
+            epoch, done = divmod(number - 1, self.per_epoch)
+            yield Cursor(epoch, done + 1, ()), self.maker.batch(self.maker.people.make(plan))
+
+
+class RenderedSource:
+    """Endless people of one configuration; `epoch` people are called an epoch. Batch n is the same in whatever session it is made."""
+
+    def __init__(self, body: AnnyBody, config: PlanConfig, maker: Maker, epoch: int, workers: int) -> None:
+        self.plans, self.maker, self.workers = Plans(body, config), maker, workers
+        self.per_epoch = epoch // config.batch
+        self.epoch = epoch
+        if self.per_epoch < 1:
+            raise InputError(f"rendered people: got an epoch of {epoch}, expected at least a batch ({config.batch})")
+
+    def __len__(self) -> int:
+        return self.epoch
+
+    def stream(self, batch_size: int, start: Cursor, crew: Crew) -> RenderedStream:
+        """Batches from `start` on. Raises InputError for more than one process and for a batch of another size."""
+        if crew.size > 1 or batch_size != self.plans.config.batch:
+            raise InputError(f"rendered people: for one process and batches of {self.plans.config.batch}, got {crew.size} and {batch_size}")
+        return RenderedStream(self.plans, self.maker, start, self.per_epoch, self.workers)
+
+
+class RenderedValidation:
+    """Held-out people (other shapes, outfits, backgrounds than training sees), made once; and people of COCO where a folder is there."""
+
+    shared = False
+
+    def __init__(self, plans: Plans, maker: Maker, count: int, coco: Path | None = None) -> None:
+        self.plans, self.maker = plans, maker
+        self.num_batches = max(count // plans.config.batch, 1)
+        self.keypoint_people = read_people(coco) if coco else []
+        self._made: list[Made] = []
+        self.families: dict[str, float] = {}
+
+    def scores(self, objective: Objective, crew: Crew) -> tuple[Scores, KeypointScores | None]:  # noqa: ARG002
+        """Scores of the network as it is now; `families` then holds the MPJPE in mm of each pose family."""
+        objective.model.eval()
+        if not self._made:
+            self._made = [self.maker.people.make(self.plans[number]) for number in range(self.num_batches)]
+        errors, family = [], []
+        for made in self._made:
+            batch = self.maker.batch(made)
+            confidence = torch.ones(len(batch), len(JOINT_NAMES), device=objective.device)
+            targets = type(made.targets)(**{**vars(made.targets), "joint_confidence": confidence, "has_mesh": confidence[:, 0]})
+            known = Batch(batch.features, targets, batch.family, pictures=True)
+            errors.append(person_errors(objective.estimates(known.features, pictures=True), known, full=False))
+            family.append(made.family.cpu().numpy())
+        every, kind = np.concatenate(errors), np.concatenate(family)
+        self.families = {name: round(float(every[kind == k, 0].mean()), 1) for k, name in enumerate(FAMILY_NAMES) if (kind == k).any()}
+        log.info("MPJPE in mm by family of poses: %s", self.families)
+        return scores_of(every), self._keypoints(objective)
+
+    def _keypoints(self, objective: Objective) -> KeypointScores | None:
+        if not self.keypoint_people:
+            return None
+        scale = objective.model.config.crop_scale
+        crops = [crop_person(read_picture(person.picture), person.box_px, scale) for person in self.keypoint_people]
+        pictures = torch.from_numpy(np.stack([crop.image for crop in crops])).permute(0, 3, 1, 2).to(objective.device)
+        projected = [objective.estimates((self.maker.normalised(part),), pictures=True).joints_crop for part in pictures.split(64)]
+        unit = np.concatenate(projected)[:, LIMBS]
+        homogeneous = np.concatenate([crop_px_from_unit(unit), np.ones((*unit.shape[:2], 1))], axis=-1)
+        frames = np.stack([crop.frame_from_crop for crop in crops])
+        return keypoint_scores(self.keypoint_people, np.einsum("bij,bkj->bki", frames, homogeneous))
