@@ -1,0 +1,136 @@
+"""The whole recipe on the CPU, on a machine made bare: pack, run, stop, go on, join, load."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from core.backbones import BACKBONES
+from core.checkpoint import load_checkpoint, save_backbone
+from core.errors import InputError
+from core.training import gpu_recipe
+from core.training.gpu.bundle import Wanted, pack
+from core.training.gpu.pieces import join, split
+from core.training.gpu.runner import DEFAULTS, read_settings
+
+BARE = Path(__file__).with_name("bare.py")
+TOY = [
+    "training.samples=8", "training.batch=2", "training.threads=1", "training.log_samples=2", "training.validate_samples=8",
+    "training.precision=fp32", "training.warmup_samples=2", "data.train.scenes=1", "data.train.epoch=6", "data.validation.scenes=1",
+    "data.validation.people=2", "data.workers=0",
+]  # fmt: skip
+FOREVER, ONE_STEP = "10", "0.0001"
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the small trunk."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"
+    save_backbone(path, BACKBONES["blazepose"](), "blazepose")
+    return path
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, trunk: Path) -> Path:
+    """A folder with nothing but the unpacked archive."""
+    folder = tmp_path_factory.mktemp("machine")
+    backgrounds = folder / "pictures"
+    backgrounds.mkdir()
+    cv2.imwrite(str(backgrounds / "wall.png"), np.random.default_rng(0).integers(0, 255, (500, 700, 3), np.uint8))
+    archive = folder / "recipe.tar"
+    arguments = ["pack", "--trunk", str(trunk), "--backgrounds", str(backgrounds), "--out", str(archive)]
+    assert gpu_recipe.main([*arguments, "--set", "model.variant=fastmetro-xs-blazepose"]) == 0
+    target = folder / "bare"
+    with tarfile.open(archive) as content:
+        content.extractall(target, filter="data")
+    return target
+
+
+def run(machine: Path, *arguments: str, minutes: str = FOREVER) -> subprocess.CompletedProcess:
+    """`run` on the bare machine."""
+    command = [sys.executable, str(BARE), "core.training.gpu_recipe", "run", "--minutes", minutes, *arguments, "--set", *TOY]
+    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=machine, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def weights(state: Path) -> dict[str, torch.Tensor]:
+    return torch.load(state / "state.pt", weights_only=True)["model"]
+
+
+def test_from_pack_to_a_checkpoint(machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    whole = run(machine, "--out", str(tmp_path / "a/out"))
+    assert whole.returncode == 0, whole.stderr
+    assert "8 of 8 samples" in whole.stdout
+
+    stopped = run(machine, "--out", str(tmp_path / "b/out"), minutes=ONE_STEP)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped by the limit of" in stopped.stderr
+    assert "2 of 8 samples" in stopped.stdout
+    half = join(tmp_path / "b/out", tmp_path / "half.safetensors")
+    resumed = run(machine, "--out", str(tmp_path / "b/out"))
+    assert "going on from 2 samples, exactly" in resumed.stderr, resumed.stderr
+    first, second = weights(tmp_path / "a/state"), weights(tmp_path / "b/state")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())  # as if there had been no break
+
+    assert gpu_recipe.main(["join", str(tmp_path / "b/out"), "--out", str(tmp_path / "default.safetensors")]) == 0
+    assert "fastmetro-xs-blazepose, 8 samples" in capsys.readouterr().out
+    checkpoint = load_checkpoint(tmp_path / "default.safetensors")
+    assert checkpoint.metadata["scores"]["synthetic"]["num_people"] == 2
+    assert checkpoint.body.name == "anny"
+    started = torch.load(tmp_path / "b/state/state.pt", weights_only=True)["average"]["values"]
+    assert any(name.startswith("backbone.stem") for name in started)  # the whole trunk learns
+    lines = [json.loads(line) for line in (tmp_path / "b/out/log.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in lines if "loss" in line] == [2, 4, 6, 8]
+
+    fresh = run(machine, "--out", str(tmp_path / "c/out"), "--from", str(half))  # another machine: no state there
+    assert "going on from 2 samples with the averaged weights" in fresh.stderr, fresh.stderr
+    assert "8 of 8 samples" in fresh.stdout
+
+
+def test_nothing_else_is_imported(machine: Path) -> None:
+    """The emulation is sound: it hides what is installed."""
+    command = [sys.executable, str(BARE), "core.raster"]
+    ended = subprocess.run(command, cwd=machine, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, check=False)
+    assert "No module named 'numba'" in ended.stderr
+
+
+def test_pieces_round_trip_and_notice_damage(tmp_path: Path) -> None:
+    source = tmp_path / "weights.bin"
+    source.write_bytes(os.urandom(2500))
+    written = split(source, tmp_path / "out", 1000)
+    assert [path.stat().st_size for path in written[:-1]] == [1000, 1000, 500]
+    assert join(tmp_path / "out", tmp_path / "again.bin").read_bytes() == source.read_bytes()
+    source.write_bytes(os.urandom(1200))
+    assert len(split(source, tmp_path / "out", 1000)) == 3  # two pieces and what belongs together
+    assert join(tmp_path / "out", tmp_path / "again.bin").read_bytes() == source.read_bytes()
+    assert not (tmp_path / "out/weights.bin.002").exists()
+    (tmp_path / "out/weights.bin.001").write_bytes(b"other")
+    with pytest.raises(InputError, match="damaged"):
+        join(tmp_path / "out", tmp_path / "again.bin")
+    (tmp_path / "out/weights.bin.001").unlink()
+    with pytest.raises(InputError, match="missing"):
+        join(tmp_path / "out", tmp_path / "again.bin")
+    with pytest.raises(InputError, match="found none"):
+        join(tmp_path, tmp_path / "again.bin")
+
+
+def test_bad_input_is_one_line(tmp_path: Path, trunk: Path, capsys: pytest.CaptureFixture) -> None:
+    assert gpu_recipe.main(["pack", "--out", str(tmp_path / "r.tar")]) == 1
+    assert "give either --trunk" in capsys.readouterr().err
+    with pytest.raises(InputError, match="more than the 1 that fit"):
+        pack(Wanted(DEFAULTS, trunk), tmp_path / "r.tar", 2**20)
+    assert not list(tmp_path.iterdir())
+    assert gpu_recipe.main(["pack", "--trunk", str(tmp_path / "no.safetensors"), "--out", str(tmp_path / "r.tar")]) == 1
+    assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--minutes", "0"]) == 1
+    assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--set", "model.backbone=random", "data.train.kind=tsv"]) == 1
+    assert "has to be of the kind 'rendered'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="KEY=VALUE"):
+        read_settings(None, ["training.batch"])
