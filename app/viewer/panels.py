@@ -28,23 +28,22 @@ class Words:
 
 
 def top_bar(width_px: int, hud: Hud, state: str, marks: Sequence[str], hint: str) -> np.ndarray:
-    """(BAR_PX, width, 3): the source and its light, recording, what is switched on; the hint on the right."""
+    """(BAR_PX, width, 3): the source and its light, recording, what is switched on; the hint and what the governor did on the right."""
     left = [Words(hud.source or "no source", TEXT, LIGHTS.get(state, MUTED))]
     if hud.recording:
         left.append(Words(hud.recording, RECORDING, RECORDING))
     left += [Words(mark, WARN) for mark in marks]
     left += [Words(warning, WARN) for warning in hud.warnings[-1:]]
-    return _bar(width_px, left, [Words(hint, MUTED)])
+    return _bar(width_px, left, [Words(hud.governor, MUTED), Words(hint, FAINT)])
 
 
 def bottom_bar(width_px: int, hud: Hud) -> np.ndarray:
-    """(BAR_PX, width, 3): rate, latency, people on the left; milliseconds per stage and the governor on the right."""
+    """(BAR_PX, width, 3): rate, latency, people on the left; milliseconds per stage on the right."""
     people = "nobody in view" if not hud.num_people else f"{hud.num_people} {'person' if hud.num_people == 1 else 'people'}"
-    latency = "-" if hud.latency_ms is None else f"{hud.latency_ms:.0f} ms"
-    left = [Words(f"{hud.infer_fps:.0f} fps"), Words(f"latency {latency}"), Words(people, MUTED)]
+    latency = "-" if hud.latency_ms is None else f"{hud.latency_ms:.0f} ms (p90 {hud.latency_p90_ms:.0f})"
+    left = [Words(f"{hud.infer_fps:.0f} fps"), Words(f"drawing {hud.draw_fps:.0f} fps"), Words(f"latency {latency}"), Words(people, MUTED)]
     stages = "  ".join(f"{name} {value:.0f}" for name, value in hud.stages_ms.items())
-    right = [Words(f"{stages} ms" if stages else "", MUTED), Words(hud.governor, FAINT)]
-    return _bar(width_px, left, right)
+    return _bar(width_px, left, [Words(f"{stages} ms" if stages else "", MUTED)])
 
 
 def help_panel(keys: Sequence[tuple[str, str]]) -> np.ndarray:

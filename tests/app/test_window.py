@@ -149,7 +149,7 @@ def finish(process: subprocess.Popen, since_s: float) -> str:
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    assert time.perf_counter() - since_s < 8
+    assert time.perf_counter() - since_s < 15
     return out
 
 
