@@ -233,7 +233,7 @@ def training(facts: Facts, pictures: set[str]) -> str:
         "hours of training": metadata.get("training_hours"),
         "pose families": ", ".join(data.get("pose_families", [])) or None,
         "optimiser": settings_line(metadata.get("training") or {}),
-        "weights of the loss": ", ".join(f"{name} {value:g}" for name, value in weights.items() if value) or None,
+        "weights of the loss": ", ".join(f"{name} {_plain(value)}" for name, value in weights.items() if value) or None,
         "PyTorch": metadata.get("torch"),
     }
     text = "\n".join(f"- {name}: {value}" for name, value in lines.items() if value is not None)
@@ -244,6 +244,10 @@ def settings_line(training_config: Mapping[str, Any]) -> str | None:
     """The settings that a reader looks for, where the run had them."""
     wanted = ("batch", "lr", "weight_decay", "clip_norm", "tail_lr_scale", "average_decay", "precision", "seed")
     return ", ".join(f"{name} {training_config[name]}" for name in wanted if name in training_config) or None
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _count(number: object) -> str | None:

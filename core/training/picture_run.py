@@ -14,6 +14,7 @@ from core.training.picture_validation import PictureValidation
 from core.training.pictures import PictureSource
 from core.training.run_config import RunConfig
 from core.training.samples import SampleDataset, open_dataset
+from core.training.sources import read_sources
 from core.training.trainer import Origin, Trainer, read_state
 from core.training.truth import TargetMaker
 
@@ -51,6 +52,8 @@ def open_picture_run(config: RunConfig, crew: Crew) -> tuple[Trainer, PictureSou
     if len(people) < training.batch:
         raise InputError(f"batch: got {training.batch}, but the data set holds only {len(people)} people; lower the batch")
     data = {"train": config.train, "validation": config.validation, "pictures": len(people)}
+    if config.train["kind"] == "shards":
+        data["sources"] = read_sources(Path(config.train["path"]))
     licence = config.licence or LICENCES.get(parts.body.name, "not stated")
     trainer = Trainer(parts, training, config.loss, folder, Origin(data, licence, config.to_dict()), crew, config.regressor)
     trainer.samples_per_epoch = len(people) // training.batch * training.batch

@@ -20,13 +20,14 @@ import torch
 
 from core.errors import InputError
 from core.training.batches import FeatureNoise, FeatureSource, People
-from core.training.config import RunFiles, TrainConfig, build_parser, check_options
+from core.training.config import RunFiles, RunFolder, TrainConfig, build_parser, check_options
 from core.training.crew import Crew
 from core.training.features import open_cache
 from core.training.loop import Source, run
 from core.training.losses import LossWeights
 from core.training.parts import build_for_training
 from core.training.settings import from_flags
+from core.training.sources import read_sources
 from core.training.stopping import StopRequest
 from core.training.trainer import Origin, Scorer, Trainer, read_state
 from core.training.validation import Validation
@@ -62,7 +63,8 @@ def open_run(
             raise InputError(f"shards: those in {group.folder} show the body {group.body!r}, but {files.variant} has {parts.config.body!r}")
     trainer.samples_per_epoch = max(len(people) // config.batch, 1) * config.batch
     trainer.origin.data.update(
-        people=f"synthetic, {parts.config.body}", pictures=len(people), pose_families=list(people.family_names)
+        people=f"synthetic, {parts.config.body}", pictures=len(people), pose_families=list(people.family_names),
+        sources=read_sources(files.shards),
     )  # fmt: skip
     source = FeatureSource(people, FeatureNoise(config.feature_noise, config.feature_drop), config.seed, trainer.dtype)
     return trainer, source, validation
@@ -94,6 +96,18 @@ def train(trainer: Trainer, source: Source, validation: Scorer | None, tensorboa
     if trainer.crew.leads:
         best = "no validation yet" if trainer.best is None else f"best MPJPE + PA-MPJPE {trainer.best:.1f} mm in {trainer.folder.best}"
         print(f"{trainer.num_samples} samples seen; {best}")
+    if trainer.crew.leads and trainer.finished:
+        write_run_card(trainer.folder)
+
+
+def write_run_card(folder: RunFolder) -> None:
+    """RUN/card: what the run can say about its model by itself. A card that cannot be written does not make a run fail."""
+    from core.training.card import write_card
+
+    try:
+        print(f"model card: {write_card(folder.run, folder.run / 'card')}")
+    except (InputError, OSError) as error:
+        log.warning("no model card: %s", error)
 
 
 def from_options(options: argparse.Namespace) -> None:

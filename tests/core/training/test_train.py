@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.checkpoint import save_checkpoint
 from core.config import ABLATIONS
 from core.training import loop, train
 from core.training.attention import plan_blocks, quick_attention
@@ -22,6 +23,7 @@ from core.training.optimization import learning_rate_factor
 from core.training.parts import Parts
 from core.training.settings import from_flags
 from core.training.shards import list_shards
+from core.training.sources import write_sources
 from tests.core.training.toy_people import TINY, tiny_model, toy_parts, write_toy_shards
 from tests.toy import ToyBody
 
@@ -300,3 +302,16 @@ def test_a_dry_run_writes_nothing(files: RunFiles, capsys: pytest.CaptureFixture
     assert train.main([*map(str, places), "--variant", "toy", "--dry-run", "--batch", "8", "--threads", "1"]) == 0
     assert "48 people to train on" in capsys.readouterr().out
     assert not files.run.exists()
+
+
+def test_a_finished_run_writes_its_card(files: RunFiles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def save(path: Path, model: torch.nn.Module, config: object, metadata: dict, **_: object) -> None:
+        save_checkpoint(path, model, config, metadata)
+
+    monkeypatch.setattr("core.checkpoint.save_checkpoint", save)
+    write_sources(files.shards, ["procedural", "cmu"])
+    train.train(*train.open_run(files, CONFIG, LossWeights()))
+    text = (files.run / "card" / "model-card.md").read_text()
+    assert "CMU motion capture" in text and f"samples seen: {CONFIG.samples:,}" in text
+    assert (files.run / "card" / "curves.png").is_file()
+    assert "model card: " in capsys.readouterr().out
