@@ -14,7 +14,7 @@ import numpy as np
 from app.boxes import box_iou, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
-from app.placing import Clock, Placement, in_frame, mesh_box_px, own_bodies, place_people, placement_of, smoothed_mesh
+from app.placing import Clock, Placement, in_frame, mesh_box_px, own_bodies, place_people, placement_of, smoothed_mesh, with_soundness
 from app.shapes import TrackShapes
 from app.smooth import MeshSmoother
 from app.spans import Span, split_spans
@@ -165,8 +165,8 @@ def scene_of_picture(frame: Frame, detector: Detector, estimator: Estimator, con
     postures = [in_frame(estimate, intrinsics, config.parametric)[0] for _, estimate in pairs]
     own = own_bodies(pairs, postures, TrackShapes(), estimator.body, config) if pairs else []
     meshes = [
-        smoothed_mesh(placement, estimate.camera, posture, joints_m, intrinsics)
-        for (placement, estimate), (posture, joints_m) in zip(pairs, own, strict=True)
+        smoothed_mesh(with_soundness(placement, estimator.body, free.vertices_m), estimate.camera, posture, joints_m, intrinsics)
+        for (placement, estimate), free, (posture, joints_m) in zip(pairs, postures, own, strict=True)
     ]
     clock.add("body", start_s)
     return Scene(frame, intrinsics, tuple(meshes), clock.timings_ms)

@@ -8,6 +8,7 @@ import numpy as np
 from app.boxes import box_around, clipped, side_px
 from app.config import LiveConfig
 from app.parametric import Sighting, chosen_fitter, fitted
+from app.proportions import soundness
 from app.shapes import TrackShapes
 from app.smooth import MeshSmoother, Posture
 from app.track import Track
@@ -60,7 +61,8 @@ def place_people(
         smoothed.append(smoother(placement.track_id, posture, placement.frame.time_s))
     own = own_bodies(pairs, smoothed, smoother.shapes, body, config)
     meshes = []
-    for (placement, estimate), (posture, joints_m), raw_m in zip(pairs, own, raw_joints, strict=True):
+    for (found, estimate), calmed, (posture, joints_m), raw_m in zip(pairs, smoothed, own, raw_joints, strict=True):
+        placement = with_soundness(found, body, calmed.vertices_m)
         mesh = smoothed_mesh(placement, estimate.camera, posture, joints_m, intrinsics_of(placement.frame, config.focal_px))
         visibility = smoother.visibility(placement.track_id, mesh.joint_visibility, placement.frame.time_s)
         meshes.append((placement.frame.index, replace(mesh, joint_visibility=visibility, raw_joints_m=raw_m)))
@@ -83,6 +85,11 @@ def own_bodies(
         postures = fitted(sightings, shapes, body, config)
         joints_m = [joints_of(body, posture.vertices_m) for posture in postures]
     return list(zip(postures, joints_m, strict=True))
+
+
+def with_soundness(placement: Placement, body: Body, vertices_m: np.ndarray) -> Placement:
+    """The placement, trusted as far as the network's mesh (V, 3) is a body: what has collapsed is hidden."""
+    return replace(placement, trust=placement.trust * soundness(body, vertices_m, joints_of(body, vertices_m)))
 
 
 def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics, parametric: bool = False) -> tuple[Posture, np.ndarray]:
