@@ -57,8 +57,8 @@ class Statue(TubeEstimator):
 
 def test_a_collapsed_mesh_counts_as_hidden() -> None:
     for squeeze, seen in ((1.0, True), (0.1, False)):
-        last = list(VideoPipeline(RectangleDetector(), Statue(squeeze), LiveConfig()).scenes(walk(30)))[-1]
-        picture = scene_of_picture(last.frame, RectangleDetector(), Statue(squeeze), LiveConfig())
+        last = list(VideoPipeline(RectangleDetector(), Statue(squeeze), LiveConfig(mesh="free")).scenes(walk(30)))[-1]
+        picture = scene_of_picture(last.frame, RectangleDetector(), Statue(squeeze), LiveConfig(mesh="free"))
         for mesh in (last.meshes[0], picture.meshes[0]):
             assert (mesh.joint_visibility > 0.5).any() == seen
             assert (mesh.joint_visibility < 0.3).all() != seen
