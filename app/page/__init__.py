@@ -8,6 +8,6 @@ work.py     the one worker: jobs wait, run, report, are cancelled
 layout.py   the Gradio blocks and what their events do
 cards.py    pieces of HTML: progress, numbers, licences
 models.py   which networks there are, and what they may be used for
-live.py     the camera's WebSocket
+live.py     the camera's WebSocket; live_card.py is its HTML
 static/     style.css, page.js, live.js, login.html
 """
