@@ -229,7 +229,7 @@ def test_drawing_keeps_to_the_plan(tmp_path: Path) -> None:
     with fake_camera(fps=120) as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
         live, _ = session(loop, camera, tmp_path, duration_s=2.0)
         live.run(window)
-    assert 5 < len(window.drawn) < 2 * 30 + 8
+    assert 5 < len(window.drawn) < 2 * 36, "30 a second and a little slack"
 
 
 def test_the_record_key_starts_and_stops(tmp_path: Path) -> None:
@@ -355,5 +355,5 @@ def test_ctrl_c_ends_with_0_and_leaves_a_whole_recording(number: int, clip: Path
     assert process.returncode == 0
     assert time.perf_counter() - start_s < 15, "a second, but on a machine that is busy with other tests"
     assert " frames in " in out
-    assert len(list(SessionReader(path))) > 10
+    assert len(list(SessionReader(path))) > 2
     assert SessionReader(path).warning is None
