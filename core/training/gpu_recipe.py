@@ -67,7 +67,6 @@ def do_run(options: argparse.Namespace) -> None:
     beside = Path(RECIPE)
     settings = read_settings(options.config or (beside if beside.is_file() else None), options.set)
     torch.set_num_threads(int(settings["training"].get("threads", 2)))
-    torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     state = options.state or options.out.parent / "state"
     trainer = train_for(settings, Call(options.minutes, options.out, state, options.start))

@@ -86,7 +86,10 @@ def _board(folder: RunFolder) -> Any:
 
 
 def _bar(total: int, done: int) -> Any:
-    from tqdm import tqdm
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None  # lines of the log say the same
 
     return tqdm(total=total, initial=done, unit="samples", unit_scale=True, file=sys.stderr, mininterval=1.0)
 

@@ -64,7 +64,7 @@ class BatchPeople:
         """(B,) rows of the poses to take: those without a hand inside the trunk first."""
         blocks = zip(plan.rotmats.split(POSED_AT_ONCE), plan.shapes.split(POSED_AT_ONCE), strict=True)
         fine = [plausible_batch(self.body.joints(self.body.vertices(rotmats, shapes))) for rotmats, shapes in blocks]
-        return torch.argsort(~torch.cat(fine), stable=True)[:count].sort().values
+        return torch.argsort((~torch.cat(fine)).to(torch.uint8), stable=True)[:count].sort().values
 
     def _draw(self, plan: Plan, rows: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
         """Some people of a plan alone: colours, mask, what is outside the picture, joints in the crop, and flat truth in metres."""

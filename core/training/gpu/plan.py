@@ -97,10 +97,6 @@ class Plan:
         """On a device."""
         return Plan(*(getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)))
 
-    def pin_memory(self) -> "Plan":
-        """DataLoader asks for it."""
-        return Plan(*(getattr(self, entry.name).pin_memory() for entry in fields(self)))
-
 
 COLOURS = ("skin", "hair", "natural", "leather", "brim", "mask", "prop", "sole", "occluder")
 """Rows of Plan.colours."""

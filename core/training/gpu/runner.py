@@ -221,6 +221,8 @@ def train_for(settings: dict[str, Any], call: Call) -> RecipeTrainer:
     stop = StopRequest()
     with stop.listening(), ending_after(call.minutes, stop):
         trainer, source, validation = open_call(settings, call)
-        if not trainer.finished:
+        if trainer.finished:
+            trainer.export(call.out)
+        else:
             run_loop(trainer, source, validation, stop)
     return trainer

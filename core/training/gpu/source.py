@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,9 +33,16 @@ PLANS_AHEAD = 2
 LIMBS = indices(LIMB_JOINT_NAMES)
 
 
-def as_plan(plan: Plan) -> Plan:
-    """What DataLoader shall do with a plan: nothing."""
-    return plan
+def packed(plan: Plan) -> list[np.ndarray]:
+    """A plan as it leaves a worker: arrays through the pipe. Tensors would go through /dev/shm, of which containers have little, and hold
+    a file open each.
+    """
+    return [getattr(plan, entry.name).numpy() for entry in fields(plan)]
+
+
+def unpacked(arrays: list[np.ndarray]) -> Plan:
+    """The inverse."""
+    return Plan(*(torch.from_numpy(np.asarray(array)) for array in arrays))
 
 
 class Onwards(Sampler):
@@ -74,11 +83,9 @@ class RenderedStream:
         options = {"prefetch_factor": PLANS_AHEAD, "persistent_workers": True, "worker_init_fn": _leave_signals} if workers else {}
         first = start.epoch * per_epoch + start.batches_done
         self.first, self.per_epoch, self.maker = first, per_epoch, maker
-        pinned = maker.people.device.type == "cuda"
-        self.loader = DataLoader(
-            plans, batch_size=None, sampler=Onwards(first), num_workers=workers, collate_fn=as_plan, pin_memory=pinned, **options
-        )
-        self._iterator: Iterator[Plan] | None = None
+        cv2.setNumThreads(1)  # before the fork: in a worker OpenCV would wait for threads that only the main process has
+        self.loader = DataLoader(plans, batch_size=None, sampler=Onwards(first), num_workers=workers, collate_fn=packed, **options)
+        self._iterator: Iterator[list[np.ndarray]] | None = None
 
     def __enter__(self) -> "RenderedStream":
         self._iterator = iter(self.loader)
@@ -89,10 +96,10 @@ class RenderedStream:
 
     def __iter__(self) -> Iterator[tuple[Cursor, Batch]]:
         number = self.first
-        for plan in iter(self.loader) if self._iterator is None else self._iterator:
+        for arrays in iter(self.loader) if self._iterator is None else self._iterator:
             number += 1
             epoch, done = divmod(number - 1, self.per_epoch)
-            yield Cursor(epoch, done + 1, ()), self.maker.batch(self.maker.people.make(plan))
+            yield Cursor(epoch, done + 1, ()), self.maker.batch(self.maker.people.make(unpacked(arrays)))
 
 
 class RenderedSource:
@@ -136,7 +143,7 @@ class RenderedValidation:
         for made in self._made:
             batch = self.maker.batch(made)
             confidence = torch.ones(len(batch), len(JOINT_NAMES), device=objective.device)
-            targets = type(made.targets)(**{**vars(made.targets), "joint_confidence": confidence, "has_mesh": confidence[:, 0]})
+            targets = replace(made.targets, joint_confidence=confidence, has_mesh=confidence[:, 0])
             known = Batch(batch.features, targets, batch.family, pictures=True)
             errors.append(person_errors(objective.estimates(known.features, pictures=True), known, full=False))
             family.append(made.family.cpu().numpy())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -93,6 +94,22 @@ def test_from_pack_to_a_checkpoint(machine: Path, tmp_path: Path, capsys: pytest
     fresh = run(machine, "--out", str(tmp_path / "c/out"), "--from", str(half))  # another machine: no state there
     assert "going on from 2 samples with the averaged weights" in fresh.stderr, fresh.stderr
     assert "8 of 8 samples" in fresh.stdout
+
+
+def test_a_signal_saves_and_workers_draw(machine: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(BARE), "core.training.gpu_recipe", "run", "--out", str(tmp_path / "out"), "--set", *TOY]
+    command += ["training.samples=4000", "training.validate_samples=4000", "data.workers=2"]
+    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=machine, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if '"samples": 2,' in line:
+                process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, lines
+    assert "stopped by SIGTERM" in "".join(lines)
+    assert load_checkpoint(join(tmp_path / "out")).metadata["samples_seen"] < 100
+    assert torch.load(tmp_path / "state/state.pt", weights_only=True)["counts"]["num_samples"] >= 2
 
 
 def test_nothing_else_is_imported(machine: Path) -> None:

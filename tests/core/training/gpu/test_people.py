@@ -124,6 +124,16 @@ def test_pictures_go_with_their_truth(made: Made) -> None:
     assert targets.joints_m[:, [JOINT_NAMES.index("R_Hip"), JOINT_NAMES.index("L_Hip")]].mean(1).abs().max() < 1e-5
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_makes_the_same_people(plans: Plans, made: Made) -> None:
+    """The truth agrees; pictures differ in the dice that each device throws itself."""
+    found = BatchPeople(AnnyBody(), torch.device("cuda")).make(plans[3])
+    for entry in ("intermediate_m", "joints_m", "joints_crop", "camera"):
+        torch.testing.assert_close(getattr(found.targets, entry).cpu(), getattr(made.targets, entry), atol=5e-3, rtol=5e-3)
+    assert found.pictures.float().std(dim=(1, 2, 3)).min() > 5
+
+
 def test_the_person_is_where_the_truth_says(plans: Plans, people: BatchPeople) -> None:
     plan = plans[6].to(torch.device("cpu"))
     rows = torch.arange(4)
