@@ -60,6 +60,7 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
     folder: for screenshots and for recordings started by the key. Raises InputError when the source cannot be opened, the network is
     missing, or there is no display for the window.
     """
+    config = config.for_camera()
     if not config.headless:
         check_display()
     with stop_on_signal() as stop, Camera(address, config.loop) as camera:
@@ -232,7 +233,11 @@ class LiveSession:
 
     def _draw(self, window: View) -> bool:
         """Draw the newest scene if it is time to, and take keys; False when the window was closed. A failing renderer is only counted."""
-        moment = self._loop.wait_newer(self._shown, POLL_S)
+        due_s = self._drawn_s + 1 / self._most_fps() - POLL_S / 4
+        early_s = due_s - time.perf_counter()
+        if early_s > 0:  # a wait for news would end at once, and a loop without pause keeps Python's lock from the network
+            self._stop.wait(min(early_s, POLL_S))
+        moment = self._loop.wait_newer(self._shown, POLL_S if early_s <= 0 else 0.0)
         start_s = time.perf_counter()
         stale = start_s - self._hud_s >= HUD_S
         if stale:
@@ -240,7 +245,7 @@ class LiveSession:
         try:
             self._tell_body(window)
             newest = moment or (self._loop.newest if stale else None)
-            if newest is not None and start_s - self._drawn_s >= 1 / self._most_fps() - POLL_S / 4:
+            if newest is not None and start_s >= due_s:
                 self._drawn_s = start_s
                 window.show(newest.scene, self._hud, self._camera.status.state)
                 going_on = window.poll()

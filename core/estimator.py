@@ -1,13 +1,13 @@
 """The border between NumPy users and the torch network: crops in, meshes out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.checkpoint import load_checkpoint
 from core.crop import check_image, crop_person
@@ -16,6 +16,7 @@ from core.exact import exact_path
 from core.fitters import fitter_for
 from core.geometry import weak_to_frame_px
 from core.model import FastMETRO, Prediction
+from core.openvino_backbone import OpenVinoBackbone, OpenVinoError
 from core.types import MeshEstimate, PersonCrop
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ class MeshEstimator:
         self._fitter = None if model.config.parametric else fitter
         self.description = description or f"{model.config.name} on {device}, {precision}"
         self._model = exact_path(model, device)
-        # Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision.
-        self._backbone_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._model.backbone.to(self._backbone_dtype)
         backbone = self._model.backbone
+        # Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision.
+        self._backbone: Callable[[Tensor], Tensor]
+        self._backbone, self._backbone_dtype, runtime = _backbone_runtime(backbone, device, precision)
+        self.description += runtime
         self._mean, self._std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
 
     @property
@@ -97,7 +99,7 @@ class MeshEstimator:
         """images: (B, 224, 224, 3) uint8."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # keeps channels last in memory
         normalised = (pixels.float() / 255 - self._mean) / self._std
-        features = self._model.backbone(normalised.to(self._backbone_dtype))
+        features = self._backbone(normalised.to(self._backbone_dtype))
         return self._model.decode(features.float())
 
     def _estimates(self, prediction: Prediction, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
@@ -126,6 +128,20 @@ class MeshEstimator:
         ]
 
 
+def _backbone_runtime(backbone: nn.Module, device: str, precision: str) -> tuple[Callable[[Tensor], Tensor], torch.dtype, str]:
+    """What runs the backbone, the type of its pictures, and words for the description: OpenVINO on a CPU where it can, else PyTorch."""
+    why = ""
+    if device == "cpu":
+        try:
+            runtime = OpenVinoBackbone(backbone, precision)
+        except OpenVinoError as error:
+            why = f", PyTorch ({error})"
+        else:
+            return runtime, torch.float32, f", OpenVINO {runtime.version}"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return backbone.to(dtype), dtype, why
+
+
 def load_estimator(
     name_or_path: str | Path = "default",
     device: str = "auto",
@@ -146,13 +162,13 @@ def load_estimator(
     precision, precision_reason = choose_precision(precision, device)
     checkpoint = load_checkpoint(name_or_path, mesh_dir)
     description = f"{checkpoint.model.config.name} on {device} ({device_reason}), {precision} ({precision_reason})"
-    log.info("%s", description)
     fitter = None
     if parametric and not checkpoint.model.config.parametric:
         fitter = fitter_for(checkpoint.body)
         if fitter is None:
             raise InputError(f"--parametric: {name_or_path} gives no parameters, and a body {checkpoint.body.name!r} cannot be fitted")
     estimator = MeshEstimator(checkpoint.model, checkpoint.body, device, precision, description, fitter)
+    log.info("%s", estimator.description)
     estimator.metadata = checkpoint.metadata
     return estimator
 

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -92,7 +92,7 @@ class Cameras:
         session = CameraSession(websocket.scope["visitor"], lambda message: loop.call_soon_threadsafe(outbox.put_nowait, message))
         self._open.add(session)
         try:
-            config = quick(self._networks.config_for(websocket.query_params.get("model", self._networks.config.checkpoint)))
+            config = self._networks.config_for(websocket.query_params.get("model", self._networks.config.checkpoint)).for_camera()
             await asyncio.to_thread(session.open, self._networks, config)
             await websocket.send_text(json.dumps({"ready": True}))
             sender = asyncio.create_task(_send_all(websocket, outbox))
@@ -103,11 +103,6 @@ class Cameras:
         finally:
             await asyncio.to_thread(session.close)
             self._open.discard(session)
-
-
-def quick(config: LiveConfig) -> LiveConfig:
-    """Settings for a camera that shares its cores with a browser: fitting bodies takes 10 ms a person, a frame in three on two cores."""
-    return replace(config, mesh="free") if config.mesh == "auto" else config
 
 
 async def say_goodbye(websocket: "WebSocket", reason: str) -> None:
