@@ -85,7 +85,7 @@ class FakeWindow:
     def __init__(self, breaks_at: int | None = None, closes_at: int | None = None) -> None:
         self.breaks_at, self.closes_at = breaks_at, closes_at
         self.drawn: list[tuple[Scene, Hud, str]] = []
-        self.tried, self.closed, self.body = 0, False, None
+        self.tried, self.num_polls, self.closed, self.body = 0, 0, False, None
 
     def set_body(self, body: object, joint_weights: np.ndarray) -> None:
         assert joint_weights.shape == (30, 14)
@@ -98,6 +98,7 @@ class FakeWindow:
         self.drawn.append((scene, hud, source_state))
 
     def poll(self) -> bool:
+        self.num_polls += 1
         return self.closes_at is None or len(self.drawn) < self.closes_at
 
     def close(self) -> None:
@@ -230,6 +231,7 @@ def test_drawing_keeps_to_the_plan(tmp_path: Path) -> None:
         live, _ = session(loop, camera, tmp_path, duration_s=2.0)
         live.run(window)
     assert 5 < len(window.drawn) < 2 * 36, "30 a second and a little slack"
+    assert window.num_polls < 2 * 150, "a loop that never pauses keeps Python's lock from the network"
 
 
 def test_the_record_key_starts_and_stops(tmp_path: Path) -> None:
