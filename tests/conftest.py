@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ def pytest_configure() -> None:
     """Two cores: one thread a library is quickest for nets this small, and keeps timings of neighbours honest."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "2")
+    if "TEST_OPENVINO" not in os.environ:
+        sys.modules["openvino"] = None  # its threads would outlive a test, and later tests fork; see test_openvino_backbone
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -282,7 +283,11 @@ def test_two_processes_train_as_one(tmp_path: Path, people: Path, validation: Pa
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d",
                "--rdzv-endpoint=localhost:0", "-m", "tests.core.training.toy_run", str(place), "--set", f"out={tmp_path}/two"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    for _ in range(2):  # seen once on a busy machine: a process aborts in a thread of Gloo's after its work is done
+        shutil.rmtree(tmp_path / "two", ignore_errors=True)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False, env=environment)
+        if "terminate called without an active exception" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-3000:]
     one = run_all(place, [f"out={tmp_path}/one"])
     state = read_state(tmp_path / "two" / "state.pt")
