@@ -1,7 +1,7 @@
 import json
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import time
