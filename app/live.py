@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from app.boxes import box_iou, clipped, side_px
+from app.boxes import box_area, box_intersection, box_iou, clipped, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector, tiles
 from app.governor import Plan
@@ -301,6 +301,4 @@ class _Looks:
 
 def _covered(box_px: np.ndarray, others_px: np.ndarray) -> float:
     """Largest share of a box (4,) that lies in one of the others (N, 4)."""
-    low, high = np.maximum(box_px[:2], others_px[:, :2]), np.minimum(box_px[2:], others_px[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    return float(shared.max() / max(float(np.prod(box_px[2:] - box_px[:2])), 1e-9))
+    return float(box_intersection(box_px[None], others_px).max() / max(float(box_area(box_px[None])[0]), 1e-9))

@@ -80,3 +80,14 @@ def adjacency_of(faces: np.ndarray, num_vertices: int) -> np.ndarray:
     edges = edges_of(faces)
     adjacency[edges[:, 0], edges[:, 1]] = adjacency[edges[:, 1], edges[:, 0]] = True
     return adjacency
+
+
+def tube_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
+    """(M, 3) int32 triangles between rows of points that follow each other."""
+    spoke = np.arange(columns if closed else columns - 1)
+    after = (spoke + 1) % columns
+    faces = []
+    for k in range(rows - 1):
+        this, below = k * columns, (k + 1) * columns
+        faces += [np.stack([this + spoke, this + after, below + spoke], 1), np.stack([this + after, below + after, below + spoke], 1)]
+    return np.concatenate(faces).astype(np.int32)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from core.bodies.anny import AnnyBody
+from core.bodies.storage import read_tensors
 from core.errors import InputError
 from core.training.mocap import SLOTS, PoseBank, load_pose_bank, spread_over_bones
 from core.training.rotations import from_rotvecs, without_heading
@@ -133,19 +134,10 @@ def save(poses: FittedPoses, path: Path) -> None:
 
 def load(body: AnnyBody, path: Path = DATA_FILE) -> FittedPoses:
     """Read the file; raises InputError when it is missing, damaged or of another skeleton."""
-    from core.tensor_files import safe_open
-
-    restore = f"restore it with `git checkout {path.parent.name}/{path.name}`"
-    if not path.is_file():
-        raise InputError(f"pose distribution {path}: not found; {restore}")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # safetensors raises its own type for every kind of damage
-        raise InputError(f"pose distribution {path}: damaged ({error}); {restore}") from error
-    if metadata.get("format") != FORMAT or metadata.get("slots") != " ".join(SLOTS):
-        raise InputError(f"pose distribution {path}: format {metadata.get('format')!r}, expected {FORMAT!r} over our {len(SLOTS)} slots")
+    stored, metadata = read_tensors(path, FORMAT, "pose distribution")
+    if metadata.get("slots") != " ".join(SLOTS):
+        raise InputError(f"pose distribution {path}: got slots {metadata.get('slots')!r}, expected our {len(SLOTS)}")
+    tensors = {name: tensor.numpy().astype(np.float64) for name, tensor in stored.items()}
     means = from_rotvecs(tensors["means"].reshape(*tensors["means"].shape[:2], 3))
     weights = tensors["weights"] / tensors["weights"].sum()
     return FittedPoses(weights, means, tensors["factors"], tensors["spread"], tuple(metadata["names"].split()), body.bone_names)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags, identity
 
 from core.bodies.anny import AnnyBody
-from core.mesh import edges_of
+from core.mesh import edges_of, tube_faces
 from core.raster import vertex_normals
 from core.training.appearance import NUM_CHANNELS, BodySurface, Outfit, Part, label
 from core.training.fabrics import waves
@@ -61,17 +61,6 @@ def brim(center: tuple, inner: float, outer: float, half_turn: float, droop: flo
         for k, r in enumerate((inner, (inner + outer) / 2, outer))
     ]
     return Piece(np.concatenate(rings) + center, tube_faces(3, SPOKES, closed=False), part)
-
-
-def tube_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
-    """(M, 3) int32 triangles between rows of points that follow each other."""
-    spoke = np.arange(columns if closed else columns - 1)
-    after = (spoke + 1) % columns
-    faces = []
-    for k in range(rows - 1):
-        this, below = k * columns, (k + 1) * columns
-        faces += [np.stack([this + spoke, this + after, below + spoke], 1), np.stack([this + after, below + after, below + spoke], 1)]
-    return np.concatenate(faces).astype(np.int32)
 
 
 def _turn(random: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,16 +163,18 @@ class PictureStream:
 
 
 def _loader(views: Views, order: Sampler, num_workers: int, device: torch.device) -> DataLoader:
+    options = worker_options(num_workers, BATCHES_AHEAD)
+    return DataLoader(views, batch_sampler=order, collate_fn=collate, pin_memory=device.type == "cuda", **options)
+
+
+def worker_options(num_workers: int, ahead: int) -> dict[str, Any]:
+    """A DataLoader's options for worker processes that read `ahead` batches each. To be called before it forks."""
     import cv2
 
-    options = {}
-    if num_workers:
-        # Before the fork: in a worker OpenCV would wait for threads that only the main process has.
-        cv2.setNumThreads(1)
-        options = {"prefetch_factor": BATCHES_AHEAD, "persistent_workers": True, "worker_init_fn": _leave_signals}
-    return DataLoader(
-        views, batch_sampler=order, num_workers=num_workers, collate_fn=collate, pin_memory=device.type == "cuda", **options
-    )  # fmt: skip
+    if not num_workers:
+        return {"num_workers": 0}
+    cv2.setNumThreads(1)  # in a worker OpenCV would wait for threads that only the main process has
+    return {"num_workers": num_workers, "prefetch_factor": ahead, "persistent_workers": True, "worker_init_fn": _leave_signals}
 
 
 def _leave_signals(_: int) -> None:

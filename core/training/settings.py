@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+from contextlib import suppress
 from dataclasses import MISSING, field, fields
 from typing import Any
 
@@ -58,10 +59,8 @@ def _typed(value: Any, default: Any, where: str) -> Any:
     if wanted is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
+        with suppress(ValueError):  # a word that is no number is refused below
             return float(value)
-        except ValueError:
-            pass
     if type(value) is not wanted:
         names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of texts"}
         raise InputError(f"config {where}: got {value!r}, expected {names[wanted]}")

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,13 +77,12 @@ class RenderedStream:
     """Endless batches from a cursor on: (cursor after the batch, batch). A context manager: leaving it ends the workers."""
 
     def __init__(self, plans: Plans, maker: Maker, start: Cursor, per_epoch: int, workers: int) -> None:
-        from core.training.pictures import _leave_signals
+        from core.training.pictures import worker_options
 
-        options = {"prefetch_factor": PLANS_AHEAD, "persistent_workers": True, "worker_init_fn": _leave_signals} if workers else {}
         first = start.epoch * per_epoch + start.batches_done
         self.first, self.per_epoch, self.maker = first, per_epoch, maker
-        cv2.setNumThreads(1)  # before the fork: in a worker OpenCV would wait for threads that only the main process has
-        self.loader = DataLoader(plans, batch_size=None, sampler=Onwards(first), num_workers=workers, collate_fn=packed, **options)
+        options = worker_options(workers, PLANS_AHEAD)
+        self.loader = DataLoader(plans, batch_size=None, sampler=Onwards(first), collate_fn=packed, **options)
         self._iterator: Iterator[list[np.ndarray]] | None = None
 
     def __enter__(self) -> "RenderedStream":

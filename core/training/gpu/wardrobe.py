@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.bodies.anny import AnnyBody
-from core.mesh import edges_of
+from core.mesh import edges_of, tube_faces
 from core.training.appearance import NUM_CHANNELS, BodySurface, Part
 from core.training.gpu.plan import CLOTHS, COLOURS, COVERED, HAIRS, OUTFIT_NUMBERS, PATTERN_NAMES, Plan
 from core.training.gpu.raster import vertex_normals_batch
@@ -130,7 +130,7 @@ class BatchWardrobe:
         skirt[:, 13] = Part.SKIRT
         self.channels = torch.from_numpy(np.concatenate([self.surface.channels, skirt])).to(device)
         self.body_faces = torch.from_numpy(body.faces.astype(np.int64)).to(device)
-        self.faces = torch.cat([self.body_faces, torch.from_numpy(_tube_faces(len(RING_PLACES), SPOKES)).to(device) + count])
+        self.faces = torch.cat([self.body_faces, torch.from_numpy(tube_faces(len(RING_PLACES), SPOKES)).to(self.body_faces) + count])
         self.spokes = torch.from_numpy(spokes.astype(np.float32)).to(device)
         self.edges = torch.from_numpy(edges_of(body.faces).astype(np.int64)).to(device)
         self.degree = torch.ones(count, device=device).index_add_(0, self.edges.flatten(), torch.ones(self.edges.numel(), device=device))
@@ -279,14 +279,3 @@ class BatchWardrobe:
         squeezed = points * torch.tensor([1, 0.25, 1], device=points.device)
         fine = 1 + 0.07 * self._speckle(points, 420, 60) + 0.6 * (waves_at(squeezed, waves) - 0.5)
         return hair * fine.clamp(0.3, 2)[:, None]
-
-
-def _tube_faces(rows: int, columns: int) -> np.ndarray:
-    """(M, 3) int64 triangles between rings of points that follow each other."""
-    spoke = np.arange(columns)
-    after = (spoke + 1) % columns
-    faces = []
-    for k in range(rows - 1):
-        this, below = k * columns, (k + 1) * columns
-        faces += [np.stack([this + spoke, this + after, below + spoke], 1), np.stack([this + after, below + after, below + spoke], 1)]
-    return np.concatenate(faces).astype(np.int64)
