@@ -1,18 +1,18 @@
-"""How fast the network runs here, beside the official layout in the same run: python -m core.bench
+"""Median time of the network's parts in every way that this machine can run it, after checking that the ways agree.
 
-Three ways, whose outputs are compared before anything is timed: the official layout run eagerly, our network as loaded, and the
-exact path of the estimator (core.exact). Runs take turns, so that a noisy machine is noisy to all.
+python -m core.bench [--variant NAME] [--release released] [--checkpoint FILE] [--batch 1] [--threads 2] [--device cpu] [--json FILE]
+
+Ways (core.ways) are compared with the first, the release's own layout run eagerly, before anything is timed. Runs take turns, so
+that a noisy machine is noisy to all.
 """
 
 import argparse
-import copy
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,32 +20,42 @@ from torch import Tensor
 
 from core.config import RELEASES, VARIANTS, is_ablation
 from core.errors import InputError
-from core.exact import exact_path
 from core.model import FastMETRO, Prediction, build_model
-from core.reference import OfficialLayout
+from core.ways import WAYS, Runner, Way
 
 PARTS = ("backbone", "transformer", "whole")
-WAYS = ("official layout", "as loaded", "exact path")
 WARM_UP = 3
-TOLERANCE = 2e-5
-"""Largest difference between outputs, relative to the largest output where that is above 1."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One part in one way. ratio: the official layout's median over this one's."""
+    """One part in one way. ratio: the first way's median over this one's.
+
+    precision: of the way; difference: of the way's outputs from the first way's, see `difference`
+    """
 
     part: str
     way: str
     median_ms: float
     p90_ms: float
     ratio: float
+    precision: str
+    difference: float
 
 
-def three_ways(model: FastMETRO) -> dict[str, Any]:
-    """Name -> network; the same function three times, in evaluation mode."""
-    device = model.xyz_regressor.weight.device.type
-    return dict(zip(WAYS, (OfficialLayout(model).eval(), model, exact_path(copy.deepcopy(model), device)), strict=True))
+@dataclass(frozen=True)
+class Report:
+    """All timings, by part and in the order of the ways; skipped: way -> why it did not run."""
+
+    timings: list[Timing]
+    skipped: dict[str, str]
+
+
+def pictures(batch: int, seed: int = 0) -> Tensor:
+    """(B, 224, 224, 3) uint8: coarse patches of colour under noise."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(40, 216, (batch, 14, 14, 3)).repeat(16, 1).repeat(16, 2)
+    return torch.from_numpy((patches + rng.integers(-40, 40, patches.shape)).astype(np.uint8))
 
 
 def outputs(prediction: Prediction) -> list[Tensor]:
@@ -54,32 +64,53 @@ def outputs(prediction: Prediction) -> list[Tensor]:
     return [value for value in values if value is not None]
 
 
-def largest_difference(ways: dict[str, Any], images: Tensor) -> float:
-    """Over all outputs and ways, relative to the largest output where that is above 1. Raises RuntimeError above TOLERANCE."""
-    expected, worst = outputs(ways[WAYS[0]](images)), 0.0
-    for name in WAYS[1:]:
-        for got, want in zip(outputs(ways[name](images)), expected, strict=True):
-            worst = max(worst, float((got - want).abs().max() / want.abs().max().clamp(min=1)))
-    if not worst <= TOLERANCE:
-        raise RuntimeError(f"the ways differ by {worst:.1e}, expected at most {TOLERANCE:.0e}: nothing was timed")
-    return worst
+def difference(got: Prediction, expected: Prediction) -> float:
+    """The largest over all outputs, relative to the largest value of an output where that is above 1."""
+    pairs = zip(outputs(got), outputs(expected), strict=True)
+    return max(float((ours.to(want) - want).abs().max() / want.abs().max().clamp(min=1)) for ours, want in pairs)
 
 
-def tasks(ways: dict[str, Any], images: Tensor) -> dict[tuple[str, str], Callable[[], object]]:
+def build_ways(
+    model: FastMETRO, crops: Tensor, device: str, ways: Sequence[Way]
+) -> tuple[dict[str, Runner], dict[str, float], dict[str, str]]:
+    """The ways that can run here, their differences from the first, and why others cannot.
+
+    Raises RuntimeError when a way differs by more than it may.
+    """
+    runners: dict[str, Runner] = {}
+    differences: dict[str, float] = {}
+    skipped: dict[str, str] = {}
+    expected = None
+    for way in ways:
+        reason = way.unavailable(device)
+        if reason:
+            skipped[way.name] = reason
+            continue
+        runner = way.build(model, device)
+        prediction = runner.whole(runner.prepare(crops))
+        expected = prediction if expected is None else expected
+        worst = difference(prediction, expected)
+        if not worst <= way.tolerance:
+            raise RuntimeError(f"{way.name}: differs by {worst:.1e}, expected at most {way.tolerance:.0e}: nothing was timed")
+        runners[way.name], differences[way.name] = runner, worst
+    return runners, differences, skipped
+
+
+def tasks(runners: dict[str, Runner], crops: Tensor) -> dict[tuple[str, str], Callable[[], object]]:
     """(part, way) -> what to time."""
     found: dict[tuple[str, str], Callable[[], object]] = {}
-    for name, network in ways.items():
-        backbone = network.model.backbone if isinstance(network, OfficialLayout) else network.backbone
-        pixels = images.to(memory_format=torch.channels_last) if name == WAYS[2] else images
-        features = backbone(pixels)
-        found["backbone", name] = lambda run=backbone, x=pixels: run(x)
-        found["transformer", name] = lambda run=network.decode, x=features: run(x)
-        found["whole", name] = lambda run=network, x=pixels: run(x)
+    for name, runner in runners.items():
+        ready = runner.prepare(crops)
+        if runner.backbone is not None and runner.decode is not None:
+            features = runner.backbone(ready)
+            found["backbone", name] = lambda run=runner.backbone, x=ready: run(x)
+            found["transformer", name] = lambda run=runner.decode, x=features: run(x)
+        found["whole", name] = lambda run=runner.whole, x=ready: run(x)
     return found
 
 
-def timed(found: dict[tuple[str, str], Callable[[], object]], repeats: int, device: str) -> list[Timing]:
-    """All tasks in turn, `repeats` times."""
+def timed(found: dict[tuple[str, str], Callable[[], object]], repeats: int, device: str) -> dict[tuple[str, str], list[float]]:
+    """Milliseconds of all tasks, which run in turn, `repeats` times."""
     times_ms: dict[tuple[str, str], list[float]] = {key: [] for key in found}
     for round_number in range(WARM_UP + repeats):
         for key, run in found.items():
@@ -89,12 +120,7 @@ def timed(found: dict[tuple[str, str], Callable[[], object]], repeats: int, devi
             synchronize(device)
             if round_number >= WARM_UP:
                 times_ms[key].append((time.perf_counter() - start_s) * 1e3)
-    medians = {key: float(np.median(values)) for key, values in times_ms.items()}
-    return [
-        Timing(part, way, medians[part, way], float(np.quantile(times_ms[part, way], 0.9)), medians[part, WAYS[0]] / medians[part, way])
-        for part in PARTS
-        for way in WAYS
-    ]
+    return times_ms
 
 
 def synchronize(device: str) -> None:
@@ -104,13 +130,23 @@ def synchronize(device: str) -> None:
 
 
 @torch.inference_mode()
-def bench(model: FastMETRO, batch: int, repeats: int, device: str) -> tuple[list[Timing], float]:
-    """Timings of a network on random pictures, and the largest difference between the ways' outputs."""
+def bench(model: FastMETRO, batch: int, repeats: int, device: str, ways: Sequence[Way] = WAYS) -> Report:
+    """Timings of a network on random pictures, in those of `ways` that can run on `device`; the first is what others are compared with."""
     model = model.eval().to(device)
-    images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
-    ways = three_ways(model)
-    difference = largest_difference(ways, images)
-    return timed(tasks(ways, images), repeats, device), difference
+    crops = pictures(batch)
+    runners, differences, skipped = build_ways(model, crops, device, ways)
+    times_ms = timed(tasks(runners, crops), repeats, device)
+    medians = {key: float(np.median(values)) for key, values in times_ms.items()}
+    timings = [
+        Timing(
+            part, way.name, medians[part, way.name], float(np.quantile(times_ms[part, way.name], 0.9)),
+            medians[part, ways[0].name] / medians[part, way.name], way.precision, differences[way.name],
+        )
+        for part in PARTS
+        for way in ways
+        if (part, way.name) in medians
+    ]  # fmt: skip
+    return Report(timings, skipped)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -146,18 +182,26 @@ def main(arguments: list[str] | None = None) -> int:
             model = load_checkpoint(options.checkpoint, options.mesh_dir).model
         else:
             model = build_model(options.variant, release=options.release)
-        timings, difference = bench(model, options.batch, options.repeats, options.device)
+        report = bench(model, options.batch, options.repeats, options.device)
         if options.json:
-            options.json.write_text(json.dumps([asdict(timing) for timing in timings], indent=1), encoding="utf-8")
+            options.json.write_text(json.dumps([asdict(timing) for timing in report.timings], indent=1), encoding="utf-8")
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{model.config.name}, {model.config.release}, {options.batch} crop(s), {options.device}, {options.threads} threads, "
-          f"PyTorch {torch.__version__}; outputs equal within {difference:.1e}")  # fmt: skip
-    print(f"{'':14}{'':18}{'median ms':>10}{'p90 ms':>10}{'official / this':>18}")
-    for timing in timings:
-        print(f"{timing.part:14}{timing.way:18}{timing.median_ms:10.2f}{timing.p90_ms:10.2f}{timing.ratio:17.2f}x")
+          f"PyTorch {torch.__version__}")  # fmt: skip
+    print_report(report)
     return 0
+
+
+def print_report(report: Report) -> None:
+    """A table for people to read."""
+    print(f"{'':14}{'':22}{'median ms':>10}{'p90 ms':>10}{'official / this':>18}{'differs by':>13}")
+    for timing in report.timings:
+        ratio = f"{timing.ratio:.2f}x"
+        print(f"{timing.part:14}{timing.way:22}{timing.median_ms:10.2f}{timing.p90_ms:10.2f}{ratio:>18}{timing.difference:13.1e}")
+    for name, reason in report.skipped.items():
+        print(f"{name}: not measured, {reason}")
 
 
 if __name__ == "__main__":

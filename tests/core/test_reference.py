@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from core.config import RELEASES, ModelConfig
 from core.errors import InputError
 from core.model import FastMETRO
 from core.reference import OfficialLayout
+from core.ways import EXACT, WAYS, Runner, as_loaded
 from tests.toy import ToyBackbone, ToyBody
 
 CONFIG = ModelConfig("small", "toy", "toy", num_layers=2, widths=(32, 16), num_heads=4, parametric=True)
@@ -35,20 +37,35 @@ def test_an_ablation_has_no_official_layout() -> None:
 
 
 def test_the_bench_compares_before_it_times() -> None:
-    timings, difference = bench.bench(toy(), batch=2, repeats=2, device="cpu")
-    assert difference <= bench.TOLERANCE
-    assert [(timing.part, timing.way) for timing in timings] == [(part, way) for part in bench.PARTS for way in bench.WAYS]
-    assert all(timing.ratio == 1 for timing in timings if timing.way == "official layout")
-    ways = bench.three_ways(toy().eval())
-    ways["exact path"].xyz_regressor.bias.data += 0.001
-    with pytest.raises(RuntimeError, match="nothing was timed"), torch.inference_mode():
-        bench.largest_difference(ways, torch.rand(1, 3, 224, 224))
+    report = bench.bench(toy(), batch=2, repeats=2, device="cpu", ways=WAYS[:3])
+    assert [(timing.part, timing.way) for timing in report.timings] == [(part, way.name) for part in bench.PARTS for way in WAYS[:3]]
+    assert all(timing.ratio == 1 for timing in report.timings if timing.way == "official layout")
+    assert all(timing.difference <= EXACT for timing in report.timings)
+
+    def slightly_wrong(model: FastMETRO, device: str) -> Runner:
+        network = copy.deepcopy(model)
+        network.xyz_regressor.bias.data += 0.001
+        return as_loaded(network, device)
+
+    wrong = replace(WAYS[1], name="wrong", build=slightly_wrong)
+    with pytest.raises(RuntimeError, match=r"wrong: differs by 1.0e-03, .* nothing was timed"):
+        bench.bench(toy(), batch=1, repeats=1, device="cpu", ways=(WAYS[0], wrong))
+
+
+def test_ways_that_cannot_run_here_are_named() -> None:
+    absent = replace(WAYS[1], name="absent", missing=lambda device: f"no {device} today")
+    elsewhere = replace(WAYS[1], name="elsewhere", devices=("cuda",))
+    report = bench.bench(toy(), batch=1, repeats=1, device="cpu", ways=(WAYS[0], absent, elsewhere))
+    assert report.skipped == {"absent": "no cpu today", "elsewhere": "not for cpu"}
+    assert {timing.way for timing in report.timings} == {"official layout"}
 
 
 def test_the_command_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--variant", "fastmetro-xs-blazepose", "--repeats", "1", "--json", str(tmp_path / "bench.json")]) == 0
     assert "official / this" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "bench.json").read_text())) == len(bench.PARTS) * len(bench.WAYS)
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert {"part", "way", "median_ms", "p90_ms", "ratio", "precision", "difference"} == set(rows[0])
+    assert {("whole", way.name) for way in WAYS[:3]} <= {(row["part"], row["way"]) for row in rows}
 
 
 @pytest.mark.parametrize("arguments", [["--batch", "0"], ["--threads", "0"], ["--checkpoint", "nothing.bin"]])

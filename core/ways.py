@@ -1,0 +1,84 @@
+"""Ways to run a network, as rows of a table: what core.bench compares and times.
+
+A way is built from a network in evaluation mode, which it must leave as it is. The first row is what all others are compared with.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.exact import exact_path
+from core.model import FastMETRO, Prediction
+from core.reference import OfficialLayout
+
+EXACT = 2e-5
+"""Tolerance of a way that only rounds differently."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A network ready to run in one way.
+
+    prepare: crops (B, 224, 224, 3) uint8 on the CPU -> what `whole` and `backbone` take; done before the clock starts
+    whole: that -> Prediction; backbone: that -> features; decode: features -> Prediction; the last two where a way has such halves
+    """
+
+    prepare: Callable[[Tensor], Any]
+    whole: Callable[[Any], Prediction]
+    backbone: Callable[[Any], Tensor] | None = None
+    decode: Callable[[Tensor], Prediction] | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """A row. precision: of its numbers; devices: where it can run
+
+    tolerance: largest difference from the first row, see core.bench; build: (network, device) -> Runner
+    missing: device -> why it cannot run on this machine, "" where it can
+    """
+
+    name: str
+    precision: str
+    tolerance: float
+    build: Callable[[FastMETRO, str], Runner]
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    missing: Callable[[str], str] = lambda device: ""  # noqa: ARG005
+
+    def unavailable(self, device: str) -> str:
+        """Why it cannot run on `device` here; "" where it can."""
+        return self.missing(device) if device in self.devices else f"not for {device}"
+
+
+def normaliser(backbone: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
+    """Crops (B, 224, 224, 3) uint8 -> (B, 3, 224, 224) float32 on `device`, channels last in memory, as the backbone wants them."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
+    return lambda crops: (crops.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def official_layout(model: FastMETRO, device: str) -> Runner:
+    """As the release runs it, eagerly, its pictures channels first."""
+    network, normalise = OfficialLayout(model).eval().to(device), normaliser(model.backbone, device)
+    return Runner(lambda crops: normalise(crops).contiguous(), network, model.backbone, network.decode)
+
+
+def as_loaded(model: FastMETRO, device: str) -> Runner:
+    """Our module, eagerly."""
+    normalise = normaliser(model.backbone, device)
+    return Runner(lambda crops: normalise(crops).contiguous(), model, model.backbone, model.decode)
+
+
+def exactly(model: FastMETRO, device: str) -> Runner:
+    """What the estimator runs where no runtime takes over, see core.exact."""
+    network = exact_path(copy.deepcopy(model), device)
+    return Runner(normaliser(model.backbone, device), network, network.backbone, network.decode)
+
+
+WAYS: tuple[Way, ...] = (
+    Way("official layout", "fp32", 0.0, official_layout),
+    Way("as loaded", "fp32", EXACT, as_loaded),
+    Way("exact path", "fp32", EXACT, exactly),
+)
