@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,12 @@ def _attempt(report: Report, path: Path, work: Callable[[], str]) -> None:
 
 def process_video(path: Path, folder: Path, engine: Engine) -> str:
     """One video into `folder`; returns the line to print. Ctrl-C, Cancelled and errors leave what is done, marked as not complete."""
-    finished = already_done(folder, engine.settings, engine.config.overwrite)
+    settings = engine.settings | file_version(path)
+    finished = already_done(folder, settings, engine.config.overwrite)
     if finished:
         return f"{path}: {finished}"
     source = VideoSource(path)
-    settings = engine.settings | {"state": "failed"}
+    settings["state"] = "failed"
     recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
     start_s = time.perf_counter()
     with SinkGroup(recording, video_sinks(engine.config)) as sinks:
@@ -238,24 +240,37 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
     return f"{path}: {people_phrase(len(scene.meshes))} -> {folder}"
 
 
+def file_version(path: Path) -> dict[str, str]:
+    """The setting that tells one version of an input from another, by size and time as rsync does; nothing for a file that is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return {}
+    return {"file": f"{status.st_size} bytes, modified {datetime.fromtimestamp(int(status.st_mtime), timezone.utc):%Y-%m-%dT%H:%M:%SZ}"}
+
+
 def already_done(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> str | None:
     """What to say when `folder` holds a complete result, None when there is something to do. wanted: the settings of this run."""
-    summary = folder / "summary.json"
-    if overwrite or not summary.is_file():
+    changed = None if overwrite else changed_settings(folder, wanted)
+    if changed is None:
         return None
+    other = f", but with another {', '.join(changed)}" if changed else ""
+    return f"already done in {folder}{other}; use --overwrite to do it again"
+
+
+def changed_settings(folder: Path, wanted: Mapping[str, Any]) -> list[str] | None:
+    """The settings in which the complete result in `folder` differs from `wanted`; None when there is no complete result."""
     try:
-        settings = json.loads(summary.read_text(encoding="utf-8"))["settings"]
+        settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
         state = settings.pop("state")
         settings = {"parametric": False, "mesh": "free", "show_hidden": False, "glb": False} | settings  # from before there was a choice
-    except (ValueError, KeyError, AttributeError):
-        return None  # not a summary of ours, or half of one: do it again
+        settings = {"file": wanted.get("file")} | settings  # from before the file was noted
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError):
+        return None  # nothing there, not a summary of ours, or half of one: do it again
     if state != "complete":
         log.info("%s: the last run ended early (%s); doing it again", folder, state)
         return None
-    changed = sorted(name for name, value in wanted.items() if settings.get(name) != value)
-    if changed:
-        return f"already done in {folder}, but with another {', '.join(changed)}; use --overwrite to do it again"
-    return f"already done in {folder}; use --overwrite to do it again"
+    return sorted(name for name, value in wanted.items() if settings.get(name) != value)
 
 
 def result_folders(paths: list[Path], folder: Path) -> list[Path]:

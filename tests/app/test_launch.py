@@ -114,6 +114,21 @@ def test_a_second_run_says_so_and_skips(
     assert fake_engine.looks > looks
 
 
+def test_another_video_of_the_same_name_is_not_taken_for_done(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
+    arguments = ("--video", clip, "--out", tmp_path / "out")
+    outcome(capsys, *arguments)
+    write_video(clip, (96, 64), [index / 30 for index in range(12)])
+    assert "another file; use --overwrite" in outcome(capsys, *arguments)[1]
+    assert "12 frames" in outcome(capsys, *arguments, "--overwrite")[1]
+    summary = tmp_path / "out" / "clip" / "summary.json"
+    content = json.loads(summary.read_text())
+    del content["settings"]["file"]  # as older versions wrote it
+    summary.write_text(json.dumps(content))
+    assert "already done in" in (said := outcome(capsys, *arguments)[1]) and "another file" not in said
+
+
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_does_it_again(
     fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
