@@ -11,9 +11,8 @@ import re
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
-from app.config import LiveConfig, PageConfig, default_of, flag_fields
+from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
 PAGELESS_MODES = ("video", "images", "replay", "demo", "check")
@@ -61,12 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
     parser.add_argument("--page", action="store_true", help="with --webcam: start the browser page where there is no display")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo: out)")
-    for item in (*flag_fields(), *flag_fields(PageConfig)):
-        options: dict[str, Any] = dict(item.metadata["flag"])
-        default = default_of(item)
-        shown = "" if default in (None, False) else f" (default: {default})"
-        flag = "--" + item.name.replace("_", "-")
-        parser.add_argument(flag, dest=item.name, default=default, help=f"{item.metadata['help']}{shown}", **options)
+    add_flags(parser, (*flag_fields(), *flag_fields(PageConfig)))
     return parser
 
 

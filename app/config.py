@@ -1,5 +1,7 @@
 """What the live app can be told. Each default stands here once, its help text and unit beside it; launch.py makes flags from it."""
 
+from argparse import ArgumentParser
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,16 @@ class PageConfig:
 def flag_fields(config: type = LiveConfig) -> list[Field]:
     """The fields of LiveConfig or PageConfig that are flags."""
     return [item for item in fields(config) if item.metadata.get("flag")]
+
+
+def add_flags(parser: ArgumentParser, items: Iterable[Field]) -> None:
+    """A flag for each of these fields, with the field's default and help text."""
+    for item in items:
+        options: dict[str, Any] = dict(item.metadata["flag"])
+        default = default_of(item)
+        shown = "" if default in (None, False) else f" (default: {default})"
+        flag = "--" + item.name.replace("_", "-")
+        parser.add_argument(flag, dest=item.name, default=default, help=f"{item.metadata['help']}{shown}", **options)
 
 
 def default_of(item: Field) -> Any:

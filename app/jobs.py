@@ -1,18 +1,17 @@
 """The jobs of launch.py: recorded videos and pictures, from file to files, one input after the other."""
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
 from app.export import PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
+from app.finished import already_done, drawing_settings, file_version
 from app.parametric import chosen_fitter, shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
@@ -58,11 +57,6 @@ class Engine:
 def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:
     """Which mesh results hold: "parametric" for fitted bodies, "free" for the network's vertices."""
     return "parametric" if shows_fitted(estimator.body, config) and not estimator.config.parametric else "free"
-
-
-def drawing_settings(config: LiveConfig) -> dict[str, Any]:
-    """What decides about the files beside meshes.npz."""
-    return {"show_hidden": config.show_hidden, "glb": config.glb}
 
 
 def video_sinks(config: LiveConfig) -> tuple[str, ...]:
@@ -238,39 +232,6 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
             sinks.warn("nobody was found")
             log.warning("%s: nobody was found", path)
     return f"{path}: {people_phrase(len(scene.meshes))} -> {folder}"
-
-
-def file_version(path: Path) -> dict[str, str]:
-    """The setting that tells one version of an input from another, by size and time as rsync does; nothing for a file that is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return {}
-    return {"file": f"{status.st_size} bytes, modified {datetime.fromtimestamp(int(status.st_mtime), timezone.utc):%Y-%m-%dT%H:%M:%SZ}"}
-
-
-def already_done(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> str | None:
-    """What to say when `folder` holds a complete result, None when there is something to do. wanted: the settings of this run."""
-    changed = None if overwrite else changed_settings(folder, wanted)
-    if changed is None:
-        return None
-    other = f", but with another {', '.join(changed)}" if changed else ""
-    return f"already done in {folder}{other}; use --overwrite to do it again"
-
-
-def changed_settings(folder: Path, wanted: Mapping[str, Any]) -> list[str] | None:
-    """The settings in which the complete result in `folder` differs from `wanted`; None when there is no complete result."""
-    try:
-        settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
-        state = settings.pop("state")
-        settings = {"parametric": False, "mesh": "free", "show_hidden": False, "glb": False} | settings  # from before there was a choice
-        settings = {"file": wanted.get("file")} | settings  # from before the file was noted
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError):
-        return None  # nothing there, not a summary of ours, or half of one: do it again
-    if state != "complete":
-        log.info("%s: the last run ended early (%s); doing it again", folder, state)
-        return None
-    return sorted(name for name, value in wanted.items() if settings.get(name) != value)
 
 
 def result_folders(paths: list[Path], folder: Path) -> list[Path]:
