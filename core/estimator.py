@@ -1,22 +1,21 @@
 """The border between NumPy users and the torch network: crops in, meshes out."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.checkpoint import load_checkpoint
 from core.crop import check_image, crop_person
 from core.errors import InputError
-from core.exact import exact_path
 from core.fitters import fitter_for
 from core.geometry import weak_to_frame_px
 from core.model import FastMETRO, Prediction
-from core.openvino_backbone import OpenVinoBackbone, OpenVinoError
+from core.runtimes import open_runtime
 from core.types import MeshEstimate, PersonCrop
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH = 16
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -46,7 +44,7 @@ class MeshEstimator:
         description: str = "",
         fitter: "BodyFitter | None" = None,
     ) -> None:
-        """`model` becomes the estimator's: core.exact changes it in place, and its backbone changes to the precision.
+        """`model` becomes the estimator's: its runtime changes it in place.
 
         fitter: finds the body's parameters for a network that does not say them itself
         """
@@ -55,13 +53,8 @@ class MeshEstimator:
         self.metadata: dict[str, object] = {}
         self._fitter = None if model.config.parametric else fitter
         self.description = description or f"{model.config.name} on {device}, {precision}"
-        self._model = exact_path(model, device)
-        backbone = self._model.backbone
-        # Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision.
-        self._backbone: Callable[[Tensor], Tensor]
-        self._backbone, self._backbone_dtype, runtime = _backbone_runtime(backbone, device, precision)
-        self.description += runtime
-        self._mean, self._std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
+        self._runtime, words = open_runtime(model, device, precision)
+        self.description += f", {words}"
 
     @property
     def faces(self) -> np.ndarray:
@@ -87,26 +80,18 @@ class MeshEstimator:
         return crop_person(image, box_px, self.config.crop_scale)
 
     def from_crops(self, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
-        """One estimate per crop, in order; batches of up to 16 run at once."""
+        """One estimate per crop, in order; as many at once as the runtime takes."""
         estimates: list[MeshEstimate] = []
-        for first in range(0, len(crops), MAX_BATCH):
-            batch = crops[first : first + MAX_BATCH]
-            estimates += self._estimates(self._predict(np.stack([crop.image for crop in batch])), batch)
+        most = self._runtime.max_batch
+        for first in range(0, len(crops), most):
+            batch = crops[first : first + most]
+            estimates += self._estimates(self._runtime(np.stack([crop.image for crop in batch])), batch)
         return estimates
 
-    @torch.inference_mode()
-    def _predict(self, images: np.ndarray) -> Prediction:
-        """images: (B, 224, 224, 3) uint8."""
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # keeps channels last in memory
-        normalised = (pixels.float() / 255 - self._mean) / self._std
-        features = self._backbone(normalised.to(self._backbone_dtype))
-        return self._model.decode(features.float())
-
     def _estimates(self, prediction: Prediction, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
-        full = prediction.levels[2]
-        if full is None:
+        vertices = prediction.levels[2]
+        if vertices is None:
             raise RuntimeError("the network gave no full mesh")
-        vertices = full.detach().float().cpu()
         pelvis = self.body.pelvis(vertices)[:, None]
         vertices_m, joints_m = (vertices - pelvis).numpy(), (self.body.joints(vertices) - pelvis).numpy()
         cameras = _as_array(prediction.camera)
@@ -126,20 +111,6 @@ class MeshEstimator:
             )
             for index, crop in enumerate(crops)
         ]
-
-
-def _backbone_runtime(backbone: nn.Module, device: str, precision: str) -> tuple[Callable[[Tensor], Tensor], torch.dtype, str]:
-    """What runs the backbone, the type of its pictures, and words for the description: OpenVINO on a CPU where it can, else PyTorch."""
-    why = ""
-    if device == "cpu":
-        try:
-            runtime = OpenVinoBackbone(backbone, precision)
-        except OpenVinoError as error:
-            why = f", PyTorch ({error})"
-        else:
-            return runtime, torch.float32, f", OpenVINO {runtime.version}"
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return backbone.to(dtype), dtype, why
 
 
 def load_estimator(

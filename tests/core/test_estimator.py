@@ -12,8 +12,9 @@ from core.checkpoint import save_checkpoint
 from core.config import ModelConfig
 from core.crop import CROP_SCALE, crop_person
 from core.errors import InputError
-from core.estimator import MAX_BATCH, MeshEstimator, choose_device, choose_precision
+from core.estimator import MeshEstimator, choose_device, choose_precision
 from core.model import FastMETRO
+from core.runtimes import MAX_BATCH
 from tests.toy import ToyBackbone, ToyBody
 
 CONFIG = ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4)

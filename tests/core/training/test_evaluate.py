@@ -224,7 +224,7 @@ def test_checkpoints_side_by_side(
 ) -> None:
     other = MeshEstimator(tiny_model(), ToyBody())
     with torch.no_grad():
-        other._model.xyz_regressor.bias += 0.5  # off by more in no metric but the projection: everything else is centred
+        other._runtime.model.xyz_regressor.bias += 0.5  # off by more in no metric but the projection: everything else is centred
     monkeypatch.setattr(evaluate, "load_estimator", lambda name, *_: other if "second" in str(name) else estimator)
     write_toy_shards(tmp_path / "people", num_shards=1, count=5)
     sets = ["--shards", tmp_path / "people", "--coco", coco]
@@ -260,7 +260,7 @@ def test_a_network_without_numbers_is_one_line(
     tmp_path: Path, coco: Path, estimator: MeshEstimator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with torch.no_grad():
-        estimator._model.xyz_regressor.bias.fill_(float("nan"))
+        estimator._runtime.model.xyz_regressor.bias.fill_(float("nan"))
     monkeypatch.setattr(evaluate, "load_estimator", lambda *_: estimator)
     write_toy_shards(tmp_path / "people", num_shards=1, count=2)
     for flags in (["--shards", tmp_path / "people"], ["--coco", coco]):

@@ -1,0 +1,104 @@
+"""What runs a network for the estimator: crops in, Prediction out. One row for each way; each device names those it tries, best first."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.exact import exact_path
+from core.model import FastMETRO, Prediction
+from core.openvino_backbone import OpenVinoBackbone, OpenVinoError
+from core.registry import Registry
+
+MAX_BATCH = 16
+"""Of runtimes that gain nothing from more."""
+
+
+class RuntimeUnavailable(Exception):  # noqa: N818  no mistake of anybody's: the next runtime takes over
+    """A runtime cannot run the network here; the text says why, in words for the status line."""
+
+
+class Runtime(Protocol):
+    """A network, ready to run."""
+
+    words: str
+    """What runs, for the estimator's description, e.g. "OpenVINO 2026.1"."""
+    max_batch: int
+    """Crops a call at most."""
+
+    def __call__(self, crops: np.ndarray) -> Prediction:
+        """(B, 224, 224, 3) uint8 RGB on the CPU -> what the network says in float32 on the CPU, its full level always there."""
+        ...
+
+
+RUNTIMES: Registry[Callable[[FastMETRO, str, str], Runtime]] = Registry("runtime")
+"""Name -> builder(model, device, precision). The model becomes the runtime's own, if the builder succeeds; else the builder leaves its
+function as it was and raises RuntimeUnavailable."""
+
+BY_DEVICE: dict[str, tuple[str, ...]] = {"cpu": ("openvino", "torch"), "cuda": ("torch",), "mps": ("torch",)}
+"""Device -> names of RUNTIMES to try there, in this order. The last one runs anywhere."""
+
+
+def open_runtime(model: FastMETRO, device: str, precision: str) -> tuple[Runtime, str]:
+    """The first runtime that can run the network here, and words about it: what runs, and why a better one does not."""
+    reasons = []
+    for name in BY_DEVICE[device]:
+        try:
+            runtime = RUNTIMES[name](model, device, precision)
+        except RuntimeUnavailable as reason:
+            reasons.append(str(reason))
+        else:
+            return runtime, f"{runtime.words} ({'; '.join(reasons)})" if reasons else runtime.words
+    raise RuntimeError(f"no runtime for {device}: {'; '.join(reasons)}")
+
+
+@dataclass
+class TorchRuntime:
+    """PyTorch, eagerly; `backbone` may be anything that takes what the model's own takes, float32 unless `dtype` says otherwise."""
+
+    model: FastMETRO
+    device: str
+    backbone: Callable[[Tensor], Tensor]
+    dtype: torch.dtype = torch.float32
+    words: str = "PyTorch"
+    max_batch: int = MAX_BATCH
+
+    def __post_init__(self) -> None:
+        own = self.model.backbone
+        self._mean, self._std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (own.mean, own.std))
+
+    @torch.inference_mode()
+    def __call__(self, crops: np.ndarray) -> Prediction:
+        """As Runtime's."""
+        pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)  # keeps channels last in memory
+        normalised = (pixels.float() / 255 - self._mean) / self._std
+        said = self.model.decode(self.backbone(normalised.to(self.dtype)).float())
+        return Prediction(*(_on_cpu(value) for value in (said.camera, said.joints, said.levels, said.rotmats, said.betas)))
+
+
+def _on_cpu(value: Tensor | tuple | None) -> Tensor | tuple | None:
+    if isinstance(value, tuple):
+        return tuple(_on_cpu(part) for part in value)
+    return None if value is None else value.float().cpu()
+
+
+@RUNTIMES.register("torch")
+def _torch(model: FastMETRO, device: str, precision: str) -> Runtime:
+    """Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision."""
+    model = exact_path(model, device)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    backbone: nn.Module = model.backbone.to(dtype)
+    return TorchRuntime(model, device, backbone, dtype)
+
+
+@RUNTIMES.register("openvino")
+def _openvino(model: FastMETRO, device: str, precision: str) -> Runtime:
+    model = exact_path(model, device)
+    try:
+        backbone = OpenVinoBackbone(model.backbone, precision)
+    except OpenVinoError as error:
+        raise RuntimeUnavailable(str(error)) from error
+    return TorchRuntime(model, device, backbone, words=f"OpenVINO {backbone.version}")
