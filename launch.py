@@ -13,14 +13,12 @@ import threading
 from pathlib import Path
 
 from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields
+from app.native_logs import quiet_native_libraries
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
 PAGELESS_MODES = ("video", "images", "replay", "demo", "check")
 SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
 MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
-QUIET_NATIVE_LIBRARIES = {
-    "GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2", "OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8",
-}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,8 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     config, page = config_from(flags, parser), page_from(flags, parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name, value in QUIET_NATIVE_LIBRARIES.items():
-        os.environ.setdefault(name, value)
+    quiet_native_libraries()
     try:
         return run(flags, config, page)
     except KeyboardInterrupt:

@@ -13,7 +13,16 @@ CHATTER = re.compile(
 )
 """INFO and WARNING lines of TensorFlow Lite and absl; errors begin with E or F and pass. The last one is Wayland's, asked before X."""
 
-QUIET_ENVIRONMENT = {"GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2"}
+QUIET_ENVIRONMENT = {
+    "GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2", "OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8",
+}  # fmt: skip
+"""Read by the libraries when they are loaded."""
+
+
+def quiet_native_libraries() -> None:
+    """Set these, except where the user has set them."""
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from app.jobs import NO_FACES, people_phrase, result_folders, video_sinks, write
 from app.progress import MakeProgress, ProgressBar
 from app.session import SessionReader
 from app.session_format import SessionInfo
+from app.stopping import stop_on_signal
 from app.types import Scene
-from app.webcam import POLL_S, NoDisplayError, View, check_display, open_window, stop_on_signal
+from app.webcam import POLL_S, NoDisplayError, View, check_display, open_window
 from core.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -170,7 +170,9 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise InputError(f"{path}: a folder, expected a video file; give its files one by one, or --images for pictures")
+        raise InputError(
+            f"{path}: a folder, expected a video file; for all videos in it: python -m app.many (--images takes folders of pictures)"
+        )
     if not path.exists():
         raise InputError(f"{path}: no such file; expected the path of a video")
     if path.stat().st_size == 0:

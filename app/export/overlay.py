@@ -68,7 +68,8 @@ class OverlaySink(ClosingSink):
             raise
         if self._sound is not None and self._sound.warning:
             self.warnings.append(self._sound.warning)
-        self._partial.replace(self.path)
+        if self._partial.exists():  # it does when a frame was written
+            self._partial.replace(self.path)
 
     def _open_sound(self) -> Soundtrack | None:
         if self._recording.source is None:

@@ -91,7 +91,12 @@ class ClosingSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as trouble:
+            if error is None:
+                raise
+            log.warning("closing after an error: %s", trouble)  # the error itself says why
 
     def close(self) -> None:
         """Finish the file."""

@@ -171,6 +171,16 @@ def test_a_failing_model_keeps_its_traceback_and_the_results_so_far(clip: Path, 
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["state"] == "failed"
 
 
+def test_an_error_before_the_first_frame_is_not_hidden_by_closing(clip: Path, tmp_path: Path) -> None:
+    class Breaks(TubeEstimator):
+        def from_crops(self, crops: list) -> list:
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        process_video(clip, tmp_path / "out", Engine(Breaks(), RectangleDetector(), LiveConfig()))
+    assert not list((tmp_path / "out").glob("*.partial*"))
+
+
 def test_a_cancelled_job_keeps_what_was_done_and_says_so(tmp_path):
     clip = write_video(tmp_path / "clip.mp4", times_s=[i / 30 for i in range(60)])
 

@@ -1,0 +1,62 @@
+"""What is to be done: the same for every worker, wherever it runs."""
+
+import enum
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.config import LiveConfig
+from app.finished import changed_settings, drawing_settings, file_version
+from app.many.videos import Job
+
+if TYPE_CHECKING:
+    from app.jobs import Engine
+
+OpenEngine = Callable[[LiveConfig], AbstractContextManager["Engine"]]
+FLAGS = (
+    "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "max_people", "smoothing", "focal_px", "show_hidden",
+    "glb",
+)  # fmt: skip
+"""Of LiveConfig: those that recorded videos follow."""
+
+
+class State(enum.Enum):
+    """How a video stands. CHANGED: finished, but with other settings or from another version of the file."""
+
+    LEFT = "left"
+    FINISHED = "finished"
+    CHANGED = "changed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The videos and how they are done. redo_changed: do again what is CHANGED; open_engine: app.jobs.open_engine unless given."""
+
+    jobs: tuple[Job, ...]
+    config: LiveConfig
+    redo_changed: bool = False
+    open_engine: OpenEngine | None = None
+
+    def state(self, job: Job) -> State:
+        """As the files say it now."""
+        changed = changed_settings(job.folder, self.wanted(job))
+        if changed is None:
+            return State.FAILED if job.failed_because() else State.LEFT
+        return State.CHANGED if changed else State.FINISHED
+
+    def is_open(self, job: Job) -> bool:
+        """Whether there is something to do."""
+        state = self.state(job)
+        return state is State.LEFT or (state is State.CHANGED and self.redo_changed)
+
+    def wanted(self, job: Job) -> dict[str, Any]:
+        """The settings that a finished result must have: those given, not those that depend on the worker's machine."""
+        names = ("checkpoint", "max_people", "smoothing", "focal_px", "parametric")
+        given = {name: getattr(self.config, name) for name in names} | drawing_settings(self.config)
+        if self.config.precision != "auto":
+            given["precision"] = self.config.precision
+        if self.config.mesh == "free":  # the others depend on the body
+            given["mesh"] = "free"
+        return given | file_version(job.video)
