@@ -1,19 +1,22 @@
 """Frame -> Scene as it happens: the counterpart of app.pipeline for cameras, which knows no future.
 
-The detector looks on a stride, at once after a loss or a cut, and when something moves where nobody is known. In between,
-each person's box follows from their own mesh, as it lay in the detector's box when that looked last.
+The detector looks on a stride, at once after a loss or a cut, and when something moves where nobody is known. It may look beside
+the frames: what it says then is moved on by as much as the people's meshes moved meanwhile. In between, each person's box follows
+from their own mesh, as it lay in the detector's box when that looked last.
 """
 
+import math
 import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 
-from app.boxes import box_area, box_intersection, box_iou, clipped, side_px
+from app.boxes import box_iou, clipped, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector, tiles
 from app.governor import Plan
+from app.lookout import LOOKOUTS, SAME_IOU, Answer, Question
 from app.pipeline import MIN_FOLLOW_IOU, Estimator
 from app.placing import Clock, Placement, mesh_box_px, place_people, placement_of
 from app.smooth import MeshSmoother
@@ -34,7 +37,6 @@ LONGEST_STEP_S = 1.0
 ENTERED_DIFFERENCE, ENTERED_CELLS = 25.0, 12
 """Grey levels by which a cell of the thumbnail must differ from the last look's, and cells outside of known people that must."""
 BOX_MARGIN = 0.15
-SAME_IOU = 0.3
 LOOK_WEIGHT = 0.5
 """How far a look moves the box of somebody who is followed: one that jumps makes the network's answer jump."""
 BLENDED_IOU = 0.5
@@ -68,13 +70,15 @@ class LivePipeline:
     The detector is this pipeline's alone, the estimator may be a SharedEstimator. Not to be called from two threads at once.
     """
 
-    def __init__(self, estimator: Estimator, detector: Detector, config: LiveConfig) -> None:
-        self._estimator, self._detector, self._config = estimator, detector, config
+    def __init__(self, estimator: Estimator, detector: Detector, config: LiveConfig, lookout: str = "prompt") -> None:
+        """lookout: a name in LOOKOUTS; "beside" for cameras, which do not wait for a look."""
+        self._estimator, self._lookout, self._config = estimator, LOOKOUTS[lookout](detector), config
         self._tracker = Tracker(config.track, config.max_people)
         self._smoother = MeshSmoother(config.smoothing, config.smooth)
         self._clock = Clock()
         self._people = _Followed()
         self._looks = _Looks()
+        self._start_s = -math.inf
         self._last: Frame | None = None
         self._mark: np.ndarray | None = None
         self._skipped_s = 0.0
@@ -85,16 +89,19 @@ class LivePipeline:
         return self._estimator.body
 
     def process(self, frame: Frame, plan: Plan | None = None) -> Scene:
-        """Everybody in the frame. `timings_ms`: detect (0 when it did not look), track, crop, estimate, smooth, total.
+        """Everybody in the frame. `timings_ms`: detect (0 when no look ended), track, crop, estimate, smooth, total.
 
-        Frames must come in order of time_s; plan: how often the detector may look.
+        detect is part of total only where the frame waited for it. Frames must come in order of time_s.
+        plan: how often the detector may look
         """
         start_s = time.perf_counter()
         plan = plan or Plan()
         timely = self._begin(frame)
         self._people.found = set()
-        if self._looks.due(timely, self._mark, self._known(timely), plan):
-            self._look(timely, plan)
+        self._learn(timely)
+        if self._looks.due(timely, self._mark, self._known(timely), plan) and not self._lookout.busy:
+            self._ask(timely, plan)
+            self._learn(timely)
         pairs = self._estimate(timely)
         smooth_s = time.perf_counter()
         placed = [(replace(placement, frame=frame), estimate) for placement, estimate in pairs]  # filters want the true times
@@ -106,7 +113,8 @@ class LivePipeline:
         return Scene(frame, intrinsics_of(frame, self._config.focal_px), tuple(mesh for _, mesh in meshes), timings_ms)
 
     def reset(self) -> None:
-        """Forget everybody: another scene. Ids are not used again."""
+        """Forget everybody: another scene. Ids are not used again, and a look at what was before counts no more."""
+        self._start_s = math.inf
         self._tracker.reset()
         self._smoother.reset()
         self._people = _Followed()
@@ -114,7 +122,7 @@ class LivePipeline:
 
     def close(self) -> None:
         """Close the detector."""
-        self._detector.close()
+        self._lookout.close()
 
     def _begin(self, frame: Frame) -> Frame:
         """Notice cuts and gaps; returns the frame at the tracks' time, in which long gaps are short."""
@@ -128,30 +136,45 @@ class LivePipeline:
             self._skipped_s += gap_s - LONGEST_STEP_S
             self._looks.soon = True
         self._last, self._mark = frame, mark
-        return replace(frame, time_s=frame.time_s - self._skipped_s)
+        timely = replace(frame, time_s=frame.time_s - self._skipped_s)
+        self._start_s = min(self._start_s, timely.time_s)
+        return timely
 
     def _known(self, frame: Frame) -> tuple[np.ndarray, ...]:
         return known_boxes(self._tracker, frame)
 
-    def _look(self, frame: Frame, plan: Plan) -> None:
-        start_s = time.perf_counter()
+    def _ask(self, frame: Frame, plan: Plan) -> None:
+        """Let the detector look at the frame."""
         known = self._known(frame)
         thorough = not known and frame.time_s - self._looks.searched_s >= SEARCH_S
-        people = self._detector.detect(frame.image, (*known, *self._looks.candidates), thorough=thorough)
-        candidates: tuple[np.ndarray, ...] = ()
-        if known and plan.detect_stride <= Plan().detect_stride:
-            candidates = self._search_one_tile(frame, people)
-        self._clock.add("detect", start_s)
+        tile_px = None
+        if known and plan.detect_stride <= Plan().detect_stride:  # a whole search for small people would take too long
+            all_tiles = tiles(*frame.size_px, 2)
+            tile_px = all_tiles[self._looks.next_tile() % len(all_tiles)]
+        expected_px = {track.key: track.box_at(frame.time_s) for track in self._tracker.tracks}
+        zoom_px = (*known, *self._looks.candidates)
+        self._looks.asked(frame, self._mark)
+        self._lookout.ask(Question(frame, self._mark, expected_px, zoom_px, thorough, tile_px))
+
+    def _learn(self, frame: Frame) -> None:
+        """Take the detector's answer, if there is one: the people as they were in its frame, moved on to this one."""
+        answer = self._lookout.take()
+        if answer is None or answer.question.frame.time_s < self._start_s:
+            return
+        self._clock.timings_ms["detect"] = answer.took_ms
         start_s = time.perf_counter()
-        expected = {track.key: track.box_at(frame.time_s) for track in self._tracker.tracks if self._people.knows(track.key)}
+        tracks = self._tracker.tracks
+        expected_px = {track.key: track.box_at(frame.time_s) for track in tracks}
+        people = moved_on(answer.people, answer.question.expected_px, expected_px, frame.size_px)
+        followed = {track.key for track in tracks if self._people.knows(track.key)}
         self._tracker.update(frame.time_s, people)
         self._people.found = {track.key for track in self._tracker.tracks if track.last_seen_s == frame.time_s}
         for track in self._tracker.tracks:
-            if track.key in expected and track.key in self._people.found:
-                self._blend(track, expected[track.key], frame)
+            if track.key in followed and track.key in self._people.found:
+                self._blend(track, expected_px[track.key], frame)
         trial = any(not track.confirmed and not track.misses for track in self._tracker.tracks)
         missed = any(track.confirmed and track.misses and not track.lost for track in self._tracker.tracks)
-        self._looks.looked(frame, self._mark, candidates, thorough, trial, missed)
+        self._looks.learned(answer, trial, missed)
         self._clock.add("track", start_s)
 
     def _blend(self, track: Track, expected_px: np.ndarray, frame: Frame) -> None:
@@ -160,16 +183,6 @@ class LivePipeline:
         if box_iou(found_px[None], expected_px[None])[0, 0] > BLENDED_IOU:
             blended = (expected_px + LOOK_WEIGHT * (found_px - expected_px)).astype(np.float32)
             self._tracker.follow(track.key, frame.time_s, blended)
-
-    def _search_one_tile(self, frame: Frame, people: list[Person]) -> tuple[np.ndarray, ...]:
-        """Boxes of small people in the next tile, to be zoomed into by the next look: a whole search would stop the picture."""
-        width, height = frame.size_px
-        all_tiles = tiles(width, height, 2)
-        x0, y0, x1, y1 = all_tiles[self._looks.next_tile() % len(all_tiles)]
-        shift = np.array([x0, y0, x0, y0], np.float32)
-        boxes = [person.box_px + shift for person in self._detector.detect(frame.image[y0:y1, x0:x1])]
-        known = np.array([person.box_px for person in people], np.float32).reshape(-1, 4)
-        return tuple(box for box in boxes if not len(known) or _covered(box, known) < SAME_IOU)
 
     def _estimate(self, frame: Frame) -> list[tuple[Placement, MeshEstimate]]:
         """Crop and estimate everybody present, and move their tracks to where their meshes are."""
@@ -272,13 +285,17 @@ class _Looks:
             return False
         return self._missed or self._something_entered(frame, mark, known_px)
 
-    def looked(
-        self, frame: Frame, mark: np.ndarray | None, candidates: tuple[np.ndarray, ...], thorough: bool, trial: bool, missed: bool
-    ) -> None:
-        """trial: somebody new must be found once more; missed: somebody known was not found."""
-        self.soon, self._missed, self.candidates = trial or bool(candidates), missed, candidates
-        self.searched_s = frame.time_s if thorough else self.searched_s
+    def asked(self, frame: Frame, mark: np.ndarray | None) -> None:
+        """The detector looks at this frame."""
+        self.soon, self._missed, self.candidates = False, False, ()
         self._num_frames, self._time_s, self._mark = 0, frame.time_s, mark
+
+    def learned(self, answer: Answer, trial: bool, missed: bool) -> None:
+        """trial: somebody new must be found once more; missed: somebody known was not found."""
+        self.soon = self.soon or trial or bool(answer.candidates)
+        self._missed, self.candidates = missed, answer.candidates
+        if answer.question.thorough:
+            self.searched_s = answer.question.frame.time_s
 
     def next_tile(self) -> int:
         """A number that grows with each tile searched."""
@@ -299,6 +316,18 @@ class _Looks:
         return int(changed.sum()) >= ENTERED_CELLS
 
 
-def _covered(box_px: np.ndarray, others_px: np.ndarray) -> float:
-    """Largest share of a box (4,) that lies in one of the others (N, 4)."""
-    return float(box_intersection(box_px[None], others_px).max() / max(float(box_area(box_px[None])[0]), 1e-9))
+def moved_on(
+    people: tuple[Person, ...], before_px: dict[int, np.ndarray], now_px: dict[int, np.ndarray], size_px: tuple[int, int]
+) -> list[Person]:
+    """People where they should be by now: each moves as the track (key -> box (4,), before and now) that they overlapped most."""
+    keys = [key for key in before_px if key in now_px]
+    if not keys or not people:
+        return list(people)
+    overlaps = box_iou(np.stack([person.box_px for person in people]), np.stack([before_px[key] for key in keys]))
+    moved = []
+    for person, row in zip(people, overlaps, strict=True):
+        best = int(row.argmax())
+        step_px = now_px[keys[best]] - before_px[keys[best]]
+        box_px = clipped(person.box_px + step_px, size_px) if row[best] >= SAME_IOU and step_px.any() else person.box_px
+        moved.append(replace(person, box_px=box_px) if min(box_px[2:] - box_px[:2]) > 1 else person)
+    return moved

@@ -111,13 +111,14 @@ def open_pipeline(config: LiveConfig) -> "LivePipeline":
     from app.jobs import open_detector, open_estimator
     from app.live import LivePipeline
 
-    if not config.headless:
-        leave_a_core_for_drawing()
-    return LivePipeline(open_estimator(config), open_detector(config), config)
+    leave_a_core()
+    return LivePipeline(open_estimator(config), open_detector(config), config, "beside")
 
 
-def leave_a_core_for_drawing() -> None:
-    """The network's threads wait for one another without pause: one that has to share its core with the window stops them all."""
+def leave_a_core() -> None:
+    """For the camera, the detector and the window. The network's threads wait for one another without pause: one that has to share its
+    core stops them all, and on two cores two are hardly quicker than one.
+    """
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ import open3d as o3d
 from app.types import Intrinsics
 
 PICTURE_SIDE_PX = 960
-"""Larger pictures are shrunk to this before they become a texture."""
+"""Larger pictures are shrunk to this, or to what is seen of them, before they become a texture."""
 GRID_HALF_M, GRID_STEP_M = 5.0, 1.0
 GRID_NEAR_M, GRID_FAR_M = 0.0, 10.0
 GRID_COLOR = np.array([0.36, 0.40, 0.47])
@@ -57,13 +57,13 @@ class TexturedQuad:
 class Picture(TexturedQuad):
     """The camera's picture at a depth behind everybody, where its pixels lie on the rays through them."""
 
-    def show(self, image: np.ndarray, intrinsics: Intrinsics, depth_m: float, mirror: np.ndarray) -> None:
-        """image: (H, W, 3) uint8 RGB."""
+    def show(self, image: np.ndarray, intrinsics: Intrinsics, depth_m: float, mirror: np.ndarray, side_px: int) -> None:
+        """image: (H, W, 3) uint8 RGB; side_px: longest side worth having."""
         height, width = image.shape[:2]
         corners_px = np.array([[0, 0], [width, 0], [width, height], [0, height]], float)
         rays = (corners_px - intrinsics.principal_px) / intrinsics.focal_px
         self.set_corners(np.column_stack([rays * depth_m, np.full(4, depth_m)]) * mirror)
-        self.set_picture(shrunk(image, PICTURE_SIDE_PX))
+        self.set_picture(shrunk(image, side_px))
 
 
 class Panel(TexturedQuad):

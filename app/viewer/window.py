@@ -15,7 +15,8 @@ from app.native_logs import native_noise_filtered
 from app.render import HIDDEN_BELOW, SHOWN_ABOVE, track_color
 from app.types import Intrinsics, Scene, SmoothedMesh
 from app.viewer.panels import BAR_PX, bottom_bar, help_panel, top_bar
-from app.viewer.stage import GRID_FAR_M, GRID_HALF_M, Eye, Panel, Picture, ground_grid, ring
+from app.viewer.software_gl import settle_software_gl
+from app.viewer.stage import GRID_FAR_M, GRID_HALF_M, PICTURE_SIDE_PX, Eye, Panel, Picture, ground_grid, ring
 from app.viewer.styles import STYLES, BodyShape, Figure, Style
 from app.visibility import with_smooth_edge
 from core.joints import indices
@@ -87,6 +88,7 @@ class Window:
         self._folder, self._record, self._show_hidden = folder, record, show_hidden
         self._on = _Switches(mirror=mirror)
         o3d.utility.set_verbosity_level(o3d.utility.VerbosityLevel.Error)
+        settle_software_gl()
         self._visualizer = o3d.visualization.VisualizerWithKeyCallback()
         with native_noise_filtered():
             created = self._visualizer.create_window(title, *WINDOW_PX)
@@ -107,6 +109,7 @@ class Window:
         self._scene: Scene | None = None
         self._size_px, self._pinned, self._camera_view = WINDOW_PX, None, np.eye(4)
         self._hud, self._source_state = Hud(), "opening"
+        self._told: tuple = ()
         self._note, self._note_frames = "", 0
         self._visualizer.get_view_control().set_constant_z_near(NEAR_M)
         self._visualizer.get_view_control().set_constant_z_far(FAR_M)
@@ -204,7 +207,7 @@ class Window:
             self._set_view("camera", scene)
         self._set_shown(self._picture.geometry, self._on.picture)
         if self._on.picture:
-            self._picture.show(scene.frame.image, scene.intrinsics, self._picture_m, mirror)
+            self._picture.show(scene.frame.image, scene.intrinsics, self._picture_m, mirror, self._picture_side_px(scene))
             self._visualizer.update_geometry(self._picture.geometry)
         ground = self._on.ground and not math.isnan(self._ground_m)
         self._set_shown(self._grid, ground)
@@ -217,6 +220,18 @@ class Window:
         for mesh in meshes:
             self._show_person(mesh, mirror, ground)
         self._scene = scene
+
+    def _picture_side_px(self, scene: Scene) -> int:
+        """As many pixels as the picture's longer side has between the bars; all it may have where one comes nearer."""
+        width, height = scene.frame.size_px
+        if not self._at_camera(self._eye()):
+            return PICTURE_SIDE_PX
+        scale = min(self._size_px[0] / width, (self._size_px[1] - 2 * BAR_PX) / height)
+        return max(1, min(PICTURE_SIDE_PX, round(scale * max(width, height))))
+
+    def _at_camera(self, eye: Eye) -> bool:
+        """Whether nobody moved the view away from where the camera is."""
+        return np.allclose(eye.camera_from_world, self._camera_view, atol=1e-6)
 
     def _show_person(self, mesh: SmoothedMesh, mirror: np.ndarray, ground: bool) -> None:
         person = self._people.get(mesh.track_id)
@@ -250,18 +265,22 @@ class Window:
         marks = [name for name, on in (("paused", self._on.paused), ("mirrored", self._on.mirror)) if on]
         marks += [self._note] if self._note_frames else []
         width = self._size_px[0]
-        self._panels["top"].set_picture(top_bar(width, self._hud, self._source_state, marks, "H help"))
-        self._panels["bottom"].set_picture(bottom_bar(width, self._hud))
+        told = width, self._hud, self._source_state, tuple(marks)
+        if told != self._told:  # the numbers change four times a second, the picture thirty times
+            self._told, self._pinned = told, None
+            self._panels["top"].set_picture(top_bar(width, self._hud, self._source_state, marks, "H help"))
+            self._panels["bottom"].set_picture(bottom_bar(width, self._hud))
         for name, on in (("top", self._on.info), ("bottom", self._on.info), ("help", self._on.help)):
             self._set_shown(self._panels[name].geometry, on)
-        self._pin(self._eye())
+        eye = self._eye()
+        if self._pinned is None or not _same_eye(eye, self._pinned):
+            self._pin(eye)
 
     def _pin(self, eye: Eye) -> None:
         """Put the panels where they belong on the screen; after a change of the window's size they are drawn again."""
         if eye.size_px != self._size_px:
             self._size_px = eye.size_px
-            untouched = np.allclose(eye.camera_from_world, self._camera_view, atol=1e-6)
-            if untouched and self._intrinsics is not None:
+            if self._at_camera(eye) and self._intrinsics is not None:
                 self._set_view("camera")
             self._show_panels()
             return
@@ -282,8 +301,7 @@ class Window:
         return Eye(camera_from_world, (lens.width, lens.height), float(lens.intrinsic_matrix[1, 1]))
 
     def _next_view(self) -> None:
-        at_camera = np.allclose(self._eye().camera_from_world, self._camera_view, atol=1e-6)
-        self._set_view("side" if at_camera else "camera")
+        self._set_view("side" if self._at_camera(self._eye()) else "camera")
 
     def _set_view(self, name: str, scene: Scene | None = None) -> None:
         """camera: where the camera is, the whole picture in sight. side: from the right and above, around the people."""

@@ -1,0 +1,149 @@
+"""The detector beside the frames: no frame waits for it, and what it says late still fits."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.config import LiveConfig
+from app.live import LivePipeline, moved_on
+from app.lookout import LOOKOUTS, Lookout, Question
+from app.types import Frame, Person
+from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame, walk
+
+CONFIG = LiveConfig(smoothing="none")
+BOX = (100, 40, 160, 200)
+
+
+class HeldDetector(RectangleDetector):
+    """Answers when it is let: `hold` before, `release` after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.threads = threading.Event(), set()
+        self.gate.set()
+
+    def detect(self, image: np.ndarray, known_boxes_px: tuple = (), thorough: bool = False) -> list[Person]:
+        self.threads.add(threading.current_thread().name)
+        assert self.gate.wait(20)
+        return super().detect(image, known_boxes_px, thorough)
+
+
+def question(index: int = 0) -> Question:
+    frame = rectangle_frame(index, index / 30, BOX)
+    return Question(frame, np.zeros((18, 32, 3), np.float32), {})
+
+
+def answered(lookout: Lookout) -> object:
+    end_s = time.perf_counter() + 20
+    while (answer := lookout.take()) is None:
+        assert time.perf_counter() < end_s
+        time.sleep(0.002)
+    return answer
+
+
+def wait_for_the_look(live: LivePipeline) -> None:
+    """Until its answer lies ready."""
+    end_s = time.perf_counter() + 20
+    while live._lookout.busy and live._lookout._answers._item is None:
+        assert time.perf_counter() < end_s
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("name", sorted(LOOKOUTS))
+def test_every_lookout_answers_and_closes_the_detector(name: str) -> None:
+    detector = RectangleDetector()
+    lookout = LOOKOUTS[name](detector)
+    assert lookout.take() is None
+    lookout.ask(replace(question(), tile_px=(80, 20, 320, 240)))
+    answer = answered(lookout)
+    assert np.allclose(answer.people[0].box_px, BOX)
+    assert answer.candidates == (), "who is found already is no candidate"
+    assert not lookout.busy
+    assert lookout.take() is None
+    lookout.close()
+    assert detector.closed
+
+
+@pytest.mark.parametrize("name", sorted(LOOKOUTS))
+def test_a_failing_detector_reaches_the_loop(name: str) -> None:
+    class Broken(RectangleDetector):
+        def detect(self, *_: object, **__: object) -> list[Person]:
+            raise RuntimeError("the model is gone")
+
+    lookout = LOOKOUTS[name](Broken())
+    with pytest.raises(RuntimeError, match="the model is gone"):
+        lookout.ask(question())
+        answered(lookout)
+    lookout.close()
+
+
+def test_no_frame_waits_for_a_look_and_its_answer_is_moved_on() -> None:
+    detector = HeldDetector()
+    live = LivePipeline(TubeEstimator(), detector, CONFIG, "beside")
+    frames = list(walk(120, speed_px_s=90))
+    for frame in frames[:40]:  # found, confirmed, followed
+        live.process(frame)
+        wait_for_the_look(live)
+    detector.gate.clear()
+    while not live._lookout.busy:
+        live.process(frames[40])
+        frames.pop(40)
+    asked_s = frames[39].time_s
+    for frame in frames[40:55]:
+        start_s = time.perf_counter()
+        scene = live.process(frame)
+        assert time.perf_counter() - start_s < 5
+        assert scene.timings_ms["detect"] == 0
+        assert [mesh.track_id for mesh in scene.meshes] == [1]
+    detector.gate.set()
+    wait_for_the_look(live)
+    scene = live.process(frames[55])
+    live.close()
+    assert scene.timings_ms["detect"] > 0
+    assert scene.frame.time_s - asked_s > 0.4, "the answer is about a picture of long ago"
+    left = 40 + 90 * scene.frame.time_s
+    assert abs(scene.meshes[0].box_px[0] - left) < 8, "but the box is where the person is now, not 40 pixels behind"
+    assert detector.threads == {"live-look"}
+
+
+def test_an_answer_about_what_was_before_a_cut_is_dropped() -> None:
+    detector = HeldDetector()
+    live = LivePipeline(TubeEstimator(), detector, CONFIG, "beside")
+    detector.gate.clear()
+    live.process(rectangle_frame(0, 0.0, BOX))
+    white = rectangle_frame(1, 1 / 30)
+    scene = live.process(Frame(np.maximum(white.image, 100), white.time_s, 1))
+    detector.gate.set()
+    wait_for_the_look(live)
+    scene = live.process(Frame(np.maximum(white.image, 100), 2 / 30, 2))
+    assert scene.meshes == ()
+    assert not live._tracker.tracks, "nobody of the old scene is on trial"
+    live.close()
+
+
+def test_closing_does_not_wait_for_a_long_look() -> None:
+    detector = HeldDetector()
+    lookout = LOOKOUTS["beside"](detector)
+    detector.gate.clear()
+    lookout.ask(question())
+    start_s = time.perf_counter()
+    lookout.close()
+    assert time.perf_counter() - start_s < 1
+    assert not detector.closed, "not under a look that still runs"
+    detector.gate.set()
+    lookout._thread.join(20)
+    assert detector.closed
+
+
+def test_people_move_as_the_track_they_lay_on() -> None:
+    person, stranger = (Person(np.array(box, np.float32), 0.9) for box in ((100, 40, 160, 200), (250, 40, 300, 200)))
+    before, now = {7: np.array([104.0, 40, 164, 200])}, {7: np.array([124.0, 44, 184, 204]), 9: np.array([250.0, 40, 300, 200])}
+    moved = moved_on((person, stranger), before, now, (320, 240))
+    assert np.allclose(moved[0].box_px, [120, 44, 180, 204])
+    assert np.allclose(moved[1].box_px, stranger.box_px)
+    assert moved_on((person,), {}, now, (320, 240)) == [person]
+    away = moved_on((person,), before, {7: np.array([400.0, 40, 460, 200])}, (320, 240))
+    assert away == [person], "a box outside of the frame is none"
