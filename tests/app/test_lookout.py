@@ -74,9 +74,13 @@ def test_a_failing_detector_reaches_the_loop(name: str) -> None:
             raise RuntimeError("the model is gone")
 
     lookout = LOOKOUTS[name](Broken())
-    with pytest.raises(RuntimeError, match="the model is gone"):
+
+    def ask_and_wait() -> None:
         lookout.ask(question())
         answered(lookout)
+
+    with pytest.raises(RuntimeError, match="the model is gone"):
+        ask_and_wait()
     lookout.close()
 
 
