@@ -16,7 +16,7 @@ from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_field
 from app.native_logs import quiet_native_libraries
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
-PAGELESS_MODES = ("video", "images", "replay", "demo", "check")
+PAGELESS_MODES = ("video", "images", "replay", "demo", "check", "bench")
 SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
 MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
 
@@ -55,8 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
+    modes.add_argument(
+        "--bench", nargs="*", metavar="SECTION", help="speed table of this machine, 2 to 3 minutes; or only: network stages recorded live "
+        "start-up smoothing; scaling is run when it is named",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="with --bench: fewer runs of everything, less exact")
     parser.add_argument("--page", action="store_true", help="with --webcam: start the browser page where there is no display")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo: out)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo, --bench: out)")
     add_flags(parser, (*flag_fields(), *flag_fields(PageConfig)))
     return parser
 
@@ -67,6 +72,8 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
         parser.error("--video and --images need --out DIR, the folder for the results")
     if flags.check and flags.out is not None:
         parser.error("--check writes nothing; --out has no effect there")
+    if flags.quick and flags.bench is None:
+        parser.error("--quick makes --bench shorter; it has no effect elsewhere")
     if flags.record is not None and getattr(flags, "webcam", None) is None:
         parser.error("--record saves live sessions; it needs --webcam")
     try:
@@ -78,7 +85,7 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
 def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> PageConfig:
     """The page's config; ends the program with a usage error (2) for bad values, and for flags of the page without the page."""
     given = {item.name: getattr(flags, item.name) for item in flag_fields(PageConfig)}
-    has_page = not any(getattr(flags, mode) for mode in PAGELESS_MODES) and (flags.webcam is None or flags.page)
+    has_page = not any(getattr(flags, mode) not in (None, False) for mode in PAGELESS_MODES) and (flags.webcam is None or flags.page)
     if has_page and flags.webcam is None and flags.out is not None:
         parser.error("--out: the page writes no folder, it offers its results as downloads; give it with --video, --images or --demo")
     changed = [f"--{item.name.replace('_', '-')}" for item in flag_fields(PageConfig) if given[item.name] != default_of(item)]
@@ -98,23 +105,38 @@ def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
         report, usable = check(config)
         print(report)
         return 0 if usable else EXPECTED_ERROR
+    if flags.bench is not None:
+        return run_benchmark(flags, config)
     if flags.demo:
         from app.demo import run_demo
 
         print(run_demo(flags.out or Path("out"), config))
-        return 0
-    if flags.replay:
+    elif flags.replay:
         from app.replay import replay_in_window, replay_to_files
 
         print(replay_to_files(flags.replay, flags.out, config) if flags.out else replay_in_window(flags.replay, config))
-        return 0
-    if flags.webcam is not None:
+    elif flags.webcam is not None:
         return run_live(flags, config, page)
-    if not (flags.video or flags.images):
+    elif flags.video or flags.images:
+        return run_files(flags, config)
+    else:
         from app.page.server import run_page
 
         run_page(config, page, lambda line: print(line, flush=True))
-        return 0
+    return 0
+
+
+def run_benchmark(flags: argparse.Namespace, config: LiveConfig) -> int:
+    """The speed table; one that was cut short is printed as well."""
+    from app.bench.run import run_bench
+
+    text, complete = run_bench(flags.bench, flags.out or Path("out"), config, flags.quick)
+    print(text)
+    return 0 if complete else fail("interrupted; what was done until then is kept")
+
+
+def run_files(flags: argparse.Namespace, config: LiveConfig) -> int:
+    """Recorded videos or pictures."""
     from app.jobs import run_pictures, run_videos
 
     report = run_videos(flags.video, flags.out, config) if flags.video else run_pictures(flags.images, flags.out, config)

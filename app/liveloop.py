@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
+
 from app.camera import Camera
 from app.governor import Governor
 from app.hud import Hud, HudMeter
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FIRST_MESH = "first mesh"
+"""How the line of log begins that says when the first person was there."""
 TAKE_S = 0.1
 """How often a wait for the camera looks whether it should end."""
 STOP_S = 0.7
@@ -59,6 +63,7 @@ class LiveLoop:
         self.pipeline: LivePipeline | None = None
         self.newest: Moment | None = None
         self.failure: Exception | None = None
+        self._met_somebody = False
         self._sinks: dict[str, LiveSink] = {}
         self._stop, self._finished = threading.Event(), threading.Event()
         self._news, self._sinks_lock = threading.Condition(), threading.Lock()
@@ -153,6 +158,9 @@ class LiveLoop:
         self.governor.note(now_s, scene.timings_ms["total"], scene.timings_ms["detect"])
         self.meter.inferred(scene, now_s)
         self._publish(Moment(scene, captured.taken_s))
+        if scene.meshes and not self._met_somebody:
+            self._met_somebody = True
+            log.info("%s %.1f s after the start", FIRST_MESH, time.time() - psutil.Process().create_time())
         self._write(scene)
         spare_s = plan.infer_interval_ms / 1e3 - (time.perf_counter() - start_s)
         if spare_s > 0:

@@ -55,12 +55,13 @@ class WalkerFrame:
 class Walker:
     """Renders frame by frame; nothing is random, so every machine gets the same video."""
 
-    def __init__(self, body: AnnyBody) -> None:
+    def __init__(self, body: AnnyBody, size_px: tuple[int, int] = SIZE_PX, focal_px: float | None = None) -> None:
+        """size_px: width, height of the pictures; focal_px: of the camera, by default their diagonal."""
         self._body, self._poses = body, PoseSampler(body, seed=0)
         self._surface = BodySurface(body)
-        width, height = SIZE_PX
-        self.intrinsics = Intrinsics(default_focal_px(width, height), (width / 2, height / 2))
-        self._room = room(self.intrinsics)
+        self._size_px = width, height = size_px
+        self.intrinsics = Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))
+        self._room = room(self.intrinsics, size_px)
         count, num_faces = len(body.levels.template_m), len(body.faces)
         entries = (np.ones(3 * num_faces, np.float32), (body.faces.ravel(), np.repeat(np.arange(num_faces), 3)))
         self._vertex_from_face = csr_matrix(entries, shape=(count, num_faces))
@@ -69,6 +70,11 @@ class Walker:
     def num_frames(self) -> int:
         """Frames of the video."""
         return round(DURATION_S * FPS)
+
+    @property
+    def empty_room(self) -> np.ndarray:
+        """(H, W, 3) uint8, the picture without the person."""
+        return np.clip(np.round(self._room), 0, 255).astype(np.uint8)
 
     def frames(self) -> Iterator[WalkerFrame]:
         """The video."""
@@ -91,9 +97,9 @@ class Walker:
 
     def _draw(self, placed_m: np.ndarray) -> np.ndarray:
         """placed_m: (V, 3) before the camera -> (H, W, 3) uint8."""
-        width, height = SIZE_PX
+        width, height = self._size_px
         camera = self.intrinsics
-        image = self._room - _shadow(placed_m, camera, self._body.faces)
+        image = self._room - _shadow(placed_m, camera, self._body.faces, self._size_px)
         points_px = project_pinhole(placed_m, camera.focal_px, camera.principal_px)
         fragments = rasterize(points_px, placed_m[:, 2], self._body.faces, height, width)
         image[fragments.covered] = self._shade(placed_m, fragments)
@@ -149,9 +155,9 @@ def _towards(sign: float, spread_degrees: float, forward_degrees: float) -> np.n
     return np.array([sign * np.sin(spread), np.cos(spread) * np.cos(forward), -np.cos(spread) * np.sin(forward)])
 
 
-def room(camera: Intrinsics) -> np.ndarray:
+def room(camera: Intrinsics, size_px: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) float32: a wall at 9 m and a floor of boards, softly lit."""
-    width, height = SIZE_PX
+    width, height = size_px
     x, y = np.meshgrid(np.arange(width) + 0.5 - camera.principal_px[0], np.arange(height) + 0.5 - camera.principal_px[1])
     wall_m = 9.0
     depth_m = np.where(y > 0, camera.focal_px * GROUND_M / np.maximum(y, 1e-3), np.inf)
@@ -168,9 +174,9 @@ def room(camera: Intrinsics) -> np.ndarray:
     return (np.where(on_floor[..., None], floor, wall) * light[..., None]).astype(np.float32)
 
 
-def _shadow(placed_m: np.ndarray, camera: Intrinsics, faces: np.ndarray) -> np.ndarray:
+def _shadow(placed_m: np.ndarray, camera: Intrinsics, faces: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
     """(H, W, 1) float32: how much darker the floor is where the lamp does not reach it."""
-    width, height = SIZE_PX
+    width, height = size_px
     drop_m = (GROUND_M - placed_m[:, 1]) / -LAMP[1]
     floor_m = placed_m - drop_m[:, None] * LAMP
     points_px = project_pinhole(floor_m, camera.focal_px, camera.principal_px)

@@ -9,7 +9,6 @@ that a noisy machine is noisy to all.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ from torch import Tensor
 from core.config import RELEASES, VARIANTS, is_ablation
 from core.errors import InputError
 from core.model import FastMETRO, Prediction, build_model
+from core.timing import spreads, take_turns
 from core.ways import WAYS, Runner, Way
 
 PARTS = ("backbone", "transformer", "whole")
-WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -109,24 +108,9 @@ def tasks(runners: dict[str, Runner], crops: Tensor) -> dict[tuple[str, str], Ca
     return found
 
 
-def timed(found: dict[tuple[str, str], Callable[[], object]], repeats: int, device: str) -> dict[tuple[str, str], list[float]]:
-    """Milliseconds of all tasks, which run in turn, `repeats` times."""
-    times_ms: dict[tuple[str, str], list[float]] = {key: [] for key in found}
-    for round_number in range(WARM_UP + repeats):
-        for key, run in found.items():
-            synchronize(device)
-            start_s = time.perf_counter()
-            run()
-            synchronize(device)
-            if round_number >= WARM_UP:
-                times_ms[key].append((time.perf_counter() - start_s) * 1e3)
-    return times_ms
-
-
-def synchronize(device: str) -> None:
-    """Wait for a GPU."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+def waiting(device: str) -> Callable[[], None] | None:
+    """What waits for a GPU to be done; None for a CPU, which is never asked to."""
+    return torch.cuda.synchronize if device == "cuda" else None
 
 
 @torch.inference_mode()
@@ -135,16 +119,15 @@ def bench(model: FastMETRO, batch: int, repeats: int, device: str, ways: Sequenc
     model = model.eval().to(device)
     crops = pictures(batch)
     runners, differences, skipped = build_ways(model, crops, device, ways)
-    times_ms = timed(tasks(runners, crops), repeats, device)
-    medians = {key: float(np.median(values)) for key, values in times_ms.items()}
+    spread = spreads(take_turns(tasks(runners, crops), repeats, wait=waiting(device)))
     timings = [
         Timing(
-            part, way.name, medians[part, way.name], float(np.quantile(times_ms[part, way.name], 0.9)),
-            medians[part, ways[0].name] / medians[part, way.name], way.precision, differences[way.name],
+            part, way.name, spread[part, way.name].median_ms, spread[part, way.name].p90_ms,
+            spread[part, ways[0].name].median_ms / spread[part, way.name].median_ms, way.precision, differences[way.name],
         )
         for part in PARTS
         for way in ways
-        if (part, way.name) in medians
+        if (part, way.name) in spread
     ]  # fmt: skip
     return Report(timings, skipped)
 

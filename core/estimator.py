@@ -43,17 +43,19 @@ class MeshEstimator:
         precision: str = "fp32",
         description: str = "",
         fitter: "BodyFitter | None" = None,
+        runtimes: Sequence[str] = (),
     ) -> None:
         """`model` becomes the estimator's: its runtime changes it in place.
 
         fitter: finds the body's parameters for a network that does not say them itself
+        runtimes: names of core.runtimes to try, instead of the device's
         """
         self.body, self.config, self.device, self.precision = body, model.config, device, precision
         body.joint_regressor  # noqa: B018  a body without joints says so here, not at the first person
         self.metadata: dict[str, object] = {}
         self._fitter = None if model.config.parametric else fitter
         self.description = description or f"{model.config.name} on {device}, {precision}"
-        self._runtime, words = open_runtime(model, device, precision)
+        self._runtime, words = open_runtime(model, device, precision, runtimes)
         self.description += f", {words}"
 
     @property

@@ -1,6 +1,6 @@
 """What runs a network for the estimator: crops in, Prediction out. One row for each way; each device names those it tries, best first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,10 +42,13 @@ BY_DEVICE: dict[str, tuple[str, ...]] = {"cpu": ("openvino", "torch"), "cuda": (
 """Device -> names of RUNTIMES to try there, in this order. The last one runs anywhere."""
 
 
-def open_runtime(model: FastMETRO, device: str, precision: str) -> tuple[Runtime, str]:
-    """The first runtime that can run the network here, and words about it: what runs, and why a better one does not."""
+def open_runtime(model: FastMETRO, device: str, precision: str, names: Sequence[str] = ()) -> tuple[Runtime, str]:
+    """The first runtime that can run the network here, and words about it: what runs, and why a better one does not.
+
+    names: of RUNTIMES, to be tried in this order; those of the device by default
+    """
     reasons = []
-    for name in BY_DEVICE[device]:
+    for name in names or BY_DEVICE[device]:
         try:
             runtime = RUNTIMES[name](model, device, precision)
         except RuntimeUnavailable as reason:
@@ -75,8 +78,12 @@ class TorchRuntime:
         """As Runtime's."""
         pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)  # keeps channels last in memory
         normalised = (pixels.float() / 255 - self._mean) / self._std
-        said = self.model.decode(self.backbone(normalised.to(self.dtype)).float())
-        return Prediction(*(_on_cpu(value) for value in (said.camera, said.joints, said.levels, said.rotmats, said.betas)))
+        return on_cpu(self.model.decode(self.backbone(normalised.to(self.dtype)).float()))
+
+
+def on_cpu(said: Prediction) -> Prediction:
+    """All of it in float32 on the CPU, as runtimes give it."""
+    return Prediction(*(_on_cpu(value) for value in (said.camera, said.joints, said.levels, said.rotmats, said.betas)))
 
 
 def _on_cpu(value: Tensor | tuple | None) -> Tensor | tuple | None:

@@ -38,24 +38,27 @@ def take_turns(
     """Run all tasks one after the other, again and again: key -> milliseconds of its runs, oldest first.
 
     repeats: rounds that count, after `warm_up` that do not     wait: what a device needs to be done, before and after each run
-    budget_s: no round begins later than this after the first that counts; one is always run
+    budget_s: no round begins later than this after the first, and none that does not count later than half of it; one that counts
+        is always run
     times_ms: filled as it goes, so that an interrupt leaves there what was measured
     """
     times_ms = {} if times_ms is None else times_ms
     wait = wait or (lambda: None)
-    end_s = float("inf")
-    for round_number in range(warm_up + repeats):
-        if round_number == warm_up:
-            end_s = time.perf_counter() + budget_s
-        elif round_number > warm_up and time.perf_counter() > end_s:
+    begin_s = time.perf_counter()
+    num_warm = num_counted = 0
+    while num_counted < repeats:
+        spent_s = time.perf_counter() - begin_s
+        if num_counted and spent_s > budget_s:
             break
+        counts = num_warm == warm_up or spent_s > budget_s / 2
         for key, run in tasks.items():
             wait()
             start_s = time.perf_counter()
             run()
             wait()
-            if round_number >= warm_up:
+            if counts:
                 times_ms.setdefault(key, []).append((time.perf_counter() - start_s) * 1e3)
+        num_counted, num_warm = num_counted + counts, num_warm + (not counts)
     return times_ms
 
 

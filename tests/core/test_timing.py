@@ -47,6 +47,7 @@ def test_the_budget_ends_it_after_at_least_one_round(clock: Clock) -> None:
     tasks = {"a": clock.takes(1.0), "b": clock.takes(1.0)}
     assert len(take_turns(tasks, repeats=50, warm_up=0, budget_s=5.0)["b"]) == 3
     assert len(take_turns(tasks, repeats=50, warm_up=0, budget_s=0.0)["b"]) == 1
+    assert len(take_turns(tasks, repeats=50, warm_up=9, budget_s=7.0)["b"]) == 2, "two of four rounds warm up"
 
 
 def test_an_interrupt_leaves_what_was_measured(clock: Clock) -> None:

@@ -1,0 +1,128 @@
+"""End to end: recorded clips from file to files, the live loop frame by frame, each also with the network in the official layout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from app.bench.clips import FPS, Clip
+from app.bench.official import OFFICIAL
+from app.bench.report import Row
+from app.bench.sections import SECTIONS, Bench
+from app.export import SinkGroup
+from app.jobs import Engine, _recording, _run_pipeline, process_video, video_sinks
+from app.live import LivePipeline
+from app.progress import Progress
+from app.sources import VideoSource
+from core.timing import Spread
+
+OVERLAY, NO_OVERLAY = "with overlay", "no overlay"
+
+
+class NoProgress:
+    """A clip of two seconds needs no bar."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        del name, total
+
+    def update(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A clip on its way through everything. variant: what is written; official: with the network in the official layout."""
+
+    clip: Clip
+    variant: str
+    official: bool = False
+
+    @property
+    def setting(self) -> str:
+        """For tables."""
+        return f"{self.clip.name}, {OFFICIAL}" if self.official else self.clip.name
+
+
+def recorded_flows(frames: int) -> list[Flow]:
+    """What the section "recorded" runs."""
+    clips = [Clip(size_px, people, frames) for size_px in ((640, 480), (1280, 720)) for people in (1, 2)]
+    flows = [Flow(clip, variant) for variant in (NO_OVERLAY, OVERLAY) for clip in clips]
+    return flows + [Flow(Clip((1280, 720), 1, frames), variant, official=True) for variant in (NO_OVERLAY, OVERLAY)]
+
+
+def run_of(bench: Bench, flow: Flow, paths: dict[Clip, Path]) -> Callable[[], object]:
+    """One run of a recorded clip, from file to files."""
+    clip = flow.clip
+    if clip not in paths:
+        paths[clip] = clip.write(bench.scenery, bench.folder / f"clip-{clip.size_px[0]}x{clip.size_px[1]}-{clip.num_people}.mp4")
+    most = max(bench.config.max_people, clip.num_people)
+    config = replace(bench.config, overwrite=True, max_people=most)
+    make_progress: Callable[[str, int | None], Progress] = NoProgress
+    engine = Engine(bench.official if flow.official else bench.estimator, bench.detector, config, make_progress)
+    target = bench.folder / f"{paths[clip].stem}-{flow.variant.replace(' ', '-')}-{flow.official}"
+    record = process_video if flow.variant == OVERLAY else without_overlay
+    return lambda: record(paths[clip], target, engine)
+
+
+def without_overlay(path: Path, folder: Path, engine: Engine) -> None:
+    """As process_video, but for the overlay."""
+    source = VideoSource(path)
+    settings = engine.settings | {"state": "failed"}
+    recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
+    with SinkGroup(recording, tuple(name for name in video_sinks(engine.config) if name != "overlay.mp4")) as sinks:
+        _run_pipeline(source, engine, sinks, settings)
+
+
+@SECTIONS.register("recorded")
+def measure_recorded(bench: Bench) -> None:
+    """Milliseconds of a frame, file to files, the clip's length in frames being small: opening and closing the files counts."""
+    paths: dict[Clip, Path] = {}
+    flows = [flow for flow in recorded_flows(bench.effort.frames) if bench.official is not None or not flow.official]
+    times_ms = bench.turns({flow: run_of(bench, flow, paths) for flow in flows}, bench.effort.rounds, 1, 2 * bench.effort.budget_s)
+    bench.report.rows += flow_rows("recorded", {flow: [ms / flow.clip.num_frames for ms in values] for flow, values in times_ms.items()})
+
+
+@SECTIONS.register("live")
+def measure_live(bench: Bench) -> None:
+    """The loop of --webcam without drawing, as fast as it goes: the camera does not wait."""
+    frames = bench.effort.frames
+    clips = [Clip((640, 480), 1, frames), Clip((640, 480), 2, frames), Clip((1280, 720), 1, frames)]
+    flows = [Flow(clip, "") for clip in clips] + [Flow(clips[0], "", official=True)] * (bench.official is not None)
+    times_ms = bench.turns({flow: live_run(bench, flow) for flow in flows}, 4 * bench.effort.repeats, 20)
+    bench.report.rows += flow_rows("live", times_ms)
+
+
+def live_run(bench: Bench, flow: Flow) -> Callable[[], object]:
+    """The next frame through the live pipeline, each time it is called; the picture is ready before."""
+    config = replace(bench.config, max_people=max(bench.config.max_people, flow.clip.num_people)).for_camera()
+    pipeline = LivePipeline(bench.official if flow.official else bench.estimator, bench.detector, config)
+    pictures = flow.clip.frames(bench.scenery)
+    there_and_back = [*pictures, *pictures[-2:0:-1]]
+    numbers = count()
+
+    def run() -> None:
+        number = next(numbers)
+        frame = there_and_back[number % len(there_and_back)]
+        pipeline.process(replace(frame, time_s=number / FPS, index=number))
+
+    return run
+
+
+def flow_rows(section: str, times_ms: dict[Flow, list[float]]) -> list[Row]:
+    """Rates and ratios are of means, so that the frames at which the detector looks count in full."""
+    means = {flow: float(np.mean(values)) for flow, values in times_ms.items()}
+    rows = []
+    for flow, values in times_ms.items():
+        official = means.get(replace(flow, official=True))
+        rows.append(
+            Row(
+                section, flow.variant, flow.setting, Spread.of(values), people_per_s=1e3 * flow.clip.num_people / means[flow],
+                frames_per_s=1e3 / means[flow], ratio=None if official is None else official / means[flow],
+            )
+        )  # fmt: skip
+    return rows
