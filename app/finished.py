@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 def drawing_settings(config: LiveConfig) -> dict[str, Any]:
     """What decides about the files beside meshes.npz."""
-    return {"show_hidden": config.show_hidden, "glb": config.glb}
+    return {"show_hidden": config.show_hidden, "overlay": config.overlay, "glb": config.glb}
 
 
 def file_version(path: Path) -> dict[str, str]:
@@ -40,7 +40,8 @@ def changed_settings(folder: Path, wanted: Mapping[str, Any]) -> list[str] | Non
     try:
         settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
         state = settings.pop("state")
-        settings = {"parametric": False, "mesh": "free", "show_hidden": False, "glb": False} | settings  # from before there was a choice
+        before_choices = {"parametric": False, "mesh": "free", "show_hidden": False, "overlay": True, "glb": False}
+        settings = before_choices | settings
         settings = {"file": wanted.get("file")} | settings  # from before the file was noted
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError):
         return None  # nothing there, not a summary of ours, or half of one: do it again

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import Any
 
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
-from app.export import PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
+from app.export import OVERLAY_SINK, PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
 from app.finished import already_done, drawing_settings, file_version
 from app.parametric import chosen_fitter, shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.sources import ImageSource, VideoSource, read_picture
-from app.threads import ReadAhead, WriteBehind
+from app.stages import Stage, Stages
+from app.threads import cores_shared
 from app.types import Frame, Scene
 from app.visibility import body_joint_weights
 from core import load_estimator
@@ -26,8 +27,9 @@ from core.estimator import MeshEstimator
 log = logging.getLogger(__name__)
 
 DETECTOR_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "pose_landmarker.task"
-QUEUE_BYTES = 64 * 2**20
-MAX_QUEUE = 32
+UNDER_WAY_BYTES = 384 * 2**20
+MAX_UNDER_WAY = 96
+"""Frames between reading and writing, in memory; enough that a thorough look for people does not stop the others."""
 NO_FACES = "the body's faces are not known, so skeletons are drawn instead of meshes; they come with an SMPL model"
 DETECTOR_SPARE = 4
 """The detector may report this many more people than are shown, so that a stranger never displaces somebody known."""
@@ -61,7 +63,8 @@ def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:
 
 def video_sinks(config: LiveConfig) -> tuple[str, ...]:
     """Files of a video."""
-    return (*VIDEO_SINKS, PREVIEW_SINK) if config.glb else VIDEO_SINKS
+    names = VIDEO_SINKS if config.overlay else tuple(name for name in VIDEO_SINKS if name != OVERLAY_SINK)
+    return (*names, PREVIEW_SINK) if config.glb else names
 
 
 @dataclass
@@ -170,46 +173,49 @@ def process_video(path: Path, folder: Path, engine: Engine) -> str:
 
 
 def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, settings: dict[str, Any]) -> tuple[int, set[int]]:
-    """All frames into the sinks, reading ahead in a thread; number of frames and the ids of the people seen."""
+    """All frames into the sinks; number of frames and the ids of the people seen."""
     pipeline = VideoPipeline(engine.detector, engine.estimator, engine.config)
     progress = engine.make_progress(source.path.name, source.expected_frames)
     if not len(engine.estimator.body.faces):
         sinks.warn(NO_FACES)
-    with ReadAhead(source, queue_capacity(source.size_px)) as frames:
-        return write_scenes(pipeline.scenes(frames), sinks, settings, progress, source.size_px, source.expected_frames)
+    width, height = source.size_px
+    room = max_under_way(source.size_px, pipeline.max_held_frames(width * height * 3))
+    return write_scenes(source, pipeline.stages, sinks, settings, progress, room, source.expected_frames)
 
 
 def write_scenes(
-    scenes: Iterable[Scene],
+    source: Iterable[Any],
+    stages: Mapping[str, Stage],
     sinks: SinkGroup,
     settings: dict[str, Any],
     progress: Progress,
-    size_px: tuple[int, int],
+    room: int,
     expected_frames: int | None,
 ) -> tuple[int, set[int]]:
-    """All scenes into the sinks, written behind in a thread; number of frames and the ids of the people seen.
+    """What `stages` make of `source` (scenes) into the sinks, all of it overlapping; number of frames and the ids of the people seen.
 
-    `settings` (summary.json writes them when it is closed) gets the state: complete, interrupted or failed.
+    `settings` (summary.json writes them when it is closed) gets the state: complete, interrupted or failed. room: items under way at most
     """
-    num_frames, people = 0, set()
+    people: set[int] = set()
+    stages = {**stages, **sinks.stages}
+    running: Stages[Scene] = Stages(source, stages, room)
     try:
-        with WriteBehind(sinks.write, queue_capacity(size_px)) as write:
-            for scene in scenes:
-                write(scene)
-                num_frames += 1
+        with cores_shared(len(stages)), running:
+            for scene in running:
                 people |= {mesh.track_id for mesh in scene.meshes}
                 progress.update()
         settings["state"] = "complete"
     except (KeyboardInterrupt, Cancelled):
         settings["state"] = "interrupted"
-        sinks.warn(f"interrupted after {num_frames} of {expected_frames or 'an unknown number of'} frames")
+        sinks.warn(f"interrupted after {sinks.num_scenes} of {expected_frames or 'an unknown number of'} frames")
         raise
     except Exception as error:
-        sinks.warn(f"stopped after {num_frames} frames by an error: {error}")
+        sinks.warn(f"stopped after {sinks.num_scenes} frames by an error: {error}")
         raise
     finally:
+        sinks.busy_s = running.busy_s
         progress.close()
-    return num_frames, people
+    return sinks.num_scenes, people
 
 
 def _video_warnings(source: VideoSource, people: set[int]) -> list[str]:
@@ -250,9 +256,11 @@ def result_folders(paths: list[Path], folder: Path) -> list[Path]:
     return folders
 
 
-def queue_capacity(size_px: tuple[int, int]) -> int:
-    """Frames that may wait between two threads: as many as fit into QUEUE_BYTES, 1 .. MAX_QUEUE."""
-    return int(min(MAX_QUEUE, max(1, QUEUE_BYTES // (size_px[0] * size_px[1] * 3))))
+def max_under_way(size_px: tuple[int, int], held: int = 1) -> int:
+    """Frames that may be between reading and writing: what fits into UNDER_WAY_BYTES, but so many that stages which hold back `held`
+    of them still overlap.
+    """
+    return max(2 * held, min(MAX_UNDER_WAY, UNDER_WAY_BYTES // (size_px[0] * size_px[1] * 3)))
 
 
 def _recording(

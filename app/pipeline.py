@@ -7,6 +7,8 @@ Somebody found only at the start is followed by their own mesh, frame by frame, 
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -14,10 +16,21 @@ import numpy as np
 from app.boxes import box_iou, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
-from app.placing import Clock, Placement, in_frame, mesh_box_px, own_bodies, place_people, placement_of, smoothed_mesh, with_soundness
+from app.placing import (
+    Clock,
+    Placement,
+    in_frame,
+    mesh_box_px,
+    own_bodies,
+    place_people,
+    placement_of,
+    smoothed_mesh,
+    with_soundness,
+)
 from app.shapes import TrackShapes
 from app.smooth import MeshSmoother
-from app.spans import Span, split_spans
+from app.spans import Span, max_span_frames, split_spans
+from app.stages import Stage, each
 from app.track import Track, Tracker, known_boxes
 from app.types import Frame, Scene, intrinsics_of
 from core.bodies import Body
@@ -40,6 +53,16 @@ class Estimator(Protocol):
         """One estimate per crop."""
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """A span on its way. to_estimate: whom the network has not seen yet; pairs: those it has seen; timings_ms: per frame, so far."""
+
+    span: Span
+    to_estimate: list[Placement]
+    pairs: list[tuple[Placement, MeshEstimate]]
+    timings_ms: dict[str, float]
+
+
 class VideoPipeline:
     """Turns the frames of one video into scenes, in order. Not to be used for a second video: it remembers people."""
 
@@ -47,36 +70,71 @@ class VideoPipeline:
         self._detector, self._estimator, self._config = detector, estimator, config
         self._tracker = Tracker(config.track, config.max_people)
         self._smoother = MeshSmoother(config.smoothing, config.smooth)
-        self._clock = Clock()
         self._num_looks = 0
         self._num_found = 0
 
-    def scenes(self, frames: Iterable[Frame]) -> Iterator[Scene]:
-        """One Scene per Frame; `timings_ms` are a span's times shared out evenly over its frames."""
-        detect = self._config.detect
-        for span in split_spans(frames, detect.interval_s, detect.max_interval_frames):
-            yield from self._span_scenes(span)
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """What is done to the frames, name -> stage for app.stages. No two share what they change, so all may run at once."""
+        return {
+            "look": self._looked,
+            "estimate": each(self._estimated),
+            "place": lambda sights: chain.from_iterable(map(self._placed, sights)),
+        }
 
-    def _span_scenes(self, span: Span) -> Iterator[Scene]:
+    def max_held_frames(self, frame_bytes: int) -> int:
+        """How many frames of this size the stages hold back at most: those of a span, and the one that shows that it is complete."""
+        return max_span_frames(frame_bytes, self._config.detect.max_interval_frames) + 1
+
+    def scenes(self, frames: Iterable[Frame]) -> Iterator[Scene]:
+        """One Scene per Frame, made when it is asked for; `timings_ms` are a span's times shared out evenly over its frames."""
+        items: Iterable = frames
+        for stage in self.stages.values():
+            items = stage(items)
+        return iter(items)
+
+    def _looked(self, frames: Iterable[Frame]) -> Iterator[_Sight]:
+        detect = self._config.detect
+        return map(self._look_at, split_spans(frames, detect.interval_s, detect.max_interval_frames))
+
+    def _scenes(self, sights: Iterable[_Sight]) -> Iterator[Scene]:
+        return chain.from_iterable(map(self._placed, sights))
+
+    def _look_at(self, span: Span) -> _Sight:
+        """Who is where: everything that the tracker takes part in."""
+        clock = Clock()
         if span.starts_scene:
             self._tracker.reset()
-            self._smoother.reset()
-            self._look(span.frames[0], first=True)
+            self._look(span.frames[0], clock, first=True)
         if span.closing.index != span.frames[0].index:
-            self._look(span.closing)
+            self._look(span.closing, clock)
         elif span.starts_scene:
             self._tracker.confirm_all()
-        pairs = self._estimate_found(span) + self._follow_unfound(span)
-        start_s = time.perf_counter()
-        meshes = place_people(pairs, self._smoother, self._estimator.body, self._config)
-        self._clock.add("smooth", start_s)
-        timings_ms = self._clock.take(len(span.frames))
-        for frame in span.frames:
-            scene_meshes = tuple(mesh for index, mesh in meshes if index == frame.index)
-            yield Scene(frame, intrinsics_of(frame, self._config.focal_px), scene_meshes, dict(timings_ms))
-        self._smoother.forget_before(span.frames[-1].time_s)
+        found = self._found(span)
+        pairs = self._follow_unfound(span, clock)
+        return _Sight(span, found, pairs, clock.take(len(span.frames)))
 
-    def _look(self, frame: Frame, first: bool = False) -> None:
+    def _estimated(self, sight: _Sight) -> _Sight:
+        """With the meshes of everybody found, all frames at once."""
+        clock = Clock()
+        estimates = self._estimate(sight.to_estimate, clock)
+        pairs = list(zip(sight.to_estimate, estimates, strict=True)) + sight.pairs
+        return replace(sight, to_estimate=[], pairs=pairs, timings_ms=clock.take(len(sight.span.frames), sight.timings_ms))
+
+    def _placed(self, sight: _Sight) -> list[Scene]:
+        """Everybody before the frame's camera, smoothed."""
+        frames, clock = sight.span.frames, Clock()
+        start_s = time.perf_counter()
+        if sight.span.starts_scene:
+            self._smoother.reset()
+        meshes = place_people(sight.pairs, self._smoother, self._estimator.body, self._config)
+        self._smoother.forget_before(frames[-1].time_s)
+        clock.add("smooth", start_s)
+        timings_ms = clock.take(len(frames), sight.timings_ms)
+        people = {frame.index: tuple(mesh for index, mesh in meshes if index == frame.index) for frame in frames}
+        return [Scene(frame, intrinsics_of(frame, self._config.focal_px), people[frame.index], dict(timings_ms)) for frame in frames]
+
+    def _look(self, frame: Frame, clock: Clock, first: bool = False) -> None:
         """Find people and tell the tracker. Small people are searched for now and then, and whenever fewer are found than before."""
         start_s = time.perf_counter()
         known = known_boxes(self._tracker, frame)
@@ -86,22 +144,20 @@ class VideoPipeline:
             people = self._detector.detect(frame.image, known, thorough=True)
         self._num_looks = 1 if first else self._num_looks + 1
         self._num_found = len(people)
-        self._clock.add("detect", start_s)
+        clock.add("detect", start_s)
         start_s = time.perf_counter()
         self._tracker.update(frame.time_s, people)
-        self._clock.add("track", start_s)
+        clock.add("track", start_s)
 
-    def _estimate_found(self, span: Span) -> list[tuple[Placement, MeshEstimate]]:
-        """Everybody known at the span's start and found at its end, all frames at once."""
+    def _found(self, span: Span) -> list[Placement]:
+        """Everybody known at the span's start and found at its end, in all its frames."""
         start, end = span.frames[0].time_s, span.closing.time_s
         tracks = [track for track in self._tracker.tracks if track.confirmed and track.last.seen and track.observed_at(end)]
         tracks = [track for track in tracks if track.observed_at(start)]
         placements = [placement_of(track, frame) for frame in span.frames for track in tracks]
-        placements = [placement for placement in placements if side_px(placement.box_px) >= MIN_BOX_PX]
-        estimates = self._estimate(placements)
-        return list(zip(placements, estimates, strict=True))
+        return [placement for placement in placements if side_px(placement.box_px) >= MIN_BOX_PX]
 
-    def _follow_unfound(self, span: Span) -> list[tuple[Placement, MeshEstimate]]:
+    def _follow_unfound(self, span: Span, clock: Clock) -> list[tuple[Placement, MeshEstimate]]:
         """Everybody known at the start but not found at the end: the box comes from the mesh of the frame before."""
         start, end = span.frames[0].time_s, span.closing.time_s
         keys = {track.key for track in self._tracker.held(end) if track.observed_at(start) and not track.observed_at(end)}
@@ -111,7 +167,7 @@ class VideoPipeline:
             placements = [self._followed(track, frame) for track in tracks]
             visible = [side_px(item.box_px) >= MIN_BOX_PX and min(item.box_px[2:] - item.box_px[:2]) > 1 for item in placements]
             kept = [item for item, shown in zip(placements, visible, strict=True) if shown]
-            estimates = dict(zip([item.track_id for item in kept], self._estimate(kept), strict=True))
+            estimates = dict(zip([item.track_id for item in kept], self._estimate(kept, clock), strict=True))
             for track, placement in zip(tracks, placements, strict=True):
                 estimate = estimates.get(placement.track_id)
                 mesh_box = None if estimate is None else mesh_box_px(estimate, frame.size_px)
@@ -134,16 +190,16 @@ class VideoPipeline:
         trust = 1 - (frame.time_s - track.last_seen_s) / max(self._config.track.hold_s, 1e-6)
         return placement_of(track, frame, float(np.clip(trust, 0, 1)))
 
-    def _estimate(self, placements: list[Placement]) -> list[MeshEstimate]:
+    def _estimate(self, placements: list[Placement], clock: Clock) -> list[MeshEstimate]:
         estimates: list[MeshEstimate] = []
         for start in range(0, len(placements), BATCH_SIZE):
             batch = placements[start : start + BATCH_SIZE]
             start_s = time.perf_counter()
             crops = [self._estimator.crop(item.frame.image, item.box_px) for item in batch]
-            self._clock.add("crop", start_s)
+            clock.add("crop", start_s)
             start_s = time.perf_counter()
             estimates += self._estimator.from_crops(crops)
-            self._clock.add("estimate", start_s)
+            clock.add("estimate", start_s)
         return estimates
 
 

@@ -1,6 +1,7 @@
 """From an estimate to a person in the frame: camera space, smoothing, joints, visibility. What every pipeline shares."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,10 +42,11 @@ class Clock:
         """Count the time since `start_s` (time.perf_counter)."""
         self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + (time.perf_counter() - start_s) * 1e3
 
-    def take(self, num_frames: int) -> dict[str, float]:
-        """The times so far, per frame; starts again at 0."""
+    def take(self, num_frames: int, before_ms: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The times so far, shared out over so many frames, added to what each had taken before; starts again at 0."""
         taken, self.timings_ms = self.timings_ms, {}
-        return {stage: total_ms / num_frames for stage, total_ms in taken.items()}
+        before = dict(before_ms or {})
+        return before | {stage: before.get(stage, 0.0) + total_ms / num_frames for stage, total_ms in taken.items()}
 
 
 def place_people(

@@ -13,7 +13,7 @@ from app.config import LiveConfig
 from app.export import Recording, SinkGroup
 from app.finished import already_done, drawing_settings
 from app.hud import STAGES, Hud
-from app.jobs import NO_FACES, people_phrase, result_folders, video_sinks, write_scenes
+from app.jobs import NO_FACES, max_under_way, people_phrase, result_folders, video_sinks, write_scenes
 from app.progress import MakeProgress, ProgressBar
 from app.session import SessionReader
 from app.session_format import SessionInfo
@@ -151,7 +151,7 @@ def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress:
         if not len(info.faces):
             sinks.warn(NO_FACES)
         progress = make_progress(path.name, reader.num_frames)
-        num_frames, people = write_scenes(reader, sinks, settings, progress, reader.size_px, reader.num_frames)
+        num_frames, people = write_scenes(reader, {}, sinks, settings, progress, max_under_way(reader.size_px), reader.num_frames)
         for warning in (reader.warning, None if people else "nobody was found"):
             if warning:
                 sinks.warn(warning)

@@ -46,9 +46,13 @@ def split_spans(frames: Iterable[Frame], interval_s: float, max_frames: int) -> 
         yield Span(tuple(held), starts_scene, None)
 
 
+def max_span_frames(frame_bytes: int, max_frames: int) -> int:
+    """Frames that a span may have, 1 or more: `max_frames`, or what of that size fits into MAX_SPAN_BYTES."""
+    return min(max_frames, max(1, MAX_SPAN_BYTES // frame_bytes))
+
+
 def _is_full(held: list[Frame], frame: Frame, interval_s: float, max_frames: int) -> bool:
-    limit = min(max_frames, max(1, MAX_SPAN_BYTES // frame.image.nbytes))
-    return len(held) >= limit or frame.time_s - held[0].time_s >= interval_s - 1e-6
+    return len(held) >= max_span_frames(frame.image.nbytes, max_frames) or frame.time_s - held[0].time_s >= interval_s - 1e-6
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -1,119 +1,31 @@
-"""Helpers for work beside the main thread: reading ahead, writing behind, the newest of a stream. Errors come back to the main thread."""
+"""Helpers for work beside the main thread: the newest of a stream; libraries' own threads kept in bounds."""
 
-import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-POLL_S = 0.1
-"""How often a wait looks whether it should end."""
 
+@contextmanager
+def cores_shared(num_threads: int) -> Iterator[None]:
+    """For PyTorch and OpenCV calls in `num_threads` threads at once: each call spreads over its share of the cores only, 1 or more.
 
-class _End:
-    """Marks the end of a stream, with the error that ended it."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
-
-
-class ReadAhead(Generic[T]):
-    """Iterates over `items` in a thread, at most `capacity` ahead. Use as a context manager: leaving it stops the thread."""
-
-    def __init__(self, items: Iterable[T], capacity: int) -> None:
-        self._items, self._queue = items, queue.Queue(maxsize=max(1, capacity))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
-
-    def __enter__(self) -> "ReadAhead[T]":
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            item = self._queue.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
-                return
-            yield item
-
-    def _read(self) -> None:
-        error: BaseException | None = None
-        try:
-            for item in self._items:
-                if not self._put(item):
-                    return
-        except Exception as problem:  # noqa: BLE001 - raised again in the main thread
-            error = problem
-        self._put(_End(error))
-
-    def _put(self, item: object) -> bool:
-        """False when stopped before there was room."""
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=POLL_S)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-
-class WriteBehind(Generic[T]):
-    """Hands items to `write` in a thread, in order, at most `capacity` waiting.
-
-    Leaving the context waits until all is written, also after an error outside; an error of `write` is raised by the next
-    call or on leaving, and what comes after it is dropped.
+    More threads than cores would wait for each other within every call, which costs more than it brings. Holds for threads begun within.
     """
+    import cv2
+    import torch
 
-    def __init__(self, write: Callable[[T], None], capacity: int) -> None:
-        self._write, self._queue = write, queue.Queue(maxsize=max(1, capacity))
-        self._error: BaseException | None = None
-        self._failed = False
-        self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
-
-    def __enter__(self) -> "WriteBehind[T]":
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._put(_End())
-        self._thread.join()
-        if error is None:
-            self._raise()
-
-    def __call__(self, item: T) -> None:
-        """Queue one item; waits while the queue is full."""
-        self._raise()
-        self._put(item)
-
-    def _raise(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _put(self, item: object) -> None:
-        while self._thread.is_alive():
-            try:
-                self._queue.put(item, timeout=POLL_S)
-            except queue.Full:
-                continue
-            return
-
-    def _run(self) -> None:
-        while not isinstance(item := self._queue.get(), _End):
-            if self._failed:
-                continue
-            try:
-                self._write(item)
-            except Exception as problem:  # noqa: BLE001 - raised again in the main thread
-                self._error, self._failed = problem, True
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    share = max(1, before[0] // num_threads)
+    try:
+        torch.set_num_threads(share)
+        cv2.setNumThreads(share)
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 class Mailbox(Generic[T]):

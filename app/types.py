@@ -94,12 +94,16 @@ class Intrinsics:
 
 @dataclass(frozen=True)
 class Scene:
-    """A frame and everybody in it; nobody there is an empty tuple. timings_ms: stage -> milliseconds."""
+    """A frame and everybody in it; nobody there is an empty tuple.
+
+    timings_ms: stage -> milliseconds; overlay: (H, W, 3) uint8 RGB, the frame with the meshes on it, once that is drawn
+    """
 
     frame: Frame
     intrinsics: Intrinsics
     meshes: tuple[SmoothedMesh, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
+    overlay: np.ndarray | None = None
 
 
 def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:

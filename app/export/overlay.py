@@ -1,6 +1,7 @@
 """overlay.mp4: the input with everybody's mesh on it."""
 
 import logging
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -45,15 +46,20 @@ class OverlaySink(ClosingSink):
         self._sound = self._open_sound()
         self._writer: Mp4Writer | None = Mp4Writer(self._partial, recording.size_px, recording.fps, self._sound)
 
-    def write(self, scene: Scene) -> None:
-        """Draw and encode one frame."""
-        if self._writer is None:
-            raise ValueError("overlay.mp4 is closed already")
+    def draw(self, scene: Scene) -> Scene:
+        """The scene with its overlay. May run in another thread than `write`, for the frames to come."""
         image, problem = draw_or_plain(scene, self._recording)
         if problem and not self._drawing_failed:
             self._drawing_failed = True
             self.warnings.append(problem)
             log.warning("%s; plain pictures are written where it fails", problem)
+        return replace(scene, overlay=image)
+
+    def write(self, scene: Scene) -> None:
+        """Encode one frame, drawn now if it is not yet."""
+        if self._writer is None:
+            raise ValueError("overlay.mp4 is closed already")
+        image = scene.overlay if scene.overlay is not None else self.draw(scene).overlay
         self._writer.write(image, scene.frame.time_s)
 
     def close(self) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from app.stages import Stage, each
 from app.types import Scene
 from core.arrays import check_array
 from core.joints import JOINT_NAMES
@@ -81,6 +82,14 @@ class Sink(Protocol):
         """Finish the file. Calling it twice does nothing."""
 
 
+@runtime_checkable
+class DrawingSink(Sink, Protocol):
+    """A sink that has to draw before it writes, which may happen ahead and beside."""
+
+    def draw(self, scene: Scene) -> Scene:
+        """The scene with what `write` needs of it."""
+
+
 AnySink = TypeVar("AnySink", bound="ClosingSink")
 
 
@@ -106,7 +115,8 @@ class ClosingSink:
 SINKS: Registry[Callable[[Recording], Sink]] = Registry("output file")
 """File name -> class(recording) of the sink that writes it."""
 
-VIDEO_SINKS = ("overlay.mp4", "meshes.npz", "summary.json")
+OVERLAY_SINK = "overlay.mp4"
+VIDEO_SINKS = (OVERLAY_SINK, "meshes.npz", "summary.json")
 PREVIEW_SINK = "people.glb"
 """Made from meshes.npz, so it is named after that one."""
 PICTURE_SINKS = ("overlay.png", "meshes.npz", "summary.json")
@@ -116,6 +126,8 @@ class SinkGroup(ClosingSink):
     """Several sinks written together.
 
     The time each takes per frame is added to the scene's timings; summary.json comes last and gets all warnings.
+
+    num_scenes: written so far; busy_s: seconds that each thread of the run has worked, for summary.json, to be set before the end
     """
 
     def __init__(self, recording: Recording, names: tuple[str, ...] = VIDEO_SINKS) -> None:
@@ -123,6 +135,8 @@ class SinkGroup(ClosingSink):
         recording.folder.mkdir(parents=True, exist_ok=True)
         self._sinks: dict[str, Sink] = {}
         self._warnings: list[str] = []
+        self.num_scenes = 0
+        self.busy_s: Mapping[str, float] = {}
         try:
             for name in sorted(names, key=lambda name: name == "summary.json"):
                 self._sinks[name] = SINKS[name](recording)
@@ -144,6 +158,23 @@ class SinkGroup(ClosingSink):
         """Note something about the run that summary.json has to say."""
         self._warnings.append(text)
 
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """What is done to the scenes, name -> stage for app.stages."""
+        draws = any(isinstance(sink, DrawingSink) for sink in self._sinks.values())
+        return ({"draw": each(self._drawn)} if draws else {}) | {"write": each(self._written)}
+
+    def _drawn(self, scene: Scene) -> Scene:
+        start_s = time.perf_counter()
+        for sink in self._sinks.values():
+            if isinstance(sink, DrawingSink):
+                scene = sink.draw(scene)
+        return replace(scene, timings_ms=scene.timings_ms | {"draw": (time.perf_counter() - start_s) * 1e3})
+
+    def _written(self, scene: Scene) -> Scene:
+        self.write(scene)
+        return scene
+
     def write(self, scene: Scene) -> None:
         """Hand the scene to every sink in turn."""
         timings_ms = dict(scene.timings_ms)
@@ -151,6 +182,7 @@ class SinkGroup(ClosingSink):
             start_s = time.perf_counter()
             sink.write(replace(scene, timings_ms=dict(timings_ms)))
             timings_ms[name] = (time.perf_counter() - start_s) * 1e3
+        self.num_scenes += 1
 
     def close(self) -> None:
         """Close all, also when one fails; the first error is raised after the others are closed."""
@@ -158,6 +190,7 @@ class SinkGroup(ClosingSink):
         for name, sink in self._sinks.items():
             if name == "summary.json":
                 sink.warnings[:] = self.warnings + [f"{type(error).__name__}: {error}" for error in errors]
+                sink.busy_s = self.busy_s
             try:
                 sink.close()
             except Exception as error:  # each remaining sink must still be closed

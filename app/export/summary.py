@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,11 +130,15 @@ class _JitterRecord:
 
 @SINKS.register("summary.json")
 class SummarySink(ClosingSink):
-    """Counts while the video runs; writes once, when closed. Whoever closes it puts the run's warnings into `warnings` before."""
+    """Counts while the video runs; writes once, when closed.
+
+    Whoever closes it puts the run's warnings into `warnings` before, and into `busy_s` the seconds that each of its threads has worked.
+    """
 
     def __init__(self, recording: Recording) -> None:
         self.path = recording.folder / "summary.json"
         self.warnings: list[str] = []
+        self.busy_s: Mapping[str, float] = {}
         self._recording = recording
         self._people: dict[int, _PersonRecord] = {}
         self._stages: dict[str, _StageRecord] = {}
@@ -176,13 +181,19 @@ class SummarySink(ClosingSink):
             "people": [record.as_json(track_id) for track_id, record in sorted(self._people.items())],
             "seconds": round(elapsed_s, 3),
             "frames_per_s": round(self._num_frames / elapsed_s, 3) if elapsed_s > 0 else 0.0,
+            "real_time_factor": round(self._num_frames / recording.fps / elapsed_s, 3) if elapsed_s > 0 and recording.fps > 0 else None,
             "ms_per_stage": {stage: record.as_json() for stage, record in self._stages.items()},
+            "threads": {name: self._thread_as_json(busy_s, elapsed_s) for name, busy_s in self.busy_s.items()},
             "jitter_m_s3": self._jitter.as_json(),
             "body": recording.body,
             "settings": dict(recording.settings),
             "versions": installed_versions(),
             "warnings": list(self.warnings),
         }
+
+    def _thread_as_json(self, busy_s: float, elapsed_s: float) -> dict[str, float]:
+        """Threads overlap: each is at work for a share of the time, and the one nearest to 1 sets the pace."""
+        return {"ms_per_frame": round(busy_s * 1e3 / max(self._num_frames, 1), 3), "busy": round(busy_s / max(elapsed_s, 1e-9), 3)}
 
 
 def installed_versions() -> dict[str, str]:

@@ -1,0 +1,179 @@
+"""Stages in threads: order, bounds, errors, and that nothing is left running however it ends."""
+
+import _thread
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from app.stages import Stages, each
+
+ROOM = 6
+BATCH = 3
+
+
+def batched(items: Iterable[int]) -> Iterator[list[int]]:
+    """Holds back up to BATCH items."""
+    held: list[int] = []
+    for item in items:
+        held.append(item)
+        if len(held) == BATCH:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def unbatched(batches: Iterable[list[int]]) -> Iterator[int]:
+    return itertools.chain.from_iterable(batches)
+
+
+STAGES = {"double": each(lambda item: 2 * item), "batch": batched, "unbatch": unbatched, "more": each(lambda item: item + 1)}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+class Counted:
+    """Numbers, as many as are asked for; notes how many were, and that it was closed."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count, self.taken, self.closed = count, 0, False
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            for item in itertools.count() if self.count is None else range(self.count):
+                self.taken += 1
+                yield item
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize("count", [0, 1, BATCH, 200])
+def test_everything_comes_out_in_order(count: int) -> None:
+    with Stages(Counted(count), STAGES, ROOM) as results:
+        assert list(results) == [2 * item + 1 for item in range(count)]
+
+
+def test_stages_work_at_the_same_time() -> None:
+    def slow(item: int) -> int:
+        time.sleep(0.02)
+        return item
+
+    start_s = time.perf_counter()
+    with Stages(range(20), {name: each(slow) for name in ("a", "b", "c", "d")}, 8) as results:
+        assert list(results) == list(range(20))
+    assert time.perf_counter() - start_s < 0.75 * 20 * 4 * 0.02
+
+
+def test_no_more_than_the_room_is_under_way() -> None:
+    source = Counted()
+    with Stages(source, STAGES, ROOM) as results:
+        for number, _ in enumerate(itertools.islice(results, 50), start=1):
+            if number % 10 == 0:
+                time.sleep(0.05)  # whoever takes is slow: the stages run into their bound
+            assert source.taken <= number + ROOM
+        assert source.taken >= 50
+    assert source.closed
+
+
+def test_what_is_done_with_is_let_go() -> None:
+    class Item:
+        alive = 0
+
+        def __init__(self) -> None:
+            Item.alive += 1
+
+        def __del__(self) -> None:
+            Item.alive -= 1
+
+    go_on = threading.Event()
+
+    def source() -> Iterator[Item]:
+        for index in range(40):
+            yield Item()
+            if index == 19:
+                go_on.wait()
+
+    with Stages(source(), {"a": each(lambda item: item), "b": each(lambda item: item)}, ROOM) as results:
+        taken = iter(results)
+        for _ in range(20):
+            next(taken)
+        assert Item.alive <= 2, "the one just taken, and the one that the source still holds"
+        go_on.set()
+        del taken
+
+
+@pytest.mark.parametrize("where", ["read", "double", "batch", "more"])
+def test_an_error_comes_out_after_all_before_it_and_nothing_runs_on(where: str) -> None:
+    def breaking(items: Iterable[int]) -> Iterator[int]:
+        for number, item in enumerate(items):
+            if number == 30:
+                raise OSError(f"broken in {where}")
+            yield item
+
+    source = Counted()
+    stages = dict(STAGES)
+    if where in stages:
+        stages[where] = lambda items, stage=stages[where]: stage(breaking(items)) if where != "more" else breaking(stage(items))
+    results: list[int] = []
+    with (
+        pytest.raises(OSError, match=f"broken in {where}"),
+        Stages(breaking(source) if where == "read" else source, stages, ROOM) as given,
+    ):
+        results += given
+    count = source.taken
+    time.sleep(0.05)
+    assert source.taken == count <= 31 + 2 * ROOM
+    assert results == [2 * item + 1 for item in range(len(results))]
+
+
+def test_all_before_an_error_is_given() -> None:
+    def source() -> Iterator[int]:
+        yield from range(7)
+        raise OSError("the disk went away")
+
+    results: list[int] = []
+    with pytest.raises(OSError, match="went away"), Stages(source(), {"more": each(lambda item: item + 1)}, ROOM) as given:
+        results.extend(given)
+    assert results == list(range(1, 8))
+
+
+def test_leaving_early_ends_everything() -> None:
+    source = Counted()
+    with Stages(source, STAGES, ROOM) as results:
+        next(iter(results))
+    assert source.closed
+    count = source.taken
+    time.sleep(0.05)
+    assert source.taken == count
+
+
+def test_ctrl_c_ends_within_a_second_while_results_are_waited_for() -> None:
+    def stuck(item: int) -> int:
+        time.sleep(0.3)
+        return item
+
+    start_s = time.perf_counter()
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt), Stages(Counted(), {"stuck": each(stuck), **STAGES}, ROOM) as results:
+        list(results)
+    assert time.perf_counter() - start_s < 1.2
+
+
+def test_busy_times_are_those_of_the_work_alone() -> None:
+    def slow(item: int) -> int:
+        time.sleep(0.02)
+        return item
+
+    with Stages(range(15), {"quick": each(abs), "slow": each(slow), "last": each(abs)}, ROOM) as results:
+        list(results)
+    assert 0.3 <= results.busy_s["slow"] < 0.6
+    assert max(busy_s for name, busy_s in results.busy_s.items() if name != "slow") < 0.1
+    assert results.names == ("read", "quick", "slow", "last")
