@@ -237,6 +237,8 @@ class Camera:
     def _try(self) -> None:
         connection = Connection(self._connect(self.address), self._deliver)
         with self._lock:
+            if self._stop.is_set():  # closed while the supervisor was about to try again: nobody would end this one
+                return
             self._connections = [item for item in self._connections if item.is_alive()] + [connection]
         self._tried_s = time.perf_counter()
         connection.start()

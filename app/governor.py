@@ -6,8 +6,8 @@ Pure logic on measured times: no clock, no threads. Give `note` what a frame too
 from dataclasses import dataclass, replace
 
 DETECT_STRIDES = (8, 16, 32)
-DRAW_FPS = (30.0, 20.0, 15.0, 10.0)
-INFER_STRETCHES = (1.5, 2.0, 3.0, 4.0, 6.0)
+DRAW_FPS = (30.0, 25.0, 20.0, 15.0, 10.0)
+INFER_STRETCHES = (1.2, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Time between two inferences on the last rungs, in targets."""
 
 TOO_SLOW, QUICK_ENOUGH, FAR_TOO_SLOW = 1.1, 0.8, 1.7
@@ -31,11 +31,14 @@ class Plan:
     infer_interval_ms: float = 0.0
 
 
-def ladder(target_ms: float, lowest_fps: float = 0.0) -> tuple[Plan, ...]:
-    """All plans, from the fullest to the leanest; each changes one thing. lowest_fps: nothing is made rarer than this."""
+def ladder(target_ms: float, lowest_fps: float = 0.0, draws: bool = True) -> tuple[Plan, ...]:
+    """All plans, from the fullest to the leanest; each changes one thing.
+
+    lowest_fps: nothing is made rarer than this; draws: whether there is any drawing to make rarer
+    """
     plans = [Plan()]
     plans += [replace(plans[-1], detect_stride=stride) for stride in DETECT_STRIDES[1:]]
-    plans += [replace(plans[-1], draw_fps=fps) for fps in DRAW_FPS[1:] if fps >= lowest_fps]
+    plans += [replace(plans[-1], draw_fps=fps) for fps in DRAW_FPS[1:] if draws and fps >= lowest_fps]
     intervals_ms = [stretch * target_ms for stretch in INFER_STRETCHES]
     plans += [replace(plans[-1], infer_interval_ms=interval_ms) for interval_ms in intervals_ms if interval_ms * lowest_fps <= 1000]
     return tuple(plans)
@@ -44,10 +47,10 @@ def ladder(target_ms: float, lowest_fps: float = 0.0) -> tuple[Plan, ...]:
 class Governor:
     """Chooses the plan under which a frame takes at most `target_ms` on average."""
 
-    def __init__(self, target_ms: float = 33.0, lowest_fps: float = 0.0) -> None:
-        """lowest_fps: for views that would rather be slow than jerky; see `ladder`."""
+    def __init__(self, target_ms: float = 33.0, lowest_fps: float = 0.0, draws: bool = True) -> None:
+        """lowest_fps: for views that would rather be slow than jerky; draws: whether somebody draws; see `ladder`."""
         self.target_ms = target_ms
-        self._ladder = ladder(target_ms, lowest_fps)
+        self._ladder = ladder(target_ms, lowest_fps, draws)
         self._rung = 0
         self._spent: list[tuple[float, float]] = []
         self._window_start_s: float | None = None
@@ -80,7 +83,7 @@ class Governor:
         return f"{goal}: {', '.join(held)}" if held else f"{goal}: all as planned"
 
     def note(self, now_s: float, infer_ms: float, detect_ms: float = 0.0) -> None:
-        """A frame went through the pipeline. infer_ms: all its stages; detect_ms: the detector's part of them, 0 when it did not look."""
+        """A frame went through the pipeline. infer_ms: all that it waited for; detect_ms: of a look that ended meanwhile, else 0."""
         if self._window_start_s is None:
             self._window_start_s = now_s
         self._spent.append((infer_ms, detect_ms))

@@ -63,8 +63,8 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
     if not config.headless:
         check_display()
     with stop_on_signal() as stop, Camera(address, config.loop) as camera:
-        meter = HudMeter()
-        with LiveLoop(camera, lambda: open_pipeline(config), Governor(config.target_ms), meter, config.focal_px) as loop:
+        meter, governor = HudMeter(), Governor(config.target_ms, draws=not config.headless)
+        with LiveLoop(camera, lambda: open_pipeline(config), governor, meter, config.focal_px) as loop:
             recorder = Recorder(loop, config, folder)
             live = LiveSession(camera, loop, recorder, config, stop)
             live.run(None if config.headless else open_window(config, folder, recorder.toggle))
@@ -196,7 +196,7 @@ class LiveSession:
                 self._recorder.start_if_wanted()
                 if window is None:
                     self._say_status()
-                    self._loop.wait_newer(self._loop.newest, POLL_S * 6)
+                    self._note(self._loop.wait_newer(self._shown, POLL_S * 6))
                 elif not self._draw(window):
                     return
                 elif self._num_failures >= MAX_DRAW_FAILURES:
@@ -245,7 +245,14 @@ class LiveSession:
         self._num_failures = 0
         now_s = time.perf_counter()
         self._loop.meter.drawn(now_s, (now_s - start_s) * 1e3)
+        self._note(moment)
+
+    def _note(self, moment: Moment | None) -> None:
+        """How late a mesh arrived, here or on the screen."""
+        if moment is None:
+            return
         if moment is not self._shown and moment.estimated:
+            now_s = time.perf_counter()
             self._loop.meter.shown(now_s, (now_s - moment.taken_s) * 1e3)
         self._shown = moment
 

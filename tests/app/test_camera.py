@@ -50,6 +50,13 @@ def test_the_newest_frame_wins() -> None:
     assert mailbox.closed
 
 
+def test_a_try_that_comes_after_closing_starts_no_thread() -> None:
+    with MjpegCamera() as server, Camera(server.url) as camera:
+        until(camera, lambda captured: captured is not None)
+    camera._try()
+    assert [connection for connection in camera._connections if connection.is_alive()] == []
+
+
 def test_http_pictures_are_rgb_and_timed_by_their_arrival() -> None:
     with MjpegCamera() as server, Camera(server.url) as camera:
         frames = []

@@ -51,6 +51,24 @@ def test_each_rung_changes_one_thing_and_costs_less() -> None:
     assert kinds == sorted(kinds, key=["detect_stride", "draw_fps", "infer_interval_ms"].index), "first looks, then drawing, then inference"
 
 
+def test_where_nobody_draws_there_is_no_rung_for_it() -> None:
+    assert {plan.draw_fps for plan in ladder(33.0, draws=False)} == {Plan().draw_fps}
+    assert "drawing" not in governed_text(Governor(33.0, draws=False))
+    assert "drawing" in governed_text(Governor(33.0))
+
+
+def governed_text(governor: Governor) -> str:
+    run(governor, lambda _: Machine(70.0), 10.0)
+    return governor.text
+
+
+def test_a_frame_a_little_too_slow_costs_little() -> None:
+    """38 ms against 33: with all else held back, 25 frames a second and not 20."""
+    governor = Governor(33.0)
+    run(governor, lambda _: Machine(38.0, look_ms=0.0), 40.0)
+    assert 38 <= governor.plan.infer_interval_ms <= 41
+
+
 def test_a_fast_machine_is_left_alone() -> None:
     governor = Governor(33.0)
     assert {rung for _, rung, _ in run(governor, lambda _: Machine(15.0), 20.0)} == {0}
