@@ -3,8 +3,12 @@
 Pixel coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5, and a picture spans [0, W] x [0, H].
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
+from core.arrays import check_array
 from core.errors import InputError
 from core.types import CROP_SIZE_PX, PersonCrop
 
@@ -35,12 +39,34 @@ def crop_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE
     box_px: (4,) x0, y0, x1, y1; may lie partly or wholly outside of the picture
     Raises InputError for another kind of image or a box without area.
     """
+    crop = place_person(image, box_px, scale)
+    return PersonCrop(crop.image, crop.frame_from_crop)
+
+
+class PlacedCrop(PersonCrop):
+    """A crop of which only the place is known; a device that has the frame cuts it itself, and who looks at `image` gets it cut here.
+
+    frame: (H, W, 3) uint8 RGB
+    """
+
+    def __init__(self, frame: np.ndarray, frame_from_crop: np.ndarray) -> None:
+        check_array("PlacedCrop.frame_from_crop", frame_from_crop, (2, 3), np.float64)
+        for name, value in (("frame", frame), ("frame_from_crop", frame_from_crop)):
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """(224, 224, 3) uint8 RGB."""
+        return sample_crop(self.frame, self.frame_from_crop)
+
+
+def place_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE) -> PlacedCrop:
+    """As `crop_person`, not cut yet."""
     check_image(image)
     center_px, side_px = square_box(box_px, scale)
     zoom = side_px / CROP_SIZE_PX
     corner_px = center_px - side_px / 2
-    frame_from_crop = np.array([[zoom, 0.0, corner_px[0]], [0.0, zoom, corner_px[1]]])
-    return PersonCrop(sample_crop(image, frame_from_crop), frame_from_crop)
+    return PlacedCrop(image, np.array([[zoom, 0.0, corner_px[0]], [0.0, zoom, corner_px[1]]]))
 
 
 def check_image(image: np.ndarray) -> None:
@@ -50,14 +76,22 @@ def check_image(image: np.ndarray) -> None:
         raise InputError(f"image: got {got}, expected a uint8 RGB array of shape (H, W, 3) with at least one pixel")
 
 
-def sample_crop(image: np.ndarray, frame_from_crop: np.ndarray) -> np.ndarray:
-    """(224, 224, 3): bilinear samples of the square that a similarity (2, 3) places in the picture: moved, scaled, turned, mirrored.
-
-    Where the picture shrinks, an area average brings it near the crop's scale first, or thin things would alias.
+@dataclass(frozen=True)
+class Sampling:
+    """How a crop is sampled: the part low..high (x, y) of the frame is brought to size_px by an area average, then part_from_crop (2, 3)
+    says where each of the crop's pixels lies in that, both counted in centres of pixels. halved: on the way the part is halved first,
+    which is quicker and, within a grey level, the same
     """
-    import cv2
 
-    height_px, width_px = image.shape[:2]
+    low: np.ndarray
+    high: np.ndarray
+    size_px: np.ndarray
+    part_from_crop: np.ndarray
+    halved: bool
+
+
+def sampling(width_px: int, height_px: int, frame_from_crop: np.ndarray) -> Sampling | None:
+    """How to sample the square that a similarity (2, 3) places in a frame of that size; None when the frame does not reach it."""
     linear, shift_px = frame_from_crop[:, :2], frame_from_crop[:, 2]
     zoom = float(np.hypot(*linear[:, 0]))  # frame pixels per crop pixel
     corners_px = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * CROP_SIZE_PX @ linear.T + shift_px
@@ -65,20 +99,31 @@ def sample_crop(image: np.ndarray, frame_from_crop: np.ndarray) -> np.ndarray:
     low = np.floor(np.clip(corners_px.min(0) - margin_px, 0, (width_px, height_px))).astype(int)
     high = np.ceil(np.clip(corners_px.max(0) + margin_px, 0, (width_px, height_px))).astype(int)
     if (high <= low).any():
-        return np.zeros((CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+        return None
     halved = zoom >= HALVE_FROM and min(high - low) > 1
     if halved:
         high -= (high - low) % 2
-    part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
-    shrink = np.ones(2)
-    if zoom > 1:
-        size_px = np.maximum(np.round((high - low) / zoom), 1).astype(int)
-        shrink = (high - low) / size_px
-        if halved:
-            part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
-        part = cv2.resize(part, size_px.tolist(), interpolation=cv2.INTER_AREA)
+    size_px = np.maximum(np.round((high - low) / zoom), 1).astype(int) if zoom > 1 else high - low
+    shrink = (high - low) / size_px
     # In centre-of-pixel indices, as OpenCV counts: index = (linear @ (crop index + 0.5) + shift - low) / shrink - 0.5
     scale = linear / shrink[:, None]
     offset = scale.sum(1) * 0.5 + (shift_px - low) / shrink - 0.5
-    part_from_crop = np.concatenate([scale, offset[:, None]], 1)
-    return cv2.warpAffine(part, part_from_crop, (CROP_SIZE_PX, CROP_SIZE_PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return Sampling(low, high, size_px, np.concatenate([scale, offset[:, None]], 1), halved)
+
+
+def sample_crop(image: np.ndarray, frame_from_crop: np.ndarray) -> np.ndarray:
+    """(224, 224, 3): bilinear samples of the square that a similarity (2, 3) places in the picture: moved, scaled, turned, mirrored.
+
+    Where the picture shrinks, an area average brings it near the crop's scale first, or thin things would alias.
+    """
+    import cv2
+
+    how = sampling(image.shape[1], image.shape[0], frame_from_crop)
+    if how is None:
+        return np.zeros((CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+    part = np.ascontiguousarray(image[how.low[1] : how.high[1], how.low[0] : how.high[0]])
+    if how.halved:
+        part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    if (how.size_px < how.high - how.low).any():
+        part = cv2.resize(part, how.size_px.tolist(), interpolation=cv2.INTER_AREA)
+    return cv2.warpAffine(part, how.part_from_crop, (CROP_SIZE_PX, CROP_SIZE_PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)

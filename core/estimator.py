@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import load_checkpoint
-from core.crop import check_image, crop_person
+from core.crop import PlacedCrop, check_image, crop_person, place_person
+from core.cuda.problems import cuda_problem, has_no_gpu
 from core.errors import InputError
 from core.fitters import fitter_for
 from core.geometry import weak_to_frame_px
 from core.model import FastMETRO, Prediction
-from core.runtimes import open_runtime
+from core.runtimes import CuttingRuntime, open_runtime
 from core.types import MeshEstimate, PersonCrop
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class MeshEstimator:
         self.description = description or f"{model.config.name} on {device}, {precision}"
         self._runtime, words = open_runtime(model, device, precision, runtimes)
         self.description += f", {words}"
+        self._crop = place_person if isinstance(self._runtime, CuttingRuntime) else crop_person
 
     @property
     def faces(self) -> np.ndarray:
@@ -78,8 +80,11 @@ class MeshEstimator:
         return self.from_crops([self.crop(image, box) for box in boxes])
 
     def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
-        """The square around a box (4,), as wide as the network was trained for. Raises InputError as `from_boxes`."""
-        return crop_person(image, box_px, self.config.crop_scale)
+        """The square around a box (4,), as wide as the network was trained for. Raises InputError as `from_boxes`.
+
+        Where the runtime cuts crops itself this only says where; `image` must then stay as it is until `from_crops`.
+        """
+        return self._crop(image, box_px, self.config.crop_scale)
 
     def from_crops(self, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
         """One estimate per crop, in order; as many at once as the runtime takes."""
@@ -87,8 +92,13 @@ class MeshEstimator:
         most = self._runtime.max_batch
         for first in range(0, len(crops), most):
             batch = crops[first : first + most]
-            estimates += self._estimates(self._runtime(np.stack([crop.image for crop in batch])), batch)
+            estimates += self._estimates(self._predict(batch), batch)
         return estimates
+
+    def _predict(self, crops: Sequence[PersonCrop]) -> Prediction:
+        if isinstance(self._runtime, CuttingRuntime) and all(isinstance(crop, PlacedCrop) for crop in crops):
+            return self._runtime.from_placed(crops)
+        return self._runtime(np.stack([crop.image for crop in crops]))
 
     def _estimates(self, prediction: Prediction, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
         vertices = prediction.levels[2]
@@ -150,12 +160,18 @@ def choose_device(wanted: str) -> tuple[str, str]:
     """The device to use, and why. Raises InputError when it is unknown or not there."""
     if wanted not in DEVICES:
         raise InputError(f"device: got {wanted!r}, expected one of {', '.join(DEVICES)}")
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "cpu":
+        return wanted, "as asked"
+    problem = cuda_problem() if wanted in ("auto", "cuda") else ""
+    present = {"cuda": not problem, "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         device = next(name for name in ("cuda", "mps", "cpu") if present[name])
-        return device, "auto: no GPU that PyTorch can use" if device == "cpu" else "auto: found a GPU"
+        if device != "cpu":
+            return device, "auto: found a GPU"
+        return device, "auto: no GPU that PyTorch can use" if has_no_gpu(problem) else f"auto: the GPU is of no use, {problem}"
     if not present[wanted]:
-        raise InputError(f"device: got {wanted!r}, but PyTorch {torch.__version__} finds none here; use cpu or auto")
+        why = f" ({problem})" if problem else ""
+        raise InputError(f"device: got {wanted!r}, but PyTorch {torch.__version__} finds none here{why}; use cpu or auto")
     return wanted, "as asked"
 
 

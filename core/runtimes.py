@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.crop import PlacedCrop
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
 from core.openvino_backbone import OpenVinoBackbone, OpenVinoError
@@ -34,11 +35,20 @@ class Runtime(Protocol):
         ...
 
 
+@runtime_checkable
+class CuttingRuntime(Runtime, Protocol):
+    """A runtime that cuts crops out of frames itself."""
+
+    def from_placed(self, crops: Sequence[PlacedCrop]) -> Prediction:
+        """As the call, for crops that are only placed; those of one frame that follow each other share its way to the device."""
+        ...
+
+
 RUNTIMES: Registry[Callable[[FastMETRO, str, str], Runtime]] = Registry("runtime")
 """Name -> builder(model, device, precision). The model becomes the runtime's own, if the builder succeeds; else the builder leaves its
 function as it was and raises RuntimeUnavailable."""
 
-BY_DEVICE: dict[str, tuple[str, ...]] = {"cpu": ("openvino", "torch"), "cuda": ("torch",), "mps": ("torch",)}
+BY_DEVICE: dict[str, tuple[str, ...]] = {"cpu": ("openvino", "torch"), "cuda": ("cuda", "torch"), "mps": ("torch",)}
 """Device -> names of RUNTIMES to try there, in this order. The last one runs anywhere."""
 
 
@@ -99,6 +109,13 @@ def _torch(model: FastMETRO, device: str, precision: str) -> Runtime:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     backbone: nn.Module = model.backbone.to(dtype)
     return TorchRuntime(model, device, backbone, dtype)
+
+
+@RUNTIMES.register("cuda")
+def _cuda(model: FastMETRO, device: str, precision: str) -> Runtime:  # noqa: ARG001  the contract
+    from core.cuda.runtime import open_cuda
+
+    return open_cuda(model, precision)
 
 
 @RUNTIMES.register("openvino")
