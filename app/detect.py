@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from app.boxes import box_area, box_intersection, box_iou, center_px, clipped, side_px
+from app.lean_imports import imported_later
 from app.native_logs import native_noise_filtered
 from app.types import Person
 from core.errors import InputError
@@ -259,7 +260,8 @@ def _open_landmarker(model_path: Path, max_people: int, min_confidence: float) -
             f"person detector: {model_path} is missing; it belongs to the repository (git checkout -- checkpoints), or put "
             "an official pose_landmarker .task file there"
         )
-    from mediapipe.tasks.python import BaseOptions, vision
+    with imported_later("matplotlib", "matplotlib.pyplot", "sounddevice"):  # it could draw and listen; they take most of its second
+        from mediapipe.tasks.python import BaseOptions, vision
 
     options = vision.PoseLandmarkerOptions(
         base_options=BaseOptions(model_asset_buffer=model_path.read_bytes()),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from app.config import LiveConfig
-from app.detect import DETECTORS, Detector
+from app.detect import Detector
+from app.engine import NO_FACES, check_fits, open_detector, open_estimator
 from app.export import OVERLAY_SINK, PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
 from app.finished import already_done, drawing_settings, file_version
-from app.parametric import chosen_fitter, shows_fitted
+from app.parametric import shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.sources import ImageSource, VideoSource, read_picture
@@ -20,19 +21,14 @@ from app.stages import Stage, Stages
 from app.threads import cores_shared
 from app.types import Frame, Scene
 from app.visibility import body_joint_weights
-from core import load_estimator
 from core.errors import InputError
 from core.estimator import MeshEstimator
 
 log = logging.getLogger(__name__)
 
-DETECTOR_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "pose_landmarker.task"
 UNDER_WAY_BYTES = 384 * 2**20
 MAX_UNDER_WAY = 96
 """Frames between reading and writing, in memory; enough that a thorough look for people does not stop the others."""
-NO_FACES = "the body's faces are not known, so skeletons are drawn instead of meshes; they come with an SMPL model"
-DETECTOR_SPARE = 4
-"""The detector may report this many more people than are shown, so that a stranger never displaces somebody known."""
 
 
 @dataclass(frozen=True)
@@ -73,33 +69,6 @@ class Report:
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-
-
-def open_estimator(config: LiveConfig) -> MeshEstimator:
-    """Load the network. Raises InputError when it is missing, damaged or does not fit the flags."""
-    estimator = load_estimator(config.checkpoint, config.device, config.precision, config.mesh_dir)
-    check_fits(estimator, config)
-    return estimator
-
-
-def check_fits(estimator: MeshEstimator, config: LiveConfig) -> None:
-    """Raises InputError when the network does not fit the flags."""
-    if config.body not in ("auto", estimator.body.name):
-        raise InputError(f"--body {config.body}: the checkpoint {config.checkpoint!r} is for {estimator.body.name}; use --body auto")
-    fitter = chosen_fitter(estimator.body, config)  # a missing rig file says so here, not at the first person
-    if config.parametric and not estimator.config.parametric and fitter is None:
-        raise InputError(
-            f"--parametric: the checkpoint {config.checkpoint!r} has no parameter regressor, and the body {estimator.body.name!r} "
-            "cannot be fitted; leave it out"
-        )
-    if config.mesh == "parametric" and fitter is None:
-        raise InputError(f"--mesh parametric: the body {estimator.body.name!r} cannot be fitted; use --mesh auto")
-
-
-def open_detector(config: LiveConfig) -> Detector:
-    """Load the person detector; to be closed. Raises InputError when its model is missing or damaged."""
-    make = DETECTORS["pose-landmarker"]
-    return make(DETECTOR_MODEL, config.max_people + DETECTOR_SPARE, config.detect.min_confidence)
 
 
 @contextmanager

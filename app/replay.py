@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from app.config import LiveConfig
+from app.engine import NO_FACES
 from app.export import Recording, SinkGroup
 from app.finished import already_done, drawing_settings
 from app.hud import STAGES, Hud
-from app.jobs import NO_FACES, max_under_way, people_phrase, result_folders, video_sinks, write_scenes
+from app.jobs import max_under_way, people_phrase, result_folders, video_sinks, write_scenes
 from app.progress import MakeProgress, ProgressBar
 from app.session import SessionReader
 from app.session_format import SessionInfo

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
 from app.shapes import TrackShapes
 from app.visibility import VisibilityFilter
 from core.registry import Registry
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 REFERENCE_RATE_HZ = 30.0
 """The rate at which the cutoffs of SmoothConfig hold."""
@@ -89,6 +91,8 @@ class OneEuroRotationFilter:
     def __call__(self, values: np.ndarray, time_s: float, metres_per_unit: float = 1.0) -> np.ndarray:
         """values: (J, 3, 3) rotation matrices -> the same, smoothed."""
         del metres_per_unit
+        from scipy.spatial.transform import Rotation
+
         rotations = Rotation.from_matrix(values)
         if self._rotations is None or self._velocity is None:
             self._rotations, self._velocity, self._time_s = rotations, np.zeros((len(values), 3)), time_s

@@ -1,7 +1,7 @@
 """Helpers for work beside the main thread: the newest of a stream; libraries' own threads kept in bounds."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -26,6 +26,49 @@ def cores_shared(num_threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
+
+
+class Begun(Generic[T]):
+    """A function that runs in a thread of its own from now on; the thread never keeps the program from ending."""
+
+    def __init__(self, name: str, function: Callable[[], T]) -> None:
+        self._function, self._lock = function, threading.Lock()
+        self._value: T | None = None
+        self._error: Exception | None = None
+        self._done = self._taken = False
+        self._dispose: Callable[[T], None] | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def result(self) -> T:
+        """Wait for it; raises what the function raised. From then on the value is the caller's."""
+        self._thread.join()
+        with self._lock:
+            self._taken = True
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def abandon(self, dispose: Callable[[T], None]) -> None:
+        """Never wait: a value that nobody took is handed to `dispose`, now or once it is there."""
+        with self._lock:
+            self._dispose = dispose
+        self._clear_away()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+            self._done = True
+        except Exception as error:  # noqa: BLE001 - raised by `result`
+            self._error = error
+        self._clear_away()
+
+    def _clear_away(self) -> None:
+        with self._lock:
+            due = self._dispose is not None and self._done and not self._taken
+            self._taken |= due
+        if due:
+            self._dispose(self._value)
 
 
 class Mailbox(Generic[T]):

@@ -16,6 +16,7 @@ from app.governor import Governor
 from app.hud import Hud, HudMeter
 from app.liveloop import LiveLoop, Moment
 from app.stopping import stop_on_signal
+from app.threads import Begun
 from app.types import Scene
 from core.errors import InputError
 
@@ -62,14 +63,18 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
     config = config.for_camera()
     if not config.headless:
         check_display()
-    with stop_on_signal() as stop, Camera(address, config.loop) as camera:
-        meter, governor = HudMeter(), Governor(config.target_ms, draws=not config.headless)
-        with LiveLoop(camera, lambda: open_pipeline(config), governor, meter, config.focal_px) as loop:
-            recorder = Recorder(loop, config, folder)
-            live = LiveSession(camera, loop, recorder, config, stop)
-            live.run(None if config.headless else open_window(config, folder, recorder.toggle))
-        loop.check()
-        return f"{camera.address.shown}: {meter.summary(time.perf_counter())}{recorder.summary}"
+    loading = Begun("live-load", lambda: open_pipeline(config))  # beside the opening of the camera
+    try:
+        with stop_on_signal() as stop, Camera(address, config.loop) as camera:
+            meter, governor = HudMeter(), Governor(config.target_ms, draws=not config.headless)
+            with LiveLoop(camera, loading.result, governor, meter, config.focal_px) as loop:
+                recorder = Recorder(loop, config, folder)
+                live = LiveSession(camera, loop, recorder, config, stop)
+                live.run(None if config.headless else open_window(config, folder, recorder.toggle))
+            loop.check()
+            return f"{camera.address.shown}: {meter.summary(time.perf_counter())}{recorder.summary}"
+    finally:
+        loading.abandon(lambda pipeline: pipeline.close())
 
 
 def check_display() -> None:
@@ -108,11 +113,17 @@ def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) ->
 
 def open_pipeline(config: LiveConfig) -> "LivePipeline":
     """Load network and detector; what takes long to import is imported here, so that the picture is there before."""
-    from app.jobs import open_detector, open_estimator
-    from app.live import LivePipeline
+    from app.engine import open_detector, open_estimator
 
+    detector = Begun("detector-load", lambda: open_detector(config))
     leave_a_core()
-    return LivePipeline(open_estimator(config), open_detector(config), config, "beside")
+    try:
+        estimator = open_estimator(config)
+        from app.live import LivePipeline
+
+        return LivePipeline(estimator, detector.result(), config, "beside")
+    finally:
+        detector.abandon(lambda opened: opened.close())
 
 
 def leave_a_core() -> None:
@@ -260,7 +271,7 @@ class LiveSession:
         pipeline = self._loop.pipeline
         if pipeline is None or self._body_known:
             return
-        from app.jobs import NO_FACES
+        from app.engine import NO_FACES
         from app.visibility import body_joint_weights
 
         self._body_known = True

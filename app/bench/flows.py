@@ -1,9 +1,11 @@
 """End to end: recorded clips from file to files, the live loop frame by frame, each also with the network in the official layout."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,13 +13,16 @@ from app.bench.clips import FPS, Clip
 from app.bench.official import OFFICIAL
 from app.bench.report import Row
 from app.bench.sections import SECTIONS, Bench
-from app.export import SinkGroup
-from app.jobs import Engine, _recording, _run_pipeline, process_video, video_sinks
+from app.jobs import Engine, process_video
 from app.live import LivePipeline
 from app.progress import Progress
-from app.sources import VideoSource
 from core.timing import Spread
 
+if TYPE_CHECKING:
+    from core.estimator import MeshEstimator
+
+BURST = 15
+"""Frames of a live clip in a row: half a second, in which the detector looks twice."""
 OVERLAY, NO_OVERLAY = "with overlay", "no overlay"
 
 
@@ -61,21 +66,11 @@ def run_of(bench: Bench, flow: Flow, paths: dict[Clip, Path]) -> Callable[[], ob
     if clip not in paths:
         paths[clip] = clip.write(bench.scenery, bench.folder / f"clip-{clip.size_px[0]}x{clip.size_px[1]}-{clip.num_people}.mp4")
     most = max(bench.config.max_people, clip.num_people)
-    config = replace(bench.config, overwrite=True, max_people=most)
+    config = replace(bench.config, overwrite=True, max_people=most, overlay=flow.variant == OVERLAY)
     make_progress: Callable[[str, int | None], Progress] = NoProgress
     engine = Engine(bench.official if flow.official else bench.estimator, bench.detector, config, make_progress)
     target = bench.folder / f"{paths[clip].stem}-{flow.variant.replace(' ', '-')}-{flow.official}"
-    record = process_video if flow.variant == OVERLAY else without_overlay
-    return lambda: record(paths[clip], target, engine)
-
-
-def without_overlay(path: Path, folder: Path, engine: Engine) -> None:
-    """As process_video, but for the overlay."""
-    source = VideoSource(path)
-    settings = engine.settings | {"state": "failed"}
-    recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
-    with SinkGroup(recording, tuple(name for name in video_sinks(engine.config) if name != "overlay.mp4")) as sinks:
-        _run_pipeline(source, engine, sinks, settings)
+    return lambda: process_video(paths[clip], target, engine)
 
 
 @SECTIONS.register("recorded")
@@ -93,22 +88,43 @@ def measure_live(bench: Bench) -> None:
     frames = bench.effort.frames
     clips = [Clip((640, 480), 1, frames), Clip((640, 480), 2, frames), Clip((1280, 720), 1, frames)]
     flows = [Flow(clip, "") for clip in clips] + [Flow(clips[0], "", official=True)] * (bench.official is not None)
-    times_ms = bench.turns({flow: live_run(bench, flow) for flow in flows}, 4 * bench.effort.repeats, 20)
-    bench.report.rows += flow_rows("live", times_ms)
+    bench.report.rows += flow_rows("live", live_times_ms(bench, flows))
 
 
-def live_run(bench: Bench, flow: Flow) -> Callable[[], object]:
-    """The next frame through the live pipeline, each time it is called; the picture is ready before."""
+def live_times_ms(bench: Bench, flows: list[Flow]) -> dict[Flow, list[float]]:
+    """Milliseconds of a frame, each the mean of BURST in a row; threads are shared out as in a live session."""
+    import torch
+
+    from app.engine import open_estimator
+    from app.webcam import leave_a_core
+
+    threads = torch.get_num_threads()
+    try:
+        leave_a_core()
+        estimator = open_estimator(bench.config)
+        with ExitStack() as stack:
+            runs = {flow: live_run(bench, flow, bench.official if flow.official else estimator, stack) for flow in flows}
+            times_ms = bench.turns(runs, bench.effort.repeats, 2)
+    finally:
+        torch.set_num_threads(threads)
+    return {flow: [ms / BURST for ms in values] for flow, values in times_ms.items()}
+
+
+def live_run(bench: Bench, flow: Flow, estimator: "MeshEstimator", stack: ExitStack) -> Callable[[], object]:
+    """The next BURST frames through a live pipeline, each time it is called; the pictures are ready before, the detector looks beside."""
+    from app.engine import open_detector
+
     config = replace(bench.config, max_people=max(bench.config.max_people, flow.clip.num_people)).for_camera()
-    pipeline = LivePipeline(bench.official if flow.official else bench.estimator, bench.detector, config)
+    pipeline = LivePipeline(estimator, open_detector(config), config, "beside")
+    stack.callback(pipeline.close)
     pictures = flow.clip.frames(bench.scenery)
     there_and_back = [*pictures, *pictures[-2:0:-1]]
     numbers = count()
 
     def run() -> None:
-        number = next(numbers)
-        frame = there_and_back[number % len(there_and_back)]
-        pipeline.process(replace(frame, time_s=number / FPS, index=number))
+        for _ in range(BURST):
+            number = next(numbers)
+            pipeline.process(replace(there_and_back[number % len(there_and_back)], time_s=number / FPS, index=number))
 
     return run
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from app.bench.chart import draw_lines
 from app.bench.clips import Clip
-from app.bench.flows import NO_OVERLAY, OVERLAY, Flow, flow_rows, live_run, run_of
+from app.bench.flows import NO_OVERLAY, OVERLAY, Flow, flow_rows, live_times_ms, run_of
 from app.bench.report import Row
 from app.bench.sections import SECTIONS, Bench
 
@@ -27,7 +27,7 @@ def measure_scaling(bench: Bench) -> None:
     for clips in (crowds, sizes):
         if bench.interrupted:
             break
-        found |= bench.turns({Flow(clip, LIVE): live_run(bench, Flow(clip, LIVE)) for clip in clips}, 2 * bench.effort.repeats, 12)
+        found |= live_times_ms(bench, [Flow(clip, LIVE) for clip in clips])
         if bench.interrupted:
             break
         paths: dict[Clip, Path] = {}

@@ -60,7 +60,7 @@ class Bench:
     @cached_property
     def estimator(self) -> "MeshEstimator":
         """As the app loads it."""
-        from app.jobs import open_estimator
+        from app.engine import open_estimator
 
         return open_estimator(self.config)
 
@@ -74,7 +74,7 @@ class Bench:
     @cached_property
     def detector(self) -> "Detector":
         """As the app loads it."""
-        from app.jobs import open_detector
+        from app.engine import open_detector
 
         detector = open_detector(self.config)
         self.stack.callback(detector.close)

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 
 from app.config import LiveConfig, PageConfig
+from app.engine import open_detector
 from app.governor import Governor
 from app.hud import HudMeter
-from app.jobs import open_detector
 from app.live import LivePipeline, SharedEstimator
 from app.page.models import Networks
 from app.page.visitors import Visitor

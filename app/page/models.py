@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.check import file_facts
 from app.config import LiveConfig
-from app.jobs import check_fits, open_estimator
+from app.engine import check_fits, open_estimator
 from app.live import SharedEstimator
 from core.bodies import BODIES
 from core.checkpoint import find_checkpoint, known_checkpoints

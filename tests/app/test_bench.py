@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import app.jobs
+import app.engine
 from app.bench import chart, commands, flows, network, run, stages
 from app.bench.clips import MASTER_PX, Clip, Scenery
 from app.bench.commands import Started
@@ -41,8 +41,9 @@ def toy_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """`launch.py --bench --quick` in seconds: everything is real but the clip, the network, the detector and the programs started."""
     model = toy(parametric=False).eval()
     monkeypatch.setattr(Scenery, "render", classmethod(lambda cls, num_frames: scenery(num_frames)))
-    monkeypatch.setattr(app.jobs, "open_estimator", lambda config: TubeEstimator())
-    monkeypatch.setattr(app.jobs, "open_detector", lambda config: RectangleDetector())
+    monkeypatch.setattr(app.engine, "open_estimator", lambda config: TubeEstimator())
+    monkeypatch.setattr("app.webcam.leave_a_core", lambda: None)
+    monkeypatch.setattr(app.engine, "open_detector", lambda config: RectangleDetector())
     monkeypatch.setattr("app.bench.official.official_estimator", lambda checkpoint, device: TubeEstimator())
     monkeypatch.setattr("core.checkpoint.load_checkpoint", lambda name, folder=None: Checkpoint(model, TubeEstimator().body, {}))
     monkeypatch.setattr(network, "candidates", lambda bench: (network.Candidate(name, lambda: model) for name in MODELS))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-import app.jobs
+import app.detect
 from app.config import LiveConfig
 from app.jobs import Engine, process_video
 from app.placing import in_frame
@@ -54,7 +54,7 @@ def clip(tmp_path: Path) -> Path:
 @pytest.fixture
 def bright_person(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program finds bright rectangles."""
-    monkeypatch.setitem(app.jobs.DETECTORS._entries, "pose-landmarker", lambda *_: RectangleDetector())
+    monkeypatch.setitem(app.detect.DETECTORS._entries, "pose-landmarker", lambda *_: RectangleDetector())
 
 
 @pytest.mark.usefixtures("bright_person")

@@ -1,0 +1,61 @@
+"""A function begun in a thread: its value, its error, and who clears away what nobody took."""
+
+import threading
+
+import pytest
+
+from app.threads import Begun
+
+
+def test_the_value_and_the_error_come_back() -> None:
+    assert Begun("a", lambda: 42).result() == 42
+
+    def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Begun("b", fails).result()
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_nobody_took_is_cleared_away_once(late: bool) -> None:
+    go, disposed, cleared = threading.Event(), [], threading.Event()
+
+    def dispose(value: str) -> None:
+        disposed.append(value)
+        cleared.set()
+
+    def work() -> str:
+        go.wait(10)
+        return "opened"
+
+    begun = Begun("c", work)
+    if not late:
+        go.set()
+        begun._thread.join(10)
+    begun.abandon(dispose)
+    assert disposed == ([] if late else ["opened"])
+    go.set()
+    assert cleared.wait(10)
+    begun.abandon(dispose)
+    begun._thread.join(10)
+    assert disposed == ["opened"]
+
+
+def test_what_was_taken_is_left_alone() -> None:
+    begun, disposed = Begun("d", lambda: "opened"), []
+    assert begun.result() == "opened"
+    begun.abandon(disposed.append)
+    assert disposed == []
+
+
+def test_a_failure_leaves_nothing_to_clear_away() -> None:
+    disposed = []
+
+    def fails() -> None:
+        raise OSError("gone")
+
+    begun = Begun("e", fails)
+    begun.abandon(disposed.append)
+    begun._thread.join(10)
+    assert disposed == []
