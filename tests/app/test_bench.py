@@ -36,6 +36,12 @@ def scenery(num_frames: int = 36) -> Scenery:
     return Scenery(pictures, centers, np.zeros((height, width, 3), np.uint8))
 
 
+def few_flows(frames: int) -> list[Flow]:
+    """As flows.recorded_flows, of a small clip."""
+    clip = Clip((320, 180), 1, frames)
+    return [Flow(clip, NO_OVERLAY), Flow(clip, OVERLAY), Flow(clip, OVERLAY, official=True)]
+
+
 @pytest.fixture
 def toy_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """`launch.py --bench --quick` in seconds: everything is real but the clip, the network, the detector and the programs started."""
@@ -48,6 +54,9 @@ def toy_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.checkpoint.load_checkpoint", lambda name, folder=None: Checkpoint(model, TubeEstimator().body, {}))
     monkeypatch.setattr(network, "candidates", lambda bench: (network.Candidate(name, lambda: model) for name in MODELS))
     monkeypatch.setattr(commands, "start", lambda arguments: Started(0, 50.0, 20.0, 99.0, "clip: 9 frames in 1 s, 9.0 frames/s"))
+    monkeypatch.setattr(flows, "recorded_flows", few_flows)
+    monkeypatch.setattr(flows, "BURST", 3)
+    monkeypatch.setattr(stages, "SIZES_PX", ((320, 240), (480, 270)))
     monkeypatch.setattr(run, "QUICK", Effort(frames=36, repeats=1, rounds=2, budget_s=1e-9))
 
 
@@ -67,7 +76,9 @@ def test_everything_is_measured(toy_bench: None, capsys: pytest.CaptureFixture[s
     assert parts >= {(model, "whole", way) for model in MODELS for way in cpu_ways[:3]}
     assert {row["what"] for row in rows if row["section"] == "stages"} == set(stages.STAGES) - {"body fit"}, "a toy body is not fitted"
     recorded = {(row["what"], row["setting"]) for row in rows if row["section"] == "recorded"}
-    assert recorded == {(flow.variant, flow.setting) for flow in flows.recorded_flows(36)}
+    assert recorded == {(flow.variant, flow.setting) for flow in few_flows(36)}
+    with_overlay = next(row for row in rows if (row["section"], row["what"], row["setting"]) == ("recorded", OVERLAY, "320x180, 1 person"))
+    assert with_overlay["ratio"] > 0
     assert all(row["median_ms"] > 0 and row["num_runs"] >= 1 for row in rows)
     assert report["facts"]["smoothing"]["pose"].keys() >= {"before_m_s3", "after_m_s3", "lag_frames"}
     assert report["machine"]["cpu"] in out
