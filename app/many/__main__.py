@@ -86,7 +86,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def show_status(plan: Plan) -> int:
     """Print the table; 1 when a video failed."""
     states = survey(plan)
-    print(table(plan, states, states))
+    print(table(states, states))
     return 0
 
 
@@ -104,7 +104,7 @@ def run(plan: Plan, engine: str, pool: Pool, retry_failed: bool = False) -> int:
                 problems = ENGINES[engine](plan, pool, stop)
         stopped = stop.is_set()
     after = survey(plan)
-    print(table(plan, before, after, time.perf_counter() - start_s))
+    print(table(before, after, time.perf_counter() - start_s))
     if stopped:
         problems.append("interrupted; the same command goes on")
     for problem in problems:

@@ -61,7 +61,7 @@ class Watch(threading.Thread):
         return f"{self._total - len(self._open)} of {self._total} videos, {done:.0%} of their bytes, {duration(elapsed_s)}{rest}"
 
 
-def table(plan: Plan, before: States, after: States, elapsed_s: float | None = None) -> str:
+def table(before: States, after: States, elapsed_s: float | None = None) -> str:
     """The counts and the failures. elapsed_s: of the run between `before` and `after`, where there was one."""
     count = Counter(after.values())
     new = [job for job, state in after.items() if state is State.FINISHED and before[job] is not State.FINISHED]
@@ -69,9 +69,9 @@ def table(plan: Plan, before: States, after: States, elapsed_s: float | None = N
     lines = [f"{'videos':<10}{len(after):>8,}", f"{'finished':<10}{num_finished(after):>8,}{now}"]
     if count[State.CHANGED]:
         lines.append(f"{'':<10}{count[State.CHANGED]:>8,} of them with other settings or of another version: --redo-changed")
-    in_work = sum(job.claim.exists() for job, state in after.items() if plan.is_open(job))
+    begun = sum(job.work.exists() for job, state in after.items() if state is State.LEFT)
     lines.append(f"{'failed':<10}{count[State.FAILED]:>8,}")
-    lines.append(f"{'left':<10}{count[State.LEFT]:>8,}" + (f"  ({in_work} in work)" if in_work else ""))
+    lines.append(f"{'left':<10}{count[State.LEFT]:>8,}" + (f"  ({begun} begun)" if begun else ""))
     if new and elapsed_s is not None:
         frames = sum(_frames(job) for job in new)
         lines.append(f"{'frames now':<10}{frames:>8,}  in {duration(elapsed_s)}: {frames / elapsed_s:.1f} frames/s")

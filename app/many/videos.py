@@ -83,9 +83,9 @@ def find_jobs(sources: list[Path], out: Path) -> tuple[Job, ...]:
 
     Raises InputError when there is no video, a list cannot be read, or two videos would get one name.
     """
-    out = out.absolute()
+    out = Path(os.path.abspath(out))
     jobs: dict[str, Job] = {}
-    for video, name in (found for source in sources for found in _videos_of(source.absolute(), out)):
+    for video, name in (found for source in sources for found in _videos_of(Path(os.path.abspath(source)), out)):
         other = jobs.setdefault(name, Job(video, name, out, _size(video)))
         if video == other.folder:
             raise InputError(f"--out {out}: the videos' own folder, whose files would be in the way; give another")
