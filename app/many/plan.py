@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 OpenEngine = Callable[[LiveConfig], AbstractContextManager["Engine"]]
 FLAGS = (
     "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "max_people", "smoothing", "focal_px", "show_hidden",
+    "overlay",
     "glb",
 )  # fmt: skip
 """Of LiveConfig: those that recorded videos follow."""
