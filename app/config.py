@@ -41,14 +41,16 @@ class SmoothConfig:
     """
 
     min_cutoff_hz: float = setting(0.3, "body shape at rest, Hz; lower is calmer")
-    beta_hz_per_m_s: float = setting(5.7, "body shape in motion, Hz per m/s; higher follows faster")
+    beta_hz_per_m_s: float = setting(25.0, "body shape in motion, Hz per m/s; higher follows faster")
     root_min_cutoff_hz: float = setting(0.3, "place in the picture at rest, Hz")
-    root_beta_hz_per_m_s: float = setting(7.0, "place in the picture in motion, Hz per m/s at the person's distance")
-    depth_min_cutoff_hz: float = setting(0.3, "distance at rest, Hz; it is far noisier than the place in the picture")
-    depth_beta_hz_per_m_s: float = setting(0.7, "distance in motion, Hz per m/s")
+    root_beta_hz_per_m_s: float = setting(28.0, "place in the picture in motion, Hz per m/s at the person's distance")
+    depth_min_cutoff_hz: float = setting(0.3, "distance at rest, Hz")
+    depth_beta_hz_per_m_s: float = setting(60.0, "distance in motion, Hz per m/s")
+    previous_share: float = setting(0.3, "share of the frame before in what is filtered, 0..0.5; takes away what alternates between frames")
+    depth_previous_share: float = setting(0.35, "the same for the distance, which is noisier")
     derivative_cutoff_hz: float = setting(2.5, "speed estimate, Hz; higher notices motion sooner")
     rotation_min_cutoff_hz: float = setting(0.3, "bones' rotations at rest, Hz")
-    rotation_beta_hz_per_rad_s: float = setting(1.7, "bones' rotations in motion, Hz per rad/s; a limb of 0.3 m then moves as its vertices")
+    rotation_beta_hz_per_rad_s: float = setting(7.5, "bones' rotations in motion, Hz per rad/s; a limb of 0.3 m then moves as its vertices")
     shape_cutoff_hz: float = setting(0.2, "shape parameters, Hz; nobody's shape changes")
     max_gap_s: float = setting(0.5, "a person unseen for longer starts afresh, seconds")
 

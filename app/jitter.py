@@ -191,10 +191,15 @@ def read_scenes(path: Path) -> tuple[Iterator[Scene], str]:
     blank = np.zeros((1, 1, 3), np.uint8)
 
     def scenes() -> Iterator[Scene]:
-        for index in np.unique(table["frame_index"]):
+        known, time_s = np.unique(table["frame_index"]), 0.0
+        for index in range(known[0], known[-1] + 1) if len(known) else ():
             rows = np.flatnonzero(table["frame_index"] == index)
+            if not len(rows):  # nobody there: whoever comes after it is another path
+                yield Scene(Frame(blank, time_s, index), Intrinsics(focal_px, principal_px))
+                continue
+            time_s = float(table["time_s"][rows[0]])
             meshes = tuple(_mesh(table, row, np.array(vertices_m[row])) for row in rows)
-            frame = Frame(blank, float(table["time_s"][rows[0]]), int(index))
+            frame = Frame(blank, time_s, index)
             yield Scene(frame, Intrinsics(focal_px, principal_px), meshes)
 
     return scenes(), body

@@ -8,7 +8,7 @@ import pytest
 
 from app.config import LiveConfig, SmoothConfig
 from app.export.npz import NpzSink
-from app.jitter import ClipCalm, Path3d, calm_of, jitter_m_s3, lag_errors, main, measure, read_scenes
+from app.jitter import ClipCalm, Path3d, calm_of, jitter_m_s3, lag_errors, main, measure, paths_of, read_scenes
 from app.pipeline import VideoPipeline
 from core.errors import InputError
 from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame, walk
@@ -104,6 +104,16 @@ def test_rows_of_an_npz_are_the_scenes_again(tmp_path: Path) -> None:
         for one, other in zip(before.meshes, after.meshes, strict=True):
             np.testing.assert_array_equal(one.vertices_m, other.vertices_m)
             np.testing.assert_array_equal(one.joints_m, other.joints_m)
+
+
+def test_somebody_who_was_away_is_two_paths_in_a_file_too(tmp_path: Path) -> None:
+    weights = np.full((30, 14), 1 / 14, np.float32)
+    with NpzSink(recording(tmp_path, vertex_joint_weights=weights)) as sink:
+        for index in (*range(40), *range(60, 100)):
+            somebody = replace(person(1, index), translation_m=np.array([0, 0, 4], np.float32))
+            sink.write(scene(somebody, index=index, time_s=index / 25))
+    scenes, _ = read_scenes(sink.path)
+    assert [len(path.times_s) for path in paths_of(scenes, TubeEstimator().body, LiveConfig())] == [40, 40]
 
 
 def test_foreign_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
