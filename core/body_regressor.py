@@ -5,6 +5,7 @@ Source: the SMPL parameter regressor of the FastMETRO release
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -44,21 +45,36 @@ class Residual(nn.Sequential):
         return torch.relu(x + super().forward(x))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the regressor's numbers mean: 9 for each bone's rotation, then the shape."""
+
+    num_bones: int
+    num_shape: int
+    to_rotations: Callable[[Tensor], Tensor]
+
+    def __call__(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 9 J + S) -> rotations (B, J, 3, 3), shape (B, S)."""
+        numbers = numbers if numbers.dtype == torch.float64 else numbers.float()
+        matrices, shape = numbers.split([9 * self.num_bones, self.num_shape], 1)
+        with torch.autocast(numbers.device.type, enabled=False):  # rotations want the precision, and no SVD takes bfloat16
+            return self.to_rotations(matrices.unflatten(1, (self.num_bones, 3, 3))), shape
+
+
 class BodyRegressor(nn.Module):
     """Vertices (B, V, 3) -> rotations (B, J, 3, 3) and shape (B, S). The mesh is detached: learning this leaves the mesh alone."""
 
     def __init__(self, num_vertices: int, num_bones: int, num_shape: int, rotations: str) -> None:
         super().__init__()
-        self.num_bones, self.num_shape = num_bones, num_shape
-        self.to_rotations = ROTATIONS[rotations]
+        self.reading = Reading(num_bones, num_shape, ROTATIONS[rotations])
         self.entry = nn.Sequential(nn.Linear(3 * num_vertices, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
         self.blocks = nn.Sequential(*(Residual(WIDTH) for _ in range(NUM_BLOCKS)))
         self.exit = nn.Linear(WIDTH, 9 * num_bones + num_shape)
 
     def forward(self, vertices: Tensor) -> tuple[Tensor, Tensor]:
         """vertices: (B, V, 3) the intermediate mesh as the network says it, not centred."""
-        parameters = self.exit(self.blocks(self.entry(vertices.detach().flatten(1))))
-        parameters = parameters if parameters.dtype == torch.float64 else parameters.float()
-        matrices, shape = parameters.split([9 * self.num_bones, self.num_shape], 1)
-        with torch.autocast(parameters.device.type, enabled=False):  # rotations want the precision, and no SVD takes bfloat16
-            return self.to_rotations(matrices.unflatten(1, (self.num_bones, 3, 3))), shape
+        return self.reading(self.numbers(vertices))
+
+    def numbers(self, vertices: Tensor) -> Tensor:
+        """(B, V, 3) -> (B, 9 J + S), for `reading`."""
+        return self.exit(self.blocks(self.entry(vertices.detach().flatten(1))))

@@ -77,8 +77,15 @@ class FastMETRO(nn.Module):
 
     def decode(self, features: Tensor, num_levels: int = 3) -> Prediction:
         """features: (B, C, 7, 7) from the backbone. num_levels = 2 leaves the full mesh out, as training may."""
+        camera, joints, coarse = self.points(features)
+        levels = self.upsample(coarse, num_levels)
+        parameters = self.body_regressor(levels[1]) if self.body_regressor is not None and levels[1] is not None else (None, None)
+        return Prediction(camera, joints, levels, *parameters)
+
+    def points(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, 7, 7) -> camera (B, 3), joints (B, 14, 3), coarse mesh (B, 431, 3): what the transformers say."""
         image = self.conv_1x1(features).flatten(2).transpose(1, 2)  # (B, 49, wide)
-        camera = self.camera.encoder_tokens.to(image.dtype).expand(len(image), -1, -1)  # under autocast all tokens stay in its type
+        camera = self.camera.encoder_tokens.to(image.dtype).expand(image.shape[0], -1, -1)  # under autocast all tokens stay in its type
         first, second = self.stages
         tokens, queries = (tensor.to(image.dtype) for tensor in self._begin())
         camera, image, tokens = first(camera, image, tokens, queries, self.mask)
@@ -86,10 +93,7 @@ class FastMETRO(nn.Module):
         camera, _, tokens = second(camera, image, *second.begin(tokens, self.mask), self.mask)
         camera_token, joints, coarse = tokens.split(self.num_tokens, 1)
         joints, coarse = (_at_least_float32(self.xyz_regressor(points)) for points in (joints, coarse))  # (B, 14, 3), (B, 431, 3)
-        levels = self.upsample(coarse, num_levels)
-        camera = _at_least_float32(self.camera(camera, camera_token, coarse))
-        parameters = self.body_regressor(levels[1]) if self.body_regressor is not None and levels[1] is not None else (None, None)
-        return Prediction(camera, joints, levels, *parameters)
+        return _at_least_float32(self.camera(camera, camera_token, coarse)), joints, coarse
 
     def upsample(self, coarse: Tensor, num_levels: int = 3) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, 431, 3) -> coarse, intermediate (B, 1723, 3), full (B, V, 3)."""

@@ -79,7 +79,7 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, L, D). mask: (L, L') added to the scores, -inf where attention is forbidden."""
-        queries = queries.expand(len(keys), -1, -1, -1)
+        queries = queries.expand(keys.shape[0], -1, -1, -1)
         dropout = self.dropout if self.training else 0.0
         mask = None if mask is None else mask.to(queries.dtype)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
