@@ -142,7 +142,10 @@ def load_estimator(
     parameters are asked for that this body has no way to.
     """
     device, device_reason = choose_device(device)
-    precision, precision_reason = choose_precision(precision, device)
+    wanted = precision
+    precision, precision_reason = choose_precision(wanted, device)
+    if wanted not in ("auto", precision):
+        log.warning("precision: %s instead (%s)", precision, precision_reason)
     checkpoint = load_checkpoint(name_or_path, mesh_dir)
     description = f"{checkpoint.model.config.name} on {device} ({device_reason}), {precision} ({precision_reason})"
     fitter = None
@@ -179,6 +182,8 @@ def choose_precision(wanted: str, device: str) -> tuple[str, str]:
     """The precision to use on `device`, and why. Raises InputError when it is unknown."""
     if wanted not in PRECISIONS:
         raise InputError(f"precision: got {wanted!r}, expected one of {', '.join(PRECISIONS)}")
+    if wanted == "bf16" and device == "cpu" and not has_fast_bf16_cpu():
+        return "fp32", "bf16 was asked for, but this CPU has no native bfloat16"
     if wanted != "auto":
         return wanted, "as asked"
     if device == "cpu":

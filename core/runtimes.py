@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.crop import PlacedCrop
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
-from core.openvino_backbone import OpenVinoBackbone, OpenVinoError
+from core.openvino_network import OpenVinoError, OpenVinoNetwork
 from core.registry import Registry
 
 MAX_BATCH = 16
@@ -119,10 +119,8 @@ def _cuda(model: FastMETRO, device: str, precision: str) -> Runtime:  # noqa: AR
 
 
 @RUNTIMES.register("openvino")
-def _openvino(model: FastMETRO, device: str, precision: str) -> Runtime:
-    model = exact_path(model, device)
+def _openvino(model: FastMETRO, device: str, precision: str) -> Runtime:  # noqa: ARG001  the contract
     try:
-        backbone = OpenVinoBackbone(model.backbone, precision)
+        return OpenVinoNetwork(model, precision)
     except OpenVinoError as error:
         raise RuntimeUnavailable(str(error)) from error
-    return TorchRuntime(model, device, backbone, words=f"OpenVINO {backbone.version}")

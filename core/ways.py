@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.estimator import has_fast_bf16_cpu
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
+from core.openvino_network import OpenVinoError, OpenVinoNetwork, silent_openvino
 from core.reference import OfficialLayout
 
 EXACT = 2e-5
 """Tolerance of a way that only rounds differently."""
+ROUGH = 0.4
+"""Of one with 8 bits, in a deep network, on pictures of nothing: finds a wrong network. For accuracy see core.training.evaluate."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,33 @@ def exactly(model: FastMETRO, device: str) -> Runner:
     return Runner(normaliser(model.backbone, device), network, network.backbone, network.decode)
 
 
+def by_openvino(precision: str) -> Callable[[FastMETRO, str], Runner]:
+    """As the estimator runs it on a CPU: crops in, the whole network in one call."""
+
+    def build(model: FastMETRO, device: str) -> Runner:  # noqa: ARG001  CPU only
+        return Runner(Tensor.numpy, OpenVinoNetwork(model, precision))
+
+    return build
+
+
+def no_openvino(device: str) -> str:  # noqa: ARG001  CPU only
+    """Why OpenVINO cannot run here."""
+    try:
+        silent_openvino()
+    except OpenVinoError as error:
+        return str(error)
+    return ""
+
+
+def no_openvino_bf16(device: str) -> str:
+    """Why OpenVINO gains nothing from bfloat16 here."""
+    return no_openvino(device) or ("" if has_fast_bf16_cpu() else "this CPU has no native bfloat16")
+
+
 WAYS: tuple[Way, ...] = (
     Way("official layout", "fp32", 0.0, official_layout),
     Way("as loaded", "fp32", EXACT, as_loaded),
     Way("exact path", "fp32", EXACT, exactly),
+    Way("OpenVINO fp32", "fp32", EXACT, by_openvino("fp32"), ("cpu",), no_openvino),
+    Way("OpenVINO bf16", "bf16", ROUGH, by_openvino("bf16"), ("cpu",), no_openvino_bf16),
 )

@@ -2,22 +2,31 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
-import core.openvino_backbone
-from core.backbones import BACKBONES
-from core.config import VARIANTS
+import core.openvino_network
+from core import bench
+from core.config import RELEASES, VARIANTS, ModelConfig
 from core.estimator import MeshEstimator
-from core.model import FastMETRO
-from core.openvino_backbone import OpenVinoBackbone, OpenVinoError, cached_file
+from core.model import FastMETRO, Prediction, assemble
+from core.openvino_network import OpenVinoError, OpenVinoNetwork, cached_file, check_pictures, compile_network
+from core.runtimes import TorchRuntime
+from core.ways import WAYS
 from tests.toy import ToyBackbone, ToyBody
 
 pytest.importorskip("openvino", reason="OpenVINO is optional: `pip install openvino`")
 
+CONFIG = ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4)
+ARCHITECTURES = (
+    RELEASES["released"] | {"parametric": True, "num_layers": 2},
+    {"camera": "decoder"},
+    {"camera": "mesh", "masked": False, "tokens": "template", "upsampling": ("learned", "learned")},
+)
 SILENCE = """
 import socket, sys
 def refuse(event, arguments):
@@ -26,94 +35,161 @@ def refuse(event, arguments):
 sys.addaudithook(refuse)
 import torch
 from pathlib import Path
-from core.openvino_backbone import OpenVinoBackbone
-from tests.toy import ToyBackbone
-torch.manual_seed(0)
+from core.config import ModelConfig
+from core.model import FastMETRO
+from core.openvino_network import OpenVinoNetwork, check_pictures
+from tests.toy import ToyBackbone, ToyBody
+model = FastMETRO(ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4), ToyBackbone(), ToyBody()).eval()
 for _ in range(2):  # made, then read
-    OpenVinoBackbone(ToyBackbone().eval(), "fp32", Path(sys.argv[1]))(torch.rand(1, 3, 224, 224))
-    torch.manual_seed(0)
+    OpenVinoNetwork(model, "fp32", Path(sys.argv[1]))(check_pictures())
 import time
 time.sleep(1)  # a client would report from a thread of its own
 print("done")
 """
 
 
+def toy(**changes: object) -> FastMETRO:
+    torch.manual_seed(0)
+    return FastMETRO(replace(CONFIG, **changes), ToyBackbone(), ToyBody()).eval()
+
+
+def original(model: FastMETRO, crops: np.ndarray) -> Prediction:
+    return TorchRuntime(model, "cpu", model.backbone)(crops)
+
+
+def assert_near(got: Prediction, expected: Prediction, tolerance: float) -> None:
+    for ours, theirs in zip(bench.outputs(got), bench.outputs(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
 @pytest.fixture
-def backbone() -> nn.Module:
+def model() -> FastMETRO:
+    return toy()
+
+
+def test_it_says_what_the_network_says_for_any_batch(model: FastMETRO, tmp_path: Path) -> None:
+    exact, rough = (OpenVinoNetwork(model, precision, tmp_path) for precision in ("fp32", "bf16"))
+    for batch in (1, 2, 5):
+        crops = np.concatenate([check_pictures()] * 3)[:batch]
+        expected = original(model, crops)
+        assert_near(exact(crops), expected, 1e-5)
+        assert float((rough(crops).levels[2] - expected.levels[2]).abs().max()) < 0.05
+    assert len(list(tmp_path.glob("*.xml"))) == 1
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES)
+def test_every_architecture(changes: dict[str, object], tmp_path: Path) -> None:
+    model = toy(**changes)
+    assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(check_pictures()), original(model, check_pictures()), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["fastmetro-xs-blazepose-heavy", "fastmetro-s-r50"])
+def test_real_networks(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    return ToyBackbone().eval()
+    model = assemble(VARIANTS[name], ToyBody()).eval()
+    assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(check_pictures()), original(model, check_pictures()), 1e-4)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_it_gives_the_networks_features_for_any_batch(batch: int, backbone: nn.Module, tmp_path: Path) -> None:
-    images = torch.rand(batch, 3, 224, 224).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        expected = backbone(images)
-        torch.testing.assert_close(OpenVinoBackbone(backbone, "fp32", tmp_path)(images), expected, rtol=1e-4, atol=1e-5)
-        rough = OpenVinoBackbone(backbone, "bf16", tmp_path)(images)
-    torch.testing.assert_close(rough, expected, rtol=0.05, atol=0.05)
-
-
-@pytest.mark.parametrize("name", ["blazepose", "blazepose-heavy", "resnet50"])
-def test_real_backbones(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    backbone = BACKBONES[name]().eval()
-    images = torch.rand(1, 3, 224, 224)
-    with torch.inference_mode():
-        expected = backbone(images)
-        got = OpenVinoBackbone(backbone, "fp32", tmp_path)(images)
-    assert (got - expected).abs().max() < 1e-3 * expected.abs().max()
-
-
-def test_the_cache_is_used_and_a_broken_one_made_again(backbone: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cache_is_used_and_a_broken_one_made_again(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def made(*_: object) -> None:
         raise AssertionError("converted although it was cached")
 
-    OpenVinoBackbone(backbone, "fp32", tmp_path)
+    OpenVinoNetwork(model, "fp32", tmp_path)
     (path,) = tmp_path.glob("*.xml")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core.openvino_backbone, "convert", made)
-        OpenVinoBackbone(backbone, "fp32", tmp_path)
-    weights = path.with_suffix(".bin")
-    for broken, content in ((path, b"<net"), (weights, weights.read_bytes()[:100]), (weights, bytes(weights.stat().st_size))):
-        broken.write_bytes(content)
+        patch.setattr(core.openvino_network, "convert", made)
+        OpenVinoNetwork(model, "fp32", tmp_path)
+    weights, digest = path.with_suffix(".bin"), path.with_suffix(".sha256")
+    changed = bytearray(weights.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    for broken, content in ((path, b"<net"), (weights, bytes(changed)), (weights, None), (digest, b"\xff")):
+        if content is None:
+            broken.unlink()
+        else:
+            broken.write_bytes(content)
         with caplog.at_level(logging.WARNING):
-            network = OpenVinoBackbone(backbone, "fp32", tmp_path)
+            network = OpenVinoNetwork(model, "fp32", tmp_path)
         assert "is made again" in caplog.text
         caplog.clear()
-        assert network(torch.rand(1, 3, 224, 224)).shape == (1, 8, 7, 7)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(core.openvino_backbone, "convert", made)
-            OpenVinoBackbone(backbone, "fp32", tmp_path)
+        assert network(check_pictures()).joints.shape == (2, 14, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.openvino_network, "convert", made)
+        OpenVinoNetwork(model, "fp32", tmp_path)
 
 
-def test_other_weights_have_another_file(backbone: nn.Module, tmp_path: Path) -> None:
-    before = cached_file(backbone, "1", tmp_path)
+def test_a_file_of_another_network_is_found_out(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = toy(masked=False, tokens="template")
+    for network in (model, other):
+        OpenVinoNetwork(network, "fp32", tmp_path / network.config.tokens)
+    (ours,), (theirs,) = ((tmp_path / kind).glob("*.xml") for kind in ("learned", "template"))
+    for suffix in (".xml", ".bin", ".sha256"):
+        ours.with_suffix(suffix).write_bytes(theirs.with_suffix(suffix).read_bytes())
+    assert_near(OpenVinoNetwork(model, "fp32", ours.parent)(check_pictures()), original(model, check_pictures()), 1e-5)
+    assert "it does not say what the network says" in caplog.text
+
+
+def test_other_weights_have_another_file(model: FastMETRO, tmp_path: Path) -> None:
+    exported = core.openvino_network.Exported(model)
+    before = cached_file(exported, "1", tmp_path)
+    assert cached_file(exported, "2", tmp_path) != before
+    model.mask[0, 0] += 1
+    other_mask = cached_file(exported, "1", tmp_path)
     with torch.no_grad():
-        backbone.mix.bias += 1e-3
-    assert cached_file(backbone, "1", tmp_path) != before
-    assert cached_file(backbone, "2", tmp_path) != cached_file(backbone, "1", tmp_path)
+        model.backbone.mix.bias += 1e-3
+    assert len({before, other_mask, cached_file(exported, "1", tmp_path)}) == 3
 
 
-def test_no_cache_folder_is_no_obstacle(backbone: nn.Module, tmp_path: Path) -> None:
+def test_no_cache_folder_is_no_obstacle(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    assert OpenVinoBackbone(backbone, "fp32", tmp_path / "file" / "folder")(torch.rand(1, 3, 224, 224)).shape == (1, 8, 7, 7)
+    with caplog.at_level(logging.INFO):
+        network = OpenVinoNetwork(model, "fp32", tmp_path / "file" / "folder")
+    assert network(check_pictures()).joints.shape == (2, 14, 3)
+    assert "cannot be kept" in caplog.text
 
 
 def test_without_openvino_pytorch_does_it_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(OpenVinoError, match="not installed"):
-        OpenVinoBackbone(ToyBackbone().eval(), "fp32")
-    torch.manual_seed(0)
-    body = ToyBody()
-    estimator = MeshEstimator(FastMETRO(VARIANTS["fastmetro-s-r50"], ToyBackbone(), body), body)
+        OpenVinoNetwork(toy(), "fp32")
+    estimator = MeshEstimator(toy(), ToyBody())
     assert estimator.description.endswith(", PyTorch (openvino is not installed)")
+
+
+def test_where_openvino_fails_pytorch_does_it_and_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such\n instruction")
+
+    monkeypatch.setattr(core.openvino_network, "compile_network", broken)
+    estimator = MeshEstimator(toy(), ToyBody())
+    assert estimator.description.endswith(", PyTorch (RuntimeError: no such instruction)")
+    assert_near(estimator._runtime(check_pictures()), original(toy(), check_pictures()), 1e-5)
+
+
+def test_a_compiler_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(openvino: object, network: object, precision: str) -> object:
+        return compile_network(openvino, core.openvino_network.convert(core.openvino_network.Exported(toy(tokens="template"))), precision)
+
+    monkeypatch.setattr(core.openvino_network, "compile_network", wrong)
+    assert "it does not say what the network says" in MeshEstimator(toy(), ToyBody()).description
+
+
+def test_the_estimator_keeps_no_second_copy_of_the_weights() -> None:
+    estimator = MeshEstimator(toy(), ToyBody())
+    assert "OpenVINO" in estimator.description
+    held = [value for value in vars(estimator._runtime).values() if isinstance(value, torch.nn.Module)]
+    assert sum(weight.numel() for part in held for weight in part.parameters()) == 0
+
+
+def test_the_bench_measures_openvino(model: FastMETRO) -> None:
+    report = bench.bench(model, batch=2, repeats=1, device="cpu", ways=(WAYS[0], *(way for way in WAYS if way.name == "OpenVINO fp32")))
+    assert [(timing.way, timing.part) for timing in report.timings][-1] == ("OpenVINO fp32", "whole")
+    assert 0 < report.timings[-1].difference < 2e-5
 
 
 def test_nothing_is_sent_or_looked_up(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    root = Path(core.openvino_backbone.__file__).parents[1]
+    root = Path(core.openvino_network.__file__).parents[1]
     environment = os.environ | {"HOME": str(home), "CI": "", "PYTHONPATH": str(root)}
     result = subprocess.run(
         [sys.executable, "-c", SILENCE, str(tmp_path / "cache")], capture_output=True, text=True, env=environment, timeout=120, check=True

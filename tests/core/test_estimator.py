@@ -142,3 +142,9 @@ def test_auto_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
         precision, reason = choose_precision("auto", "cpu")
         assert precision == expected
         assert "bfloat16" in reason
+
+
+def test_bf16_is_refused_by_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.estimator.has_fast_bf16_cpu", lambda: False)
+    assert choose_precision("bf16", "cpu") == ("fp32", "bf16 was asked for, but this CPU has no native bfloat16")
+    assert choose_precision("bf16", "mps") == ("bf16", "as asked")

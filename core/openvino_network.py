@@ -1,0 +1,233 @@
+"""The network run by OpenVINO: the quickest way on a CPU, in one call a batch that leaves Python's lock to other threads.
+
+The converted network is kept in the user's cache folder, named after its weights and the versions it depends on, with a digest of
+its files beside them. It is compared with the original before it is used; one that is damaged or of another network is made again.
+"""
+
+import copy
+import hashlib
+import logging
+import os
+import queue
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.folding import fold_batch_norms
+from core.model import FastMETRO, Prediction
+from core.types import CROP_SIZE_PX
+
+if TYPE_CHECKING:
+    import openvino
+
+log = logging.getLogger(__name__)
+
+APP = "fastmetro-live"
+MAX_BATCH = 16
+TELEMETRY = "openvino_telemetry"
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}
+"""Largest mean difference from the original in float32, relative to the mean size of an output, on a picture of nothing in particular.
+
+Wide for bfloat16, which has 8 bits, in trunks of 150 layers: this finds a wrong network, it does not measure a right one."""
+STATIC = 1
+"""Number of crops that has a network compiled for itself."""
+
+
+class OpenVinoError(Exception):
+    """OpenVINO cannot run the network here; the text says why."""
+
+
+class Exported(nn.Module):
+    """What is converted: crops (B, 224, 224, 3) uint8 -> camera, joints, coarse mesh, and the body regressor's numbers where it has one.
+
+    What follows, up-sampling and rotations, stays outside: coordinates in bfloat16 would be millimetres off, and it takes no time.
+    """
+
+    def __init__(self, model: FastMETRO) -> None:
+        super().__init__()
+        self.model = model
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(model.backbone, name)).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3), (B, 14, 3), (B, 431, 3), and (B, 9 J + S) or nothing."""
+        images = (crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        camera, joints, coarse = self.model.points(self.model.backbone(images))
+        if self.model.body_regressor is None:
+            return camera, joints, coarse
+        return camera, joints, coarse, self.model.body_regressor.numbers(self.model.upsampling[0](coarse))
+
+
+class OpenVinoNetwork:
+    """A core.runtimes.Runtime. Threads may share it."""
+
+    max_batch = MAX_BATCH
+
+    def __init__(self, model: FastMETRO, precision: str, cache: Path | None = None) -> None:
+        """model: on the CPU; it is left as it is, and only its up-sampling is held on to
+
+        precision: one of HINTS; cache: folder for the converted network, by default one in the user's cache folder.
+        Raises OpenVinoError.
+        """
+        openvino = silent_openvino()
+        exported = Exported(fold_batch_norms(copy.deepcopy(model).eval())).eval()
+        path = cached_file(exported, openvino.__version__, cache)
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._compiled = checked(openvino, exported, precision, path)
+        self._upsampling = model.upsampling.eval()
+        self._reading = None if model.body_regressor is None else model.body_regressor.reading
+        self.words = f"OpenVINO {openvino.__version__.split('-')[0]}"
+
+    @torch.inference_mode()
+    def __call__(self, crops: np.ndarray) -> Prediction:
+        """As Runtime's."""
+        try:
+            request = self._requests.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        said = answers(request, crops)
+        self._requests.put(request)
+        camera, joints, coarse, *numbers = said
+        levels = [coarse]
+        for layer in self._upsampling:
+            levels.append(layer(levels[-1]))
+        parameters = (None, None) if self._reading is None else self._reading(numbers[0])
+        return Prediction(camera, joints, tuple(levels), *parameters)
+
+
+def answers(request: Any, crops: np.ndarray) -> list[Tensor]:
+    """Run a request on crops; its outputs, copied."""
+    results = request.infer({0: np.ascontiguousarray(crops)}, share_inputs=True)
+    return [torch.from_numpy(np.array(results[number])) for number in range(len(results))]
+
+
+def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "openvino.CompiledModel":
+    """The compiled network, from the file or anew; raises OpenVinoError when it does not do what the original does."""
+    crops = check_pictures()
+    with torch.inference_mode():
+        expected = exported(torch.from_numpy(crops))
+    problem = ""
+    for fresh in (False, True):
+        if not fresh and not path.is_file():
+            continue
+        try:
+            network = convert(exported) if fresh else read(openvino, path)
+            compiled = compile_network(openvino, network, precision)
+            got = answers(compiled.create_infer_request(), crops)
+        except Exception as error:  # noqa: BLE001 - OpenVINO raises RuntimeError and its own kinds for all that can be wrong
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            if fits(got, expected, TOLERANCE[precision]):
+                if fresh:
+                    keep(openvino, network, path)
+                return compiled
+            problem = "it does not say what the network says"
+        if not fresh:
+            log.warning("the cached network %s is not usable (%s); it is made again", path, problem)
+    raise OpenVinoError(problem)
+
+
+def check_pictures() -> np.ndarray:
+    """(2, 224, 224, 3) uint8: patches of colour under noise."""
+    rng = np.random.default_rng(0)
+    patches = rng.integers(40, 216, (2, 14, 14, 3)).repeat(16, 1).repeat(16, 2)
+    return (patches + rng.integers(-40, 40, patches.shape)).astype(np.uint8)
+
+
+def compile_network(openvino: Any, network: "openvino.Model", precision: str) -> "openvino.CompiledModel":
+    """For this CPU, on as many threads as PyTorch has."""
+    options = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return openvino.Core().compile_model(network, "CPU", options)
+
+
+def silent_openvino() -> Any:
+    """The module openvino, without the telemetry client that its tools would load and that looks up an analytics host.
+
+    Raises OpenVinoError when it is not installed, or cannot be loaded.
+    """
+    sys.modules.setdefault(TELEMETRY, None)  # Python's own way to say that there is no such module: OpenVINO then goes without
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        raise OpenVinoError("openvino is not installed" if missing else f"openvino cannot be loaded: {error}") from error
+    return openvino
+
+
+def fits(got: list[Tensor], expected: tuple[Tensor, ...], tolerance: float) -> bool:
+    """Whether outputs of the same shapes differ by no more than `tolerance` of their mean size in the mean."""
+    return len(got) == len(expected) and all(
+        ours.shape == theirs.shape and float((ours - theirs).abs().mean()) <= tolerance * float(theirs.abs().mean())
+        for ours, theirs in zip(got, expected, strict=True)
+    )
+
+
+def convert(exported: Exported) -> "openvino.Model":
+    """The network for any number of crops."""
+    import warnings
+
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    crops = torch.from_numpy(check_pictures())
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.jit.trace is on its way out, and says so
+        exported(crops)  # computes the decoder's constant beginning, so that the trace holds its values
+        # Tracing's own check would compile the network a second time, and takes 30 times as long as all the rest.
+        decoder = TorchScriptPythonDecoder(exported, example_input=crops, trace_kwargs={"check_trace": False})
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        network = frontend.convert(frontend.load(decoder))
+    network.reshape([-1, CROP_SIZE_PX, CROP_SIZE_PX, 3])
+    return network
+
+
+def cached_file(exported: Exported, version: str, folder: Path | None = None) -> Path:
+    """Where the converted network of these weights lies, or would."""
+    digest = hashlib.sha256(f"{version} {torch.__version__} {exported.model.config}".encode())
+    for name, value in (*exported.named_parameters(), *exported.named_buffers()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().numpy().data)
+    if folder is None:
+        import platformdirs
+
+        folder = Path(platformdirs.user_cache_dir(APP, appauthor=False)) / "openvino"
+    return folder / f"{digest.hexdigest()[:24]}.xml"
+
+
+def read(openvino: Any, path: Path) -> "openvino.Model":
+    """The network that `keep` wrote. Raises ValueError or OSError when its files are not what was written."""
+    if digest_of(path) != path.with_suffix(".sha256").read_text(encoding="ascii"):
+        raise ValueError("its files are damaged")
+    return openvino.Core().read_model(path)
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a network's two files."""
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")):
+        digest.update(part.read_bytes())
+    return digest.hexdigest()
+
+
+def keep(openvino: Any, network: "openvino.Model", path: Path) -> None:
+    """Write the files beside their places, then move them there, the one that is looked for last. Without a cache all works as well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+            draft = Path(unfinished) / path.name
+            openvino.save_model(network, draft, compress_to_fp16=False)
+            draft.with_suffix(".sha256").write_text(digest_of(draft), encoding="ascii")
+            for suffix in (".sha256", ".bin", ".xml"):
+                os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
+    except (OSError, RuntimeError) as error:
+        log.info("the converted network cannot be kept in %s (%s); each start makes it again, 2 seconds", path.parent, error)
