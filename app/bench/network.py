@@ -31,7 +31,7 @@ class Candidate:
 
 
 def candidates(bench: Bench) -> Iterator[Candidate]:
-    """The network of --checkpoint, all others in checkpoints/, and the paper's smallest with weights drawn by rule."""
+    """The network of --checkpoint, all others in checkpoints/, and the paper's smallest, with random weights."""
     from core.checkpoint import known_checkpoints, load_checkpoint
     from core.model import build_model
 
@@ -41,7 +41,7 @@ def candidates(bench: Bench) -> Iterator[Candidate]:
             yield Candidate(name, lambda name=name: load_checkpoint(name).model)
     body, mesh_dir = paper_body(bench.config.mesh_dir)
     yield Candidate(
-        f"{PAPER} on {body}, untrained", lambda: build_model(PAPER, body=body, mesh_dir=mesh_dir, release="released").eval()
+        f"{PAPER} on {body}", lambda: build_model(PAPER, body=body, mesh_dir=mesh_dir, release="released").eval()
     )  # fmt: skip
 
 

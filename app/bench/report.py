@@ -94,13 +94,13 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        width = max((len(row.label) for row in self.rows), default=10)
         lines = [*self.machine.lines()]
         for name, rows, notes in self.sections():
-            lines += ["", f"{name:{width}}" + "".join(f"{title:>17}" for title in COLUMNS[1:] if rows)]
-            for row in rows:
-                label, *values = row.cells()
-                lines.append(f"{label:{width}}" + "".join(f"{value:>17}" for value in values).rstrip())
+            used = _used(rows)
+            table = [(name, *(COLUMNS[column] for column in used[1:]))] + [tuple(row.cells()[column] for column in used) for row in rows]
+            widths = [max(len(cells[place]) for cells in table) for place in range(len(used))]
+            lines.append("")
+            lines += ["  ".join(_aligned(cells, widths)).rstrip() for cells in table]
             lines += notes
         return "\n".join([*lines, "", *self.ending()])
 
@@ -109,7 +109,7 @@ class Report:
         parts = [*(f"{line}  " for line in self.machine.lines())]
         for name, rows, notes in self.sections():
             parts += ["", f"**{name[:1].upper()}{name[1:]}**", ""]
-            used = [0, *(column for column in range(1, len(COLUMNS)) if any(row.cells()[column] for row in rows))]
+            used = _used(rows)
             if rows:
                 parts += [f"| {' | '.join(COLUMNS[column] for column in used)} |", f"|{'---|' * len(used)}"]
                 parts += [f"| {' | '.join(row.cells()[column] for column in used)} |" for row in rows]
@@ -139,3 +139,14 @@ class Report:
             draw(folder / name)
             paths.append(folder / name)
         return paths
+
+
+def _used(rows: list[Row]) -> list[int]:
+    """Columns that at least one row fills."""
+    return [0, *(column for column in range(1, len(COLUMNS)) if any(row.cells()[column] for row in rows))]
+
+
+def _aligned(cells: tuple[str, ...], widths: list[int]) -> Iterator[str]:
+    """Names to the left, figures to the right."""
+    for place, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        yield cell.rjust(width) if place else cell.ljust(width)

@@ -149,7 +149,7 @@ def test_ratios_are_against_the_same_network_in_the_official_layout() -> None:
 
 def test_the_best_way_is_compared_with_the_paper() -> None:
     times_ms = {
-        (f"{network.PAPER} on anny, untrained", "whole", WAYS[0].name, 1): [80.0], ("default", "whole", WAYS[0].name, 1): [30.0],
+        (f"{network.PAPER} on anny", "whole", WAYS[0].name, 1): [80.0], ("default", "whole", WAYS[0].name, 1): [30.0],
         ("default", "whole", "quick", 1): [5.0],
     }  # fmt: skip
     said = list(network.beside_paper(network.rows_of(times_ms)))
@@ -203,6 +203,7 @@ def test_columns_that_nobody_fills_are_left_out_of_markdown() -> None:
     report = Report(IDLE, {}, [Row("stages", "decode", "", Spread(1.0, 2.0, 3))], state="complete")
     assert "| what | median ms | p90 ms |\n|---|---|---|\n| decode | 1.00 | 2.00 |" in report.markdown()
     assert "official" not in report.markdown()
+    assert "stages  median ms  p90 ms\ndecode       1.00    2.00\n" in report.text()
 
 
 def test_a_program_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
