@@ -1,7 +1,9 @@
 """`--bench`: the chosen sections one after the other into one report, which is printed and written even when it is cut short."""
 
 import logging
+import signal
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +30,8 @@ def run_bench(names: list[str], folder: Path, config: LiveConfig, quick: bool = 
         "precision": config.precision,
     }  # fmt: skip
     report = Report(this_machine(), settings)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill leaves a table as Ctrl-C does
     if report.machine.warning:
         log.warning("%s", report.machine.warning)
     with tempfile.TemporaryDirectory(prefix="fastmetro-bench-") as temporary, ExitStack() as stack:

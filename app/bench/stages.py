@@ -67,21 +67,25 @@ class Work:
 
 @dataclass(frozen=True)
 class Stage:
-    """make: work -> a run of the stage, None where this network or body has no such stage; sized: whether the picture's size matters."""
+    """make: work -> a run of the stage, None where this network or body has no such stage
+
+    sized: whether the picture's size matters; per_person: whether it runs once for each of several people, not once a frame
+    """
 
     make: Callable[[Work], Callable[[], object] | None]
     sized: bool = False
+    per_person: bool = True
 
 
 STAGES: Registry[Stage] = Registry("stage")
 
 
-def stage(name: str, sized: bool = False) -> Callable[[Callable[[Work], Callable[[], object] | None]], object]:
+def stage(name: str, sized: bool = False, per_person: bool = True) -> Callable[[Callable[[Work], Callable[[], object] | None]], object]:
     """Decorator: a row of STAGES."""
-    return lambda make: STAGES.register(name)(Stage(make, sized))
+    return lambda make: STAGES.register(name)(Stage(make, sized, per_person))
 
 
-@stage("decode", sized=True)
+@stage("decode", sized=True, per_person=False)
 def _decode(work: Work) -> Callable[[], object]:
     from app.sources import VideoSource
 
@@ -89,7 +93,7 @@ def _decode(work: Work) -> Callable[[], object]:
     return lambda: next(pictures)
 
 
-@stage("detect", sized=True)
+@stage("detect", sized=True, per_person=False)
 def _detect(work: Work) -> Callable[[], object]:
     """A look at the whole frame and at the person known."""
     return lambda: work.bench.detector.detect(work.scene.frame.image, (work.mesh.box_px,))
@@ -159,7 +163,7 @@ def _draw(work: Work) -> Callable[[], object] | None:
     return lambda: draw_overlay(work.scene, body.faces, weights)
 
 
-@stage("encode", sized=True)
+@stage("encode", sized=True, per_person=False)
 def _encode(work: Work) -> Callable[[], object]:
     from app.export.mp4 import Mp4Writer
 
@@ -192,4 +196,5 @@ def measure_stages(bench: Bench) -> None:
     official = spreads.get(("estimate", OFFICIAL))
     for (name, setting), spread in sorted(spreads.items(), key=lambda item: list(STAGES).index(item[0][0])):
         ratio = official.median_ms / spread.median_ms if name == "estimate" and official else None
-        bench.report.rows.append(Row("stages", name, setting, spread, people_per_s=1e3 / spread.median_ms, ratio=ratio))
+        rate = {"people_per_s" if STAGES[name].per_person else "frames_per_s": 1e3 / spread.median_ms}
+        bench.report.rows.append(Row("stages", name, setting, spread, ratio=ratio, **rate))
