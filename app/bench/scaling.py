@@ -27,7 +27,7 @@ def measure_scaling(bench: Bench) -> None:
     for clips in (crowds, sizes):
         if bench.interrupted:
             break
-        found |= live_times_ms(bench, [Flow(clip, LIVE) for clip in clips])
+        found |= live_times_ms(bench, "scaling", [Flow(clip, LIVE) for clip in clips])
         if bench.interrupted:
             break
         paths: dict[Clip, Path] = {}

@@ -28,7 +28,7 @@ class Effort:
     frames: int = 60
     repeats: int = 40
     rounds: int = 3
-    budget_s: float = 30.0
+    budget_s: float = 24.0
 
 
 THOROUGH, QUICK = Effort(), Effort(frames=36, repeats=12, rounds=2, budget_s=8.0)
