@@ -33,7 +33,7 @@ from tests.app.many_engine import DIES_WITH, open_fake_engine, plan_of
 from tests.app.media import write_video
 
 NAMES = ("a.mp4", "a.mov", "day 1/b.mp4", "day 1/c.mkv", "day 2/b.mp4", "ü.avi")
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture
