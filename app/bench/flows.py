@@ -132,6 +132,7 @@ class LiveRun:
         self.num_found = self.num_frames = 0
 
     def __call__(self) -> None:
+        """BURST frames."""
         for _ in range(BURST):
             self.num_found += self._next()
             self.num_frames += 1
