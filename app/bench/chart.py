@@ -61,7 +61,7 @@ def draw_lines(path: Path, panels: Sequence[tuple[str, str, Sequence[float], dic
         plot.set_ylim(bottom=0)
         plot.set_title(title, fontsize=10)
         plot.set_xlabel(x_label)
-        plot.set_ylabel("ms a frame, median")
+        plot.set_ylabel("ms a frame, mean")
         plot.grid(alpha=0.3)
         plot.legend(fontsize=7)
     return _save(figure, path)

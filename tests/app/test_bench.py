@@ -222,12 +222,14 @@ def test_a_program_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_scaling_pictures(tmp_path: Path) -> None:
-    from app.bench.scaling import CROWD_PX, GRID, PEOPLE, SIZES_PX, draw_scaling
+    from app.bench.scaling import CROWD_PX, PEOPLE, SIZES_PX, draw_scaling, growth
 
-    clips = [Clip(CROWD_PX, people, 3, GRID) for people in PEOPLE] + [Clip(size_px, 1, 3) for size_px in SIZES_PX.values()]
+    clips = [Clip(CROWD_PX, people, 3) for people in PEOPLE] + [Clip(size_px, 1, 3) for size_px in SIZES_PX.values()]
     times_ms = {Flow(clip, variant): [10.0 * clip.num_people] for clip in clips for variant in ("live", NO_OVERLAY, OVERLAY)}
-    picture = draw_scaling(tmp_path / "scaling.png", flows.flow_rows("scaling", times_ms))
+    rows = flows.flow_rows("scaling", times_ms)
+    picture = draw_scaling(tmp_path / "scaling.png", rows)
     assert 5_000 < picture.stat().st_size < 200_000
+    assert next(iter(growth(rows))) == "live: 10.0 ms a frame with one person, and 10.0 ms for each further one"
 
 
 def test_the_chart_is_small(tmp_path: Path) -> None:
