@@ -43,6 +43,8 @@ MIRRORED_LANDMARKS = [LANDMARK_NAMES.index(name.translate(str.maketrans("LR", "R
 SHOWN = 0.3  # visibility above which a landmark shapes the box
 LOOK_SIDE_PX = 512  # a look is shrunk to this before mediapipe sees it: its detector uses 224, its landmarks 256 of a person
 ZOOM = 1.7  # side of the zoomed region around a box, times the box's larger side
+WHOLE_FRAME = 0.8
+"""Share of the frame's longer side from which on a region is not zoomed into: the look at the whole frame shows it as large."""
 CONFIRMING_ZOOMS = (1.7, 2.4, 1.3)
 VOTES_NEEDED = 2
 EXPECTED_IOU = 0.4
@@ -98,7 +100,8 @@ class PoseLandmarkerDetector:
         height, width = image.shape[:2]
         if max(width, height) < MIN_BOX_PX:
             return []
-        found = [again for box in known_boxes_px for again in self._zoom(image, box) if overlaps(again.box_px, box)]
+        zoomed = [box for box in known_boxes_px if fills_less(region_around(box, ZOOM, (width, height)), (width, height))]
+        found = [again for box in zoomed for again in self._zoom(image, box) if overlaps(again.box_px, box)]
         found = merge_looks(found)
         found = self._with_new(image, found, self._look(image, (0, 0, width, height)), known_boxes_px)
         for level in TILE_LEVELS if thorough else ():
@@ -137,13 +140,10 @@ class PoseLandmarkerDetector:
 
     def _zoom(self, image: np.ndarray, box_px: np.ndarray, zoom: float = ZOOM, mirrored: bool = False) -> list[Look]:
         """Everybody seen in a square around the box, of `zoom` times its side."""
-        height, width = image.shape[:2]
-        center, half = center_px(box_px), zoom / 2 * side_px(box_px)
-        x0, y0 = np.maximum(center - half, 0).astype(int)
-        x1, y1 = np.minimum(np.ceil(center + half), (width, height)).astype(int)
+        x0, y0, x1, y1 = region_around(box_px, zoom, image.shape[1::-1])
         if x1 - x0 < MIN_BOX_PX or y1 - y0 < MIN_BOX_PX:
             return []
-        return self._look(image, (int(x0), int(y0), int(x1), int(y1)), mirrored)
+        return self._look(image, (x0, y0, x1, y1), mirrored)
 
     def _look(self, image: np.ndarray, region_px: tuple[int, int, int, int], mirrored: bool = False) -> list[Look]:
         """Everybody mediapipe finds in a region x0, y0, x1, y1 of the frame; mirrored: left and right swapped before, and back after."""
@@ -155,7 +155,7 @@ class PoseLandmarkerDetector:
         shrink = LOOK_SIDE_PX / max(view.shape[:2])
         if shrink < 1:
             size = (max(1, round(view.shape[1] * shrink)), max(1, round(view.shape[0] * shrink)))
-            view = cv2.resize(np.ascontiguousarray(view), size, interpolation=cv2.INTER_AREA)
+            view = cv2.resize(np.ascontiguousarray(view) if mirrored else view, size, interpolation=cv2.INTER_AREA)
         picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(view))
         looks = []
         with native_noise_filtered():
@@ -192,6 +192,20 @@ def _head_top(landmarks: np.ndarray) -> np.ndarray:
     """(2,) px: from the mouth through the eyes and on."""
     mouth, eyes = landmarks[[9, 10], :2].mean(0), landmarks[[2, 5], :2].mean(0)
     return eyes + 1.6 * (eyes - mouth)
+
+
+def region_around(box_px: np.ndarray, zoom: float, size_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The square around a box (4,), of `zoom` times its side, as far as it lies in a frame of size_px: x0, y0, x1, y1."""
+    center, half = center_px(box_px), zoom / 2 * side_px(box_px)
+    x0, y0 = np.maximum(center - half, 0).astype(int).tolist()
+    x1, y1 = np.minimum(np.ceil(center + half), size_px).astype(int).tolist()
+    return x0, y0, x1, y1
+
+
+def fills_less(region_px: tuple[int, int, int, int], size_px: tuple[int, int]) -> bool:
+    """Whether looking at the region alone enlarges it against a look at the whole frame by enough to see more."""
+    x0, y0, x1, y1 = region_px
+    return max(x1 - x0, y1 - y0) < WHOLE_FRAME * max(size_px)
 
 
 def tiles(width: int, height: int, level: int) -> list[tuple[int, int, int, int]]:

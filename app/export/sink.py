@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -161,14 +162,16 @@ class SinkGroup(ClosingSink):
     @property
     def stages(self) -> dict[str, Stage]:
         """What is done to the scenes, name -> stage for app.stages."""
-        draws = any(isinstance(sink, DrawingSink) for sink in self._sinks.values())
-        return ({"draw": each(self._drawn)} if draws else {}) | {"write": each(self._written)}
+        return ({"draw": each(self._drawn)} if self._drawing else {}) | {"write": each(self._written)}
+
+    @cached_property
+    def _drawing(self) -> list[DrawingSink]:
+        return [sink for sink in self._sinks.values() if isinstance(sink, DrawingSink)]
 
     def _drawn(self, scene: Scene) -> Scene:
         start_s = time.perf_counter()
-        for sink in self._sinks.values():
-            if isinstance(sink, DrawingSink):
-                scene = sink.draw(scene)
+        for sink in self._drawing:
+            scene = sink.draw(scene)
         return replace(scene, timings_ms=scene.timings_ms | {"draw": (time.perf_counter() - start_s) * 1e3})
 
     def _written(self, scene: Scene) -> Scene:

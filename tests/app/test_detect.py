@@ -135,3 +135,14 @@ def test_both_people_are_found_with_boxes_around_them(detector: PoseLandmarkerDe
     boxes = sorted((person.box_px for person in people[:2]), key=lambda box: box[0])
     for box, expected in zip(boxes, ([240, 315, 570, 1170], [480, 785, 965, 1755]), strict=True):
         assert np.abs(box - expected).max() < 0.12 * 900, (box, expected)
+
+
+def test_only_who_is_small_in_the_frame_is_zoomed_into(detector: PoseLandmarkerDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    regions: list[tuple[int, int, int, int]] = []
+    monkeypatch.setattr(detector, "_look", lambda image, region_px, mirrored=False: regions.append(region_px) or [])
+    image, whole = np.zeros((360, 640, 3), np.uint8), (0, 0, 640, 360)
+    detector.detect(image, (np.array([200, 10, 420, 350], np.float32),))
+    assert regions == [whole], "a look that enlarges by less than a quarter shows no more than the whole frame"
+    regions.clear()
+    detector.detect(image, (np.array([300, 100, 340, 200], np.float32),))
+    assert regions == [(235, 65, 405, 235), whole]

@@ -1,11 +1,15 @@
 """The door: exit codes, messages, imports, interrupted and repeated runs."""
 
+import _thread
 import ast
+import errno
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +19,10 @@ import pytest
 import app.jobs
 import launch
 from app.config import LiveConfig
+from app.export.npz import NpzSink
 from app.jobs import Engine, process_video, result_folders, run_videos
 from app.progress import Cancelled
+from app.types import Scene
 from tests.app.fakes import RectangleDetector, TubeEstimator
 from tests.app.media import write_video
 
@@ -90,7 +96,80 @@ def test_video_to_files(fake_engine: RectangleDetector, capsys: pytest.CaptureFi
     with np.load(folder / "meshes.npz") as rows:
         assert rows["frame_index"].tolist() == list(range(30))
         assert set(rows["track_id"].tolist()) == {1}
-    assert json.loads((folder / "summary.json").read_text())["settings"]["state"] == "complete"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["settings"]["state"] == "complete"
+    assert list(summary["threads"]) == ["read", "look", "estimate", "place", "draw", "write"]
+    assert all(0 <= thread["busy"] <= 1 for thread in summary["threads"].values())
+    assert {"detect", "crop", "estimate", "smooth", "draw", "overlay.mp4", "meshes.npz"} <= set(summary["ms_per_stage"])
+    assert summary["real_time_factor"] == pytest.approx(1 / summary["seconds"], rel=0.01)  # 30 frames at 30 frames/s
+
+
+def test_no_overlay_leaves_out_that_file_and_nothing_else(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
+    assert outcome(capsys, "--video", clip, "--out", tmp_path / "with")[0] == 0
+    assert outcome(capsys, "--video", clip, "--out", tmp_path / "without", "--no-overlay")[0] == 0
+    folders = [tmp_path / name / "clip" for name in ("with", "without")]
+    assert {path.name for path in folders[1].iterdir()} == {"meshes.npz", "summary.json"}
+    with np.load(folders[0] / "meshes.npz") as rows, np.load(folders[1] / "meshes.npz") as others:
+        for name in rows.files:
+            np.testing.assert_array_equal(rows[name], others[name])
+    assert "draw" not in json.loads((folders[1] / "summary.json").read_text())["threads"]
+    said = outcome(capsys, "--video", clip, "--out", tmp_path / "without")[1]
+    assert "another overlay; use --overwrite" in said
+
+
+def test_ctrl_c_ends_a_run_within_a_second_and_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    class Slow(TubeEstimator):
+        def from_crops(self, crops: list) -> list:
+            time.sleep(0.2)
+            return super().from_crops(crops)
+
+    clip = write_video(tmp_path / "long.mp4", (96, 64), [index / 30 for index in range(600)])
+    monkeypatch.setattr(app.jobs, "open_engine", lambda config: nullcontext(Engine(Slow(), RectangleDetector(), config)))
+    before, began = set(threading.enumerate()), []
+
+    def interrupt() -> None:
+        began.append(time.perf_counter())
+        _thread.interrupt_main()
+
+    timer = threading.Timer(2.0, interrupt)
+    timer.start()
+    code, _, err = outcome(capsys, "--video", clip, "--out", tmp_path / "out")
+    took_s = time.perf_counter() - began[0]
+    timer.join()
+    assert code == 1
+    assert err.strip().splitlines()[-1] == "launch.py: interrupted; what was done until then is kept"
+    assert took_s < 1
+    assert set(threading.enumerate()) <= before
+    summary = json.loads((tmp_path / "out" / "long" / "summary.json").read_text())
+    assert summary["settings"]["state"] == "interrupted"
+    assert 0 < summary["frames"] < 600
+    with np.load(tmp_path / "out" / "long" / "meshes.npz") as rows:
+        assert len(rows["frame_index"]) == summary["frames"]
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_a_full_disk_ends_a_run_with_one_line_and_leaves_no_thread(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(sink: object, scene: Scene) -> None:
+        if scene.frame.index == 12:
+            raise OSError(errno.ENOSPC, "No space left on device", "here")
+        write(sink, scene)
+
+    write, before = NpzSink.write, set(threading.enumerate())
+    monkeypatch.setattr(NpzSink, "write", full)
+    code, _, err = outcome(capsys, "--video", clip, "--out", tmp_path / "out")
+    assert code == 1
+    assert [line for line in caplog.messages if "No space" in line] == [f"{clip}: [Errno {errno.ENOSPC}] No space left on device: 'here'"]
+    assert "Traceback" not in err
+    assert set(threading.enumerate()) <= before
+    summary = json.loads((tmp_path / "out" / "clip" / "summary.json").read_text())
+    assert summary["settings"]["state"] == "failed"
+    assert "stopped after 12 frames" in summary["warnings"][0]
 
 
 def test_a_second_run_says_so_and_skips(
