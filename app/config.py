@@ -76,7 +76,7 @@ class LiveConfig:
     )  # fmt: skip
     device: str = setting("auto", "where the network runs; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting(
-        "auto", "numbers of the network; auto takes the quickest the device does well", choices=("auto", "fp32", "bf16")
+        "auto", "numbers of the network; auto takes the quickest the device does well", choices=("auto", "fp32", "bf16", "int8")
     )
     max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))

@@ -20,6 +20,7 @@ from torch import Tensor
 from core.config import RELEASES, VARIANTS, is_ablation
 from core.errors import InputError
 from core.model import FastMETRO, Prediction, build_model
+from core.runtimes import RuntimeUnavailable
 from core.timing import spreads, take_turns
 from core.ways import WAYS, Runner, Way
 
@@ -85,7 +86,11 @@ def build_ways(
         if reason:
             skipped[way.name] = reason
             continue
-        runner = way.build(model, device)
+        try:
+            runner = way.build(model, device)
+        except RuntimeUnavailable as error:
+            skipped[way.name] = str(error)
+            continue
         prediction = runner.whole(runner.prepare(crops))
         expected = prediction if expected is None else expected
         worst = difference(prediction, expected)

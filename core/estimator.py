@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import load_checkpoint
+from core.cpu import has_fast_bf16_cpu
 from core.crop import PlacedCrop, check_image, crop_person, place_person
 from core.cuda.problems import cuda_problem, has_no_gpu
 from core.errors import InputError
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
 
 class MeshEstimator:
     """People's meshes from pictures.
 
     faces: (F, 3) int32; body: the body contract; config: of the network; metadata: what its file says (licence, training)
-    device: "cpu", "cuda" or "mps"; precision: "fp32" or "bf16"; description: one line about both and why
+    device: "cpu", "cuda" or "mps"; precision: "fp32", "bf16" or "int8"; description: one line about both and why
     """
 
     def __init__(
@@ -135,7 +136,7 @@ def load_estimator(
     """A ready estimator.
 
     name_or_path: a name in checkpoints/, a .safetensors file or an official .bin
-    device: auto, cpu, cuda, mps; precision: auto, fp32, bf16
+    device: auto, cpu, cuda, mps; precision: auto, fp32, bf16, int8 (a network made by core.quantize)
     mesh_dir: folder of the SMPL body's files, for networks on SMPL; checkpoints/smpl by default
     parametric: give the body's parameters too: the network's own, or else fitted to the mesh (about 3 ms a person)
     Raises InputError for an unknown or damaged checkpoint, for a device or precision that this machine does not have, and when
@@ -182,6 +183,8 @@ def choose_precision(wanted: str, device: str) -> tuple[str, str]:
     """The precision to use on `device`, and why. Raises InputError when it is unknown."""
     if wanted not in PRECISIONS:
         raise InputError(f"precision: got {wanted!r}, expected one of {', '.join(PRECISIONS)}")
+    if wanted == "int8" and device != "cpu":
+        raise InputError(f"precision: got 'int8' for the device {device!r}, but 8-bit networks are for the CPU; use bf16 or fp32")
     if wanted == "bf16" and device == "cpu" and not has_fast_bf16_cpu():
         return "fp32", "bf16 was asked for, but this CPU has no native bfloat16"
     if wanted != "auto":
@@ -193,12 +196,6 @@ def choose_precision(wanted: str, device: str) -> tuple[str, str]:
     if device == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
         return "bf16", "auto: this GPU multiplies bfloat16 natively"
     return "fp32", "auto: the safe choice on this GPU"
-
-
-def has_fast_bf16_cpu() -> bool:
-    """Whether the CPU has AMX or AVX512-BF16, which make bfloat16 convolutions faster than float32 ones."""
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def _as_array(tensor: Tensor) -> np.ndarray:

@@ -6,6 +6,7 @@ its files beside them. It is compared with the original before it is used; one t
 
 import copy
 import hashlib
+import json
 import logging
 import os
 import queue
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.cpu import has_fast_bf16_cpu
+from core.errors import InputError
 from core.folding import fold_batch_norms
 from core.model import FastMETRO, Prediction
 from core.types import CROP_SIZE_PX
@@ -29,14 +32,12 @@ log = logging.getLogger(__name__)
 
 APP = "fastmetro-live"
 MAX_BATCH = 16
+MAKE_INT8 = "make it with `python -m core.quantize CHECKPOINT` (a minute; pip install -r requirements-quantize.txt)"
 TELEMETRY = "openvino_telemetry"
-HINTS = {"fp32": "f32", "bf16": "bf16"}
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.35, "int8": 0.8}
 """Largest mean difference from the original in float32, relative to the mean size of an output, on a picture of nothing in particular.
 
-Wide for bfloat16, which has 8 bits, in trunks of 150 layers: this finds a wrong network, it does not measure a right one."""
-STATIC = 1
-"""Number of crops that has a network compiled for itself."""
+Wide for numbers of 8 bits in trunks of 150 layers: this finds a wrong network, it does not measure a right one."""
 
 
 class OpenVinoError(Exception):
@@ -72,17 +73,22 @@ class OpenVinoNetwork:
     def __init__(self, model: FastMETRO, precision: str, cache: Path | None = None) -> None:
         """model: on the CPU; it is left as it is, and only its up-sampling is held on to
 
-        precision: one of HINTS; cache: folder for the converted network, by default one in the user's cache folder.
-        Raises OpenVinoError.
+        precision: one of TOLERANCE; cache: folder for the converted network, by default one in the user's cache folder.
+        Raises OpenVinoError, and InputError for int8 where core.quantize has not made that network yet.
         """
         openvino = silent_openvino()
+        made_once = quantised_file(model, cache) if precision == "int8" else None
+        if made_once is not None and not made_once.is_file():
+            raise InputError(f"precision int8: this network has no 8-bit version here yet; {MAKE_INT8}")
         exported = Exported(fold_batch_norms(copy.deepcopy(model).eval())).eval()
-        path = cached_file(exported, openvino.__version__, cache)
+        path = made_once or cached_file(model, openvino.__version__, cache)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._compiled = checked(openvino, exported, precision, path)
         self._upsampling = model.upsampling.eval()
         self._reading = None if model.body_regressor is None else model.body_regressor.reading
         self.words = f"OpenVINO {openvino.__version__.split('-')[0]}"
+        if made_once is not None:
+            self.words += f", {note_of(path)}"
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray) -> Prediction:
@@ -128,6 +134,8 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "o
                     keep(openvino, network, path)
                 return compiled
             problem = "it does not say what the network says"
+        if precision == "int8":
+            raise InputError(f"precision int8: {path} is not usable ({problem}); {MAKE_INT8}")
         if not fresh:
             log.warning("the cached network %s is not usable (%s); it is made again", path, problem)
     raise OpenVinoError(problem)
@@ -141,9 +149,9 @@ def check_pictures() -> np.ndarray:
 
 
 def compile_network(openvino: Any, network: "openvino.Model", precision: str) -> "openvino.CompiledModel":
-    """For this CPU, on as many threads as PyTorch has."""
+    """For this CPU, on as many threads as PyTorch has. What is not int8 in an int8 network is bfloat16 where the CPU has it."""
     options = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" or not has_fast_bf16_cpu() else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -191,24 +199,43 @@ def convert(exported: Exported) -> "openvino.Model":
     return network
 
 
-def cached_file(exported: Exported, version: str, folder: Path | None = None) -> Path:
-    """Where the converted network of these weights lies, or would."""
-    digest = hashlib.sha256(f"{version} {torch.__version__} {exported.model.config}".encode())
-    for name, value in (*exported.named_parameters(), *exported.named_buffers()):
-        digest.update(name.encode())
-        digest.update(value.detach().contiguous().numpy().data)
-    if folder is None:
-        import platformdirs
+def cached_file(model: FastMETRO, version: str, folder: Path | None = None) -> Path:
+    """Where the converted network of these weights lies, or would; version: of OpenVINO."""
+    key = hashlib.sha256(f"{version} {torch.__version__} {digest_of_weights(model)}".encode()).hexdigest()
+    return (folder or default_folder()) / f"{key[:24]}.xml"
 
-        folder = Path(platformdirs.user_cache_dir(APP, appauthor=False)) / "openvino"
-    return folder / f"{digest.hexdigest()[:24]}.xml"
+
+def quantised_file(model: FastMETRO, folder: Path | None = None) -> Path:
+    """Where core.quantize puts the 8-bit network of these weights."""
+    return (folder or default_folder()) / f"int8-{digest_of_weights(model)[:24]}.xml"
+
+
+def default_folder() -> Path:
+    """In the user's cache folder."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir(APP, appauthor=False)) / "openvino"
+
+
+def digest_of_weights(model: FastMETRO) -> str:
+    """sha256 of all numbers of a network, with its configuration."""
+    digest = hashlib.sha256(str(model.config).encode())
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read(openvino: Any, path: Path) -> "openvino.Model":
-    """The network that `keep` wrote. Raises ValueError or OSError when its files are not what was written."""
-    if digest_of(path) != path.with_suffix(".sha256").read_text(encoding="ascii"):
+    """The network that `write` wrote. Raises ValueError or OSError when its files are not what was written."""
+    if digest_of(path) != json.loads(path.with_suffix(".json").read_bytes())["sha256"]:
         raise ValueError("its files are damaged")
     return openvino.Core().read_model(path)
+
+
+def note_of(path: Path) -> str:
+    """What was written beside a network."""
+    return json.loads(path.with_suffix(".json").read_bytes())["note"]
 
 
 def digest_of(path: Path) -> str:
@@ -219,15 +246,20 @@ def digest_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def write(openvino: Any, network: "openvino.Model", path: Path, note: str = "") -> None:
+    """Write the files beside their places, then move them there, the one that is looked for last. Raises OSError or RuntimeError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+        draft = Path(unfinished) / path.name
+        openvino.save_model(network, draft, compress_to_fp16=False)
+        draft.with_suffix(".json").write_text(json.dumps({"sha256": digest_of(draft), "note": note}), encoding="utf-8")
+        for suffix in (".json", ".bin", ".xml"):
+            os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
+
+
 def keep(openvino: Any, network: "openvino.Model", path: Path) -> None:
-    """Write the files beside their places, then move them there, the one that is looked for last. Without a cache all works as well."""
+    """Write it for the next start. Without a cache all works as well."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
-            draft = Path(unfinished) / path.name
-            openvino.save_model(network, draft, compress_to_fp16=False)
-            draft.with_suffix(".sha256").write_text(digest_of(draft), encoding="ascii")
-            for suffix in (".sha256", ".bin", ".xml"):
-                os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
+        write(openvino, network, path)
     except (OSError, RuntimeError) as error:
-        log.info("the converted network cannot be kept in %s (%s); each start makes it again, 2 seconds", path.parent, error)
+        log.info("the converted network cannot be kept in %s (%s); each start makes it again, 5 seconds", path.parent, error)

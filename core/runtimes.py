@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.crop import PlacedCrop
+from core.errors import InputError
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
 from core.openvino_network import OpenVinoError, OpenVinoNetwork
@@ -105,6 +106,8 @@ def _on_cpu(value: Tensor | tuple | None) -> Tensor | tuple | None:
 @RUNTIMES.register("torch")
 def _torch(model: FastMETRO, device: str, precision: str) -> Runtime:
     """Where bfloat16 pays is the backbone; the head is small, and its coordinates want the precision."""
+    if precision == "int8":
+        raise InputError("precision int8: 8-bit networks need OpenVINO, which does not run here; use bf16 or fp32")
     model = exact_path(model, device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     backbone: nn.Module = model.backbone.to(dtype)

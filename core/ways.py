@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.estimator import has_fast_bf16_cpu
+from core.cpu import has_fast_bf16_cpu
+from core.errors import InputError
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
 from core.openvino_network import OpenVinoError, OpenVinoNetwork, silent_openvino
 from core.reference import OfficialLayout
+from core.runtimes import RuntimeUnavailable
 
 EXACT = 2e-5
 """Tolerance of a way that only rounds differently."""
 ROUGH = 0.4
 """Of one with 8 bits, in a deep network, on pictures of nothing: finds a wrong network. For accuracy see core.training.evaluate."""
+VERY_ROUGH = 1.0
+"""Of one whose activations have 8 bits too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Runner:
 class Way:
     """A row. precision: of its numbers; devices: where it can run
 
-    tolerance: largest difference from the first row, see core.bench; build: (network, device) -> Runner
+    tolerance: largest difference from the first row, see core.bench; build: (network, device) -> Runner, or RuntimeUnavailable
     missing: device -> why it cannot run on this machine, "" where it can
     """
 
@@ -85,7 +89,10 @@ def by_openvino(precision: str) -> Callable[[FastMETRO, str], Runner]:
     """As the estimator runs it on a CPU: crops in, the whole network in one call."""
 
     def build(model: FastMETRO, device: str) -> Runner:  # noqa: ARG001  CPU only
-        return Runner(Tensor.numpy, OpenVinoNetwork(model, precision))
+        try:
+            return Runner(Tensor.numpy, OpenVinoNetwork(model, precision))
+        except InputError as error:
+            raise RuntimeUnavailable(str(error)) from error
 
     return build
 
@@ -110,4 +117,5 @@ WAYS: tuple[Way, ...] = (
     Way("exact path", "fp32", EXACT, exactly),
     Way("OpenVINO fp32", "fp32", EXACT, by_openvino("fp32"), ("cpu",), no_openvino),
     Way("OpenVINO bf16", "bf16", ROUGH, by_openvino("bf16"), ("cpu",), no_openvino_bf16),
+    Way("OpenVINO int8", "int8", VERY_ROUGH, by_openvino("int8"), ("cpu",), no_openvino),
 )

@@ -128,8 +128,10 @@ def test_load_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: 
 def test_unknown_devices_and_precisions_are_refused() -> None:
     with pytest.raises(InputError, match="device: got 'tpu', expected one of auto, cpu, cuda, mps"):
         choose_device("tpu")
-    with pytest.raises(InputError, match="precision: got 'int8'"):
-        choose_precision("int8", "cpu")
+    with pytest.raises(InputError, match="precision: got 'int4', expected one of auto, fp32, bf16, int8"):
+        choose_precision("int4", "cpu")
+    with pytest.raises(InputError, match="8-bit networks are for the CPU"):
+        choose_precision("int8", "cuda")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="finds none here"):
             choose_device("cuda")
@@ -142,6 +144,11 @@ def test_auto_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
         precision, reason = choose_precision("auto", "cpu")
         assert precision == expected
         assert "bfloat16" in reason
+
+
+def test_int8_without_openvino_is_one_line() -> None:
+    with pytest.raises(InputError, match="8-bit networks need OpenVINO"):
+        MeshEstimator(FastMETRO(CONFIG, ToyBackbone(), ToyBody()), ToyBody(), precision="int8")
 
 
 def test_bf16_is_refused_by_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

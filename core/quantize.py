@@ -1,0 +1,125 @@
+"""An 8-bit network for `--precision int8`: post-training quantisation by NNCF, calibrated on synthetic people.
+
+python -m core.quantize CHECKPOINT [--crops 150] [--shards DIR] [--mesh-dir DIR] [--out DIR]
+
+Needs `pip install -r requirements-quantize.txt`, only here: running the result needs OpenVINO alone. It goes to the user's cache
+folder, where --precision int8 finds it by the weights. How far its meshes are from float32 is measured on crops that were not used
+for calibration, printed, and said again by whatever runs it: quantisation pays for ResNet-50 and HRNet; BlazePose's trunks lose too much.
+"""
+
+import argparse
+import copy
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.checkpoint import load_checkpoint
+from core.errors import InputError
+from core.folding import fold_batch_norms
+from core.model import FastMETRO
+from core.openvino_network import Exported, OpenVinoError, OpenVinoNetwork, convert, quantised_file, silent_openvino, write
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 5
+"""Every fifth crop measures the result instead of calibrating it."""
+
+
+def synthetic_crops(count: int) -> np.ndarray:
+    """(count, 224, 224, 3) uint8: the first people of seed 0, before plain backgrounds."""
+    from core.bodies import load_body
+    from core.training.people import People, PeopleConfig
+
+    people = People(load_body("anny"), PeopleConfig())
+    return np.stack([people.make(index).image for index in range(count)])
+
+
+def shard_crops(folder: Path, count: int) -> np.ndarray:
+    """(count or fewer, 224, 224, 3) uint8, from the first shards. Raises InputError when there are none."""
+    from core.training.shards import list_shards, load_pictures
+
+    crops: list[np.ndarray] = []
+    for path in list_shards(folder):
+        try:
+            pictures = load_pictures(path)
+            crops += [pictures.decoded(index) for index in range(min(len(pictures), count - len(crops)))]
+        except (ValueError, OSError) as error:
+            raise InputError(f"--shards: {error}") from error
+        if len(crops) == count:
+            break
+    return np.stack(crops)
+
+
+def quantise(model: FastMETRO, crops: np.ndarray, folder: Path | None = None) -> tuple[Path, float]:
+    """Write the 8-bit network of `model`; where it lies, and the mean distance of its vertices from float32's, millimetres.
+
+    crops: (N, 224, 224, 3) uint8, N at least 5; folder: by default the cache. Raises InputError without NNCF or OpenVINO, OSError.
+    """
+    try:
+        openvino = silent_openvino()
+        import nncf
+    except (ImportError, OpenVinoError) as error:
+        raise InputError(f"quantisation: {error}; pip install -r requirements-quantize.txt") from error
+    nncf.set_log_level(logging.ERROR)
+    exported = Exported(fold_batch_norms(copy.deepcopy(model).eval())).eval()
+    measured = np.arange(len(crops)) % HELD_OUT == HELD_OUT - 1
+    network = nncf.quantize(
+        convert(exported),
+        nncf.Dataset([crop[None] for crop in crops[~measured]]),
+        subset_size=int((~measured).sum()),
+        model_type=nncf.ModelType.TRANSFORMER,  # keeps what attention is sensitive to in float, and smooths activations
+        preset=nncf.QuantizationPreset.MIXED,
+    )
+    path = quantised_file(model, folder)
+    write(openvino, network, path)
+    distances_m = (vertices(OpenVinoNetwork(model, "int8", folder), crops[measured]) - reference(model, crops[measured])).norm(dim=-1)
+    error_mm = 1e3 * float(distances_m.mean())
+    write(openvino, network, path, f"vertices {error_mm:.1f} mm from fp32 on {int(measured.sum())} crops")
+    return path, error_mm
+
+
+def vertices(network: OpenVinoNetwork, crops: np.ndarray) -> Tensor:
+    """(N, V, 3) full meshes, metres."""
+    return torch.cat([network(crop[None]).levels[2] for crop in crops])
+
+
+@torch.inference_mode()
+def reference(model: FastMETRO, crops: np.ndarray) -> Tensor:
+    """The same from the network itself."""
+    exported = Exported(model).eval()
+    return torch.cat([model.upsample(exported(torch.from_numpy(crop[None]))[2])[2] for crop in crops])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    parser = argparse.ArgumentParser(prog="python -m core.quantize", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("checkpoint", nargs="?", default="default", help="a name in checkpoints/ or a file (default: default)")
+    parser.add_argument("--crops", type=int, default=150, help="pictures to calibrate with, 5 or more (default 150)")
+    parser.add_argument("--shards", type=Path, help="take them from these synthetic people instead of making some (on Anny)")
+    parser.add_argument("--mesh-dir", type=Path, help="folder of the SMPL body's files, for networks on SMPL")
+    parser.add_argument("--out", type=Path, help="folder for the result (default: the cache folder, where --precision int8 looks)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry point; the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        if options.crops < HELD_OUT:
+            raise InputError(f"--crops: got {options.crops}, expected {HELD_OUT} or more")
+        model = load_checkpoint(options.checkpoint, options.mesh_dir).model
+        crops = shard_crops(options.shards, options.crops) if options.shards else synthetic_crops(options.crops)
+        path, error_mm = quantise(model, crops, options.out)
+    except (InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{path}: vertices {error_mm:.1f} mm from fp32 in the mean; score it with core.training.evaluate --precision int8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
