@@ -98,7 +98,7 @@ class LivePipeline:
         start_s = time.perf_counter()
         plan = plan or Plan()
         timely = self._begin(frame)
-        self._people.found = set()
+        self._people.found, self._people.late = set(), set()
         self._learn(timely)
         if self._looks.due(timely, self._mark, self._known(timely), plan) and not self._lookout.busy:
             self._ask(timely, plan)
@@ -155,6 +155,7 @@ class LivePipeline:
         expected_px = {track.key: track.box_at(frame.time_s) for track in self._tracker.tracks}
         zoom_px = (*known, *self._looks.candidates)
         self._looks.asked(frame, self._mark)
+        self._people.asked_s, self._people.meshes_px = frame.time_s, {}
         self._lookout.ask(Question(frame, self._mark, expected_px, zoom_px, thorough, tile_px))
 
     def _learn(self, frame: Frame) -> None:
@@ -166,14 +167,20 @@ class LivePipeline:
         start_s = time.perf_counter()
         tracks = self._tracker.tracks
         expected_px = {track.key: track.box_at(frame.time_s) for track in tracks}
-        before_px = answer.question.expected_px
+        before_px, age_s = answer.question.expected_px, frame.time_s - answer.question.frame.time_s
         people = moved_on(answer.people, before_px, expected_px, frame.size_px, self._looks.gone)
         followed = {track.key for track in tracks if self._people.knows(track.key)}
         self._tracker.update(frame.time_s, people)
         self._people.found = {track.key for track in self._tracker.tracks if track.last_seen_s == frame.time_s}
         for track in self._tracker.tracks:
-            if track.key in followed and track.key in self._people.found:
-                self._blend(track, expected_px[track.key], frame)
+            if track.key in self._people.found:
+                now_px, then_px = expected_px.get(track.key), before_px.get(track.key)
+                if age_s > 0:
+                    known = track.key in followed and now_px is not None and then_px is not None
+                    seen_px = track.box_at(frame.time_s) - now_px + then_px if known else None
+                    self._catch_up(track, frame, age_s, seen_px, now_px)
+                elif track.key in followed:
+                    self._blend(track, expected_px[track.key], frame)
         trial = any(not track.confirmed and not track.misses for track in self._tracker.tracks)
         missed = any(track.confirmed and track.misses and not track.lost for track in self._tracker.tracks)
         self._looks.learned(answer, trial, missed)
@@ -185,6 +192,29 @@ class LivePipeline:
         if box_iou(found_px[None], expected_px[None])[0, 0] > BLENDED_IOU:
             blended = (expected_px + LOOK_WEIGHT * (found_px - expected_px)).astype(np.float32)
             self._tracker.follow(track.key, frame.time_s, blended)
+
+    def _catch_up(self, track: Track, frame: Frame, age_s: float, seen_px: np.ndarray | None, expected_px: np.ndarray | None) -> None:
+        """Somebody was found as they were `age_s` ago.
+
+        seen_px: their box (4,) then, where they have been followed since; it corrects how their box lies around their mesh, for that
+        same moment. Somebody new goes on as they went, and their mesh alone says where they are until the next look.
+        """
+        people, size_px = self._people, frame.size_px
+        people.late.add(track.key)
+        mesh_px = people.meshes_px.get(track.key)
+        box_px = track.box_at(frame.time_s)
+        if seen_px is None or expected_px is None or mesh_px is None:
+            people.anchor(track.key, np.zeros(4, np.float32))
+            box_px = box_px + np.tile(track.velocity_px_s * age_s, 2)
+        elif box_iou(box_px[None], expected_px[None])[0, 0] > BLENDED_IOU:
+            before_px = people.offset(track.key)
+            people.anchor(track.key, before_px + LOOK_WEIGHT * (seen_px - mesh_px - before_px))
+            box_px = expected_px + people.offset(track.key) - before_px
+        else:
+            people.anchor(track.key, np.zeros(4, np.float32))
+        box_px = clipped(box_px, size_px)
+        if min(box_px[2:] - box_px[:2]) > 1:
+            self._tracker.follow(track.key, frame.time_s, box_px)
 
     def _estimate(self, frame: Frame) -> list[tuple[Placement, MeshEstimate]]:
         """Crop and estimate everybody present, and move their tracks to where their meshes are."""
@@ -214,10 +244,12 @@ class LivePipeline:
         """Move a track with its mesh; False when the mesh no longer lies where the person should be."""
         frame = placement.frame
         mesh_px = mesh_box_px(estimate, frame.size_px)
-        if track.key in self._people.found:
+        if frame.time_s == self._people.asked_s:
+            self._people.meshes_px[track.key] = mesh_px
+        if track.key in self._people.found and track.key not in self._people.late:
             self._people.anchor(track.key, placement.box_px - mesh_px)
             return True
-        if box_iou(mesh_px[None], placement.box_px[None])[0, 0] < MIN_FOLLOW_IOU:
+        if track.key not in self._people.late and box_iou(mesh_px[None], placement.box_px[None])[0, 0] < MIN_FOLLOW_IOU:
             self._lose(track)
             return False
         box = clipped(mesh_px + self._people.offset(track.key), frame.size_px)
@@ -233,11 +265,15 @@ class LivePipeline:
 class _Followed:
     """What is remembered of people between two looks: the offset between box and mesh, and since when they are missed.
 
-    found: keys of the tracks that a look found in this very frame
+    found: keys of the tracks that a look found, as far as this frame knows; late: of these, those found as they were some time ago
+    asked_s, meshes_px: when the detector was last asked, and track key -> box (4,) around the mesh in that very frame
     """
 
     def __init__(self) -> None:
         self.found: set[int] = set()
+        self.late: set[int] = set()
+        self.asked_s = -math.inf
+        self.meshes_px: dict[int, np.ndarray] = {}
         self._offsets: dict[int, np.ndarray] = {}
         self._missed_since_s: dict[int, float] = {}
 
