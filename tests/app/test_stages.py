@@ -174,6 +174,6 @@ def test_busy_times_are_those_of_the_work_alone() -> None:
 
     with Stages(range(15), {"quick": each(abs), "slow": each(slow), "last": each(abs)}, ROOM) as results:
         list(results)
-    assert 0.3 <= results.busy_s["slow"] < 0.6
-    assert max(busy_s for name, busy_s in results.busy_s.items() if name != "slow") < 0.1
+    assert 0.3 <= results.busy_s["slow"] < 1.5
+    assert max(busy_s for name, busy_s in results.busy_s.items() if name != "slow") < 0.15, "who only waits is not busy"
     assert results.names == ("read", "quick", "slow", "last")
