@@ -48,7 +48,9 @@ def draw_bars(plot: object, name: str, rows: Sequence["Row"]) -> None:
 
 
 def draw_lines(path: Path, panels: Sequence[tuple[str, str, Sequence[float], dict[str, Sequence[float]], Sequence[str] | None]]) -> Path:
-    """Panels side by side: title, x label, xs, label -> milliseconds at each x, and what to write at the xs."""
+    """Panels side by side: title, x label, xs, label -> milliseconds at each x, and what to write at the xs (on a
+    logarithmic axis).
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * len(panels), 3.6), dpi=110, layout="constrained")
@@ -56,7 +58,12 @@ def draw_lines(path: Path, panels: Sequence[tuple[str, str, Sequence[float], dic
         for label, ys in lines.items():
             plot.plot(xs[: len(ys)], ys, marker="o", markersize=4, label=label)
         plot.axhline(1000 / 30, color="#999999", linestyle=":", linewidth=1)
-        plot.annotate("30 frames/s", (xs[0], 1000 / 30), (2, 3), textcoords="offset points", fontsize=7, color="#777777")
+        plot.annotate(
+            "30 frames/s", (xs[-1], 1000 / 30), (0, 3), textcoords="offset points", ha="right", fontsize=7, color="#777777"
+        )  # fmt: skip
+        if ticks:
+            plot.set_xscale("log")
+        plot.minorticks_off()
         plot.set_xticks(list(xs), ticks or [f"{x:g}" for x in xs])
         plot.set_ylim(bottom=0)
         plot.set_title(title, fontsize=10)

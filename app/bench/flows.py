@@ -142,23 +142,23 @@ class LiveRun:
     """
 
     def __init__(self, flow: Flow, pictures: list[Frame], pipeline: LivePipeline) -> None:
-        """Waits until everybody is found, or SETTLE_S."""
+        """Shows the first picture until everybody is found, or SETTLE_S."""
         self._pipeline = pipeline
         self._frames = [*pictures, *pictures[-2:0:-1]]  # there and back
         self._number = 0
         end_s = time.perf_counter() + SETTLE_S
-        while self._next() < flow.clip.num_people and time.perf_counter() < end_s:
+        while self._show(self._frames[0]) < flow.clip.num_people and time.perf_counter() < end_s:
             time.sleep(1 / FPS)
+        self._first = self._number
         self.num_found = self.num_frames = 0
 
     def __call__(self) -> None:
         """BURST frames."""
         for _ in range(BURST):
-            self.num_found += self._next()
+            self.num_found += self._show(self._frames[(self._number - self._first) % len(self._frames)])
             self.num_frames += 1
 
-    def _next(self) -> int:
-        frame = self._frames[self._number % len(self._frames)]
+    def _show(self, frame: Frame) -> int:
         scene = self._pipeline.process(replace(frame, time_s=self._number / FPS, index=self._number))
         self._number += 1
         return len(scene.meshes)
