@@ -105,7 +105,7 @@ def rows_of(times_ms: dict[Key, list[float]]) -> list[Row]:
             Row(
                 "network", f"{part}, {batch} crop{'s' * (batch > 1)}", way, spread, name,
                 people_per_s=1e3 * batch / spread.median_ms if part == "whole" else None,
-                ratio=None if official is None else official.median_ms / spread.median_ms,
+                ratio=None if official is None else official.median_ms / spread.median_ms, detail=part != "whole" or way == WAYS[1].name,
             )
         )  # fmt: skip
     return rows

@@ -21,6 +21,7 @@ class Row:
     spread: of many runs; people_per_s, frames_per_s: None where they make no sense
     ratio: time of the official layout of the same network, run eagerly in the same run, over this one's; None where there is none
     memory_mb: the most that the process held, where it had one of its own
+    detail: too fine for a README
     """
 
     section: str
@@ -32,6 +33,7 @@ class Row:
     frames_per_s: float | None = None
     ratio: float | None = None
     memory_mb: float | None = None
+    detail: bool = False
 
     @property
     def label(self) -> str:
@@ -105,9 +107,10 @@ class Report:
         return "\n".join([*lines, "", *self.ending()])
 
     def markdown(self) -> str:
-        """For a README."""
+        """For a README: without what is too fine for one."""
         parts = [*(f"{line}  " for line in self.machine.lines())]
-        for name, rows, notes in self.sections():
+        for name, all_rows, notes in self.sections():
+            rows = [row for row in all_rows if not row.detail]
             parts += ["", f"**{name[:1].upper()}{name[1:]}**", ""]
             used = _used(rows)
             if rows:

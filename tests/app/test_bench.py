@@ -203,6 +203,9 @@ def test_columns_that_nobody_fills_are_left_out_of_markdown() -> None:
     report = Report(IDLE, {}, [Row("stages", "decode", "", Spread(1.0, 2.0, 3))], state="complete")
     assert "| what | median ms | p90 ms |\n|---|---|---|\n| decode | 1.00 | 2.00 |" in report.markdown()
     assert "official" not in report.markdown()
+    report.rows.append(Row("stages", "half a step", "", Spread(1.0, 2.0, 3), detail=True))
+    assert "half a step" in report.text() and "half a step" not in report.markdown()
+    report.rows.pop()
     assert "stages  median ms  p90 ms\ndecode       1.00    2.00\n" in report.text()
 
 
