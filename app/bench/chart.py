@@ -17,7 +17,8 @@ def draw_chart(report: "Report", path: Path) -> Path:
     """One plot a section, a bar a row with a mark at the 90th percentile, milliseconds."""
     from matplotlib.figure import Figure
 
-    sections = [(name, rows) for name, rows, _ in report.sections() if rows]
+    sections = [(name, [row for row in rows if not row.detail]) for name, rows, _ in report.sections()]
+    sections = [(name, rows) for name, rows in sections if rows]
     heights = [len(rows) + 2.5 for _, rows in sections]
     figure = Figure(figsize=(9, 0.2 * sum(heights) + 0.5), dpi=110, layout="constrained")
     plots = figure.subplots(len(sections), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
@@ -36,7 +37,7 @@ def draw_bars(plot: object, name: str, rows: Sequence["Row"]) -> None:
     for place, row in zip(places, rows, strict=True):
         ratio = f"   {row.ratio:.1f}x" if row.ratio is not None and "official" not in row.label else ""
         plot.annotate(
-            f"{row.spread.median_ms:.3g} ms{ratio}", (max(row.spread.median_ms, row.spread.p90_ms), place), (5, 0),
+            f"{_short(row.spread.median_ms)} ms{ratio}", (max(row.spread.median_ms, row.spread.p90_ms), place), (5, 0),
             textcoords="offset points", va="center", fontsize=7,
         )  # fmt: skip
     plot.set_yticks(list(places), [row.label for row in rows], fontsize=7)
@@ -72,6 +73,11 @@ def draw_lines(path: Path, panels: Sequence[tuple[str, str, Sequence[float], dic
         plot.grid(alpha=0.3)
         plot.legend(fontsize=7)
     return _save(figure, path)
+
+
+def _short(value: float) -> str:
+    """Three digits, but no fewer than there are before the point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _save(figure: "Figure", path: Path) -> Path:
