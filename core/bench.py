@@ -1,6 +1,7 @@
 """Median time of the network's parts in every way that this machine can run it, after checking that the ways agree.
 
-python -m core.bench [--variant NAME] [--release released] [--checkpoint FILE] [--batch 1] [--threads 2] [--device cpu] [--json FILE]
+python -m core.bench [--variant NAME] [--release released] [--checkpoint FILE] [--batch 1] [--threads 2] [--json FILE]
+python -m core.bench --device cuda [--variant NAME] [--parts latency ...] [--no-compile] [--json FILE]    see core.cuda.bench
 
 Ways (core.ways) are compared with the first, the release's own layout run eagerly, before anything is timed. Runs take turns, so
 that a noisy machine is noisy to all.
@@ -25,6 +26,7 @@ from core.timing import spreads, take_turns
 from core.ways import WAYS, Runner, Way
 
 PARTS = ("backbone", "transformer", "whole")
+GPU_PARTS = ("latency", "throughput", "large", "frames", "training")
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, help="write the figures here")
+    gpu = parser.add_argument_group("with --device cuda, see docs/gpu.md")
+    gpu.add_argument("--parts", nargs="+", choices=GPU_PARTS, default=GPU_PARTS, help="what to measure (default: all)")
+    gpu.add_argument("--no-compile", action="store_true", help="without torch.compile, whose tuning takes minutes")
     return parser
 
 
@@ -161,9 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
             if getattr(options, name) < 1:
                 raise InputError(f"--{name}: got {getattr(options, name)}, expected 1 or more")
         torch.set_num_threads(options.threads)
-        torch.backends.cudnn.allow_tf32 = False  # exact against exact
-        if options.device == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"--device cuda: PyTorch {torch.__version__} finds no GPU here; leave it out to measure the CPU")
+        if options.device == "cuda":
+            return bench_gpu(options)
         if options.checkpoint:
             from core.checkpoint import load_checkpoint
 
@@ -179,6 +183,25 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{model.config.name}, {model.config.release}, {options.batch} crop(s), {options.device}, {options.threads} threads, "
           f"PyTorch {torch.__version__}")  # fmt: skip
     print_report(report)
+    return 0
+
+
+def bench_gpu(options: argparse.Namespace) -> int:
+    """The table of core.cuda.bench; 0. Raises InputError where there is no GPU to measure."""
+    from core.cuda.problems import cuda_problem
+
+    problem = cuda_problem()
+    if problem:
+        raise InputError(f"--device cuda: PyTorch {torch.__version__} cannot use a GPU here ({problem}); leave it out to measure the CPU")
+    if options.checkpoint:
+        raise InputError(f"--checkpoint: got {options.checkpoint!r} with --device cuda, which measures architectures; give --variant")
+    from core.cuda.bench import Bench, run
+    from core.cuda.device import CudaDevice
+
+    def build(name: str) -> FastMETRO:
+        return build_model(name, release=options.release)
+
+    run(Bench(CudaDevice(), build, options.repeats, not options.no_compile, options.variant), options.parts, options.json)
     return 0
 
 

@@ -34,8 +34,9 @@ class Event(Protocol):
 
 
 class Device(Protocol):
-    """Streams `compute`, `uploads` and `downloads` on `device`."""
+    """Streams `compute`, `uploads` and `downloads` on `device`; name: in words."""
 
+    name: str
     device: torch.device
     compute: Any
     uploads: Any
@@ -56,6 +57,9 @@ class Device(Protocol):
     def capture(self, work: Callable[[], Tensor]) -> Captured:
         """`work` on the stream `compute`, ready to be repeated: replay it by `run` on that stream."""
 
+    def timed(self, work: Callable[[], object]) -> Callable[[], float]:
+        """Give the stream `compute` work; what is returned waits for it and says how many milliseconds it took, by the device's clock."""
+
     def synchronize(self) -> None:
         """Wait until all is done."""
 
@@ -72,6 +76,7 @@ class CudaDevice:
     def __init__(self, index: int | None = None) -> None:
         """index: None = PyTorch's current one."""
         self.device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+        self.name = torch.cuda.get_device_name(self.device)
         self.compute, self.uploads, self.downloads = (torch.cuda.Stream(self.device) for _ in range(3))
         # One pool for all graphs: what is dead after a replay serves the next. They run one after the other, on one stream.
         self._pool = torch.cuda.graph_pool_handle()
@@ -104,6 +109,21 @@ class CudaDevice:
             with torch.cuda.graph(graph, pool=self._pool, stream=self.compute, capture_error_mode="thread_local"):
                 outputs = work()
         return Captured(graph.replay, outputs)
+
+    def timed(self, work: Callable[[], object]) -> Callable[[], float]:
+        """As Device's."""
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.synchronize()  # what was made ready on other streams is there
+        with torch.cuda.stream(self.compute):
+            begin.record()
+            work()
+            end.record()
+
+        def elapsed_ms() -> float:
+            end.synchronize()
+            return begin.elapsed_time(end)
+
+        return elapsed_ms
 
     def synchronize(self) -> None:
         """As Device's."""

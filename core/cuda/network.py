@@ -82,7 +82,12 @@ class PackedNetwork(nn.Module):
             self.register_buffer(name, values.view(1, 3, 1, 1).to(device), persistent=False)
         self.backbone = change_backbone(backbone.to(dtype=dtype, memory_format=torch.channels_last))
         model.backbone = nn.Identity()
+        with torch.no_grad():
+            tokens, queries = model._compute_constants()  # in float32, once for all
+        self.register_buffer("tokens", tokens.detach().to(dtype), persistent=False)
+        self.register_buffer("queries", queries.detach().to(dtype), persistent=False)
         self.model = _in_mode(model, dtype)
+        self.model._begin = lambda: (self.tokens, self.queries)
 
     def forward(self, crops: Tensor) -> Tensor:
         """As the class says."""
@@ -107,7 +112,6 @@ def _in_mode(model: FastMETRO, dtype: torch.dtype) -> FastMETRO:
         model.body_regressor.to_rotations = nn.Identity()  # an SVD makes the host wait, which no graph can hold
     if model.mask is not None:
         model.mask = aligned(model.mask.to(dtype))
-    model._constants = None
     return model.requires_grad_(False).eval()
 
 

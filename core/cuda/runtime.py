@@ -96,6 +96,10 @@ class Engine:
                 self._inputs[bucket] = crops
             return self._graphs[bucket]
 
+    def place(self, bucket: int) -> Tensor:
+        """Where the graph of a prepared bucket finds its crops."""
+        return self._inputs[bucket]
+
     @property
     def buckets(self) -> tuple[int, ...]:
         """Those that are prepared."""

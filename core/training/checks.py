@@ -19,9 +19,10 @@ from core.training.picture_run import first_parts, open_people, open_validation
 from core.training.pictures import PictureSource, Seen, Views
 from core.training.run_config import RunConfig
 from core.training.samples import SampleDataset
-from core.training.trainer import NotFiniteError, Origin, Trainer, read_state
+from core.training.trainer import Origin, Trainer, read_state
 from core.training.truth import BodySizes, TargetMaker
 from core.training.validation import spread
+from core.training.watch import NotFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,7 @@ def try_steps(config: RunConfig, parts: Parts, people: SampleDataset, found: Fin
             started_s = time.monotonic()
             measured = trainer.step(batch)
             float(measured["loss"])  # waits for a GPU
+            trainer.settle()
             took_s.append(time.monotonic() - started_s)
             if len(took_s) == NUM_STEPS:
                 break

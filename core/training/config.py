@@ -9,6 +9,8 @@ from core.errors import InputError
 from core.training.losses import LossWeights
 from core.training.settings import add_flags, setting
 
+COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -39,7 +41,7 @@ class TrainConfig:
     threads: int = setting(2, "CPU threads")
     device: str = setting("auto", "where to train; auto: a GPU where there is one", ("auto", "cpu", "cuda", "mps"))
     precision: str = setting("auto", "multiply in bfloat16, float16 or float32; auto: bf16 where quick", ("auto", "bf16", "fp16", "fp32"))
-    compile: str = setting("off", "torch.compile's mode for the network", ("off", "default", "reduce-overhead", "max-autotune"))
+    compile: str = setting("off", "torch.compile's mode for the network", COMPILE_MODES)
     deterministic: bool = setting(False, "repeat bit for bit on a GPU as well, where PyTorch can, at some cost in speed")
     validate_samples: int = setting(40_000, "samples between validations; 0 = once an epoch")
     validate_limit: int = setting(1_500, "people of the validation set to use during training; 0 = all")

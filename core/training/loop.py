@@ -2,8 +2,9 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +14,12 @@ from core.training.batches import Batch, Cursor
 from core.training.crew import Crew
 from core.training.journal import Journal
 from core.training.stopping import StopRequest
-from core.training.trainer import NotFiniteError, Scorer, Trainer
+from core.training.trainer import Scorer, Trainer
+from core.training.watch import NotFiniteError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -47,8 +51,10 @@ def run(trainer: Trainer, source: Source, validation: Scorer | None, stop: StopR
             if trainer.crew.leads and (pace.passes(config.log_samples) or ended):
                 journal.write(pace.record(source, journal.means()))
             if pace.passes(config.validate_samples or trainer.samples_per_epoch) or trainer.finished:
+                checked(trainer, batch, trainer.settle)
                 pace.pause(lambda: validate(trainer, source, validation, journal))
             if trainer.crew.leads and (pace.state_is_due() or ended):
+                checked(trainer, batch, trainer.settle)
                 trainer.save_state()
             if ended:
                 break
@@ -135,10 +141,16 @@ def validate(trainer: Trainer, source: Source, validation: Scorer | None, journa
 
 
 def checked_step(trainer: Trainer, batch: Batch, stop: bool) -> dict[str, Tensor]:
-    """A step; when its loss is not finite the batch is kept in RUN/bad-batch.pt and the run ends with an InputError."""
+    """A step, `checked`."""
+    return checked(trainer, batch, lambda: trainer.step(batch, stop))
+
+
+def checked(trainer: Trainer, batch: Batch, work: Callable[[], T]) -> T:
+    """What `work` returns; when a loss is not finite its batch is kept in RUN/bad-batch.pt and the run ends with an InputError."""
     try:
-        return trainer.step(batch, stop)
+        return work()
     except NotFiniteError as error:
+        batch = error.batch or batch
         rank = f"-{trainer.crew.rank}" if trainer.crew.size > 1 else ""
         path = trainer.folder.run / f"bad-batch{rank}.pt"
         targets = {name: tensor for name, tensor in vars(batch.targets).items() if tensor is not None}

@@ -79,6 +79,7 @@ def dry_run(trainer: Trainer, source: FeatureSource, validation: Validation) -> 
     terms = trainer.step(batch)
     started_s = time.monotonic()
     trainer.step(batch)
+    trainer.settle()
     took_s = time.monotonic() - started_s
     synthetic, keypoints = validation.scores(trainer.objective)
     print(f"{len(people)} people to train on, {len(validation.chosen)} to validate with; {trainer.dtype}; step {took_s * 1e3:.0f} ms")

@@ -21,6 +21,7 @@ from core.training.objective import Objective
 from core.training.optimization import build_optimizer, freeze, learning_rate_factor
 from core.training.parametric import ParametricCriterion, ParametricWeights
 from core.training.parts import Parts
+from core.training.watch import NotFiniteError, Watch
 
 
 class Scorer(Protocol):
@@ -40,10 +41,6 @@ class Origin:
     data: dict[str, Any]
     licence: str
     run: dict[str, Any] | None = None
-
-
-class NotFiniteError(Exception):
-    """A loss or a gradient that is no number."""
 
 
 class Trainer:
@@ -73,6 +70,8 @@ class Trainer:
             parts.body.to(self.device)
         self.frozen = freeze(parts.model, config, parametric is not None)
         self.model = parts.model.to(self.device)
+        if self.device.type == "cuda":
+            self.model.backbone.to(memory_format=torch.channels_last)  # as tensor cores want it
         self.objective = Objective(self.model, criterion, parametric, self.dtype).to(self.device)
         if self.device.type == "cpu":
             quick_attention(self.model, parts.body)
@@ -81,6 +80,7 @@ class Trainer:
         self.parallel = self.crew.wrapped(self.objective, self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.watch = Watch(self.device)
         self.average = AveragedWeights(self.model, config.average_decay)
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.cursor = Cursor(0, 0, ())
@@ -92,6 +92,7 @@ class Trainer:
     def step(self, batch: Batch, stop: bool = False) -> dict[str, Tensor]:
         """One step of the optimiser; returns the loss and its terms. Raises NotFiniteError, in all of the crew alike.
 
+        On a GPU the error is about the step before, see core.training.watch; `settle` asks about the last one.
         stop: this process was asked to end; all of the crew then see `stopping` after the same step.
         """
         self._learn_mode()
@@ -104,15 +105,24 @@ class Trainer:
         measured = self._gradients(batch.to(self.device), stop)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.clip_norm)
-        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step and scales less
+        scaled = self.scaler.is_enabled()  # the scaler skips a step whose gradient is no number, and scales less
+        if not scaled and self.watch.late:
+            self.watch.hold_still(self.optimizer, measured["loss"], norm)
+        elif not scaled and not torch.isfinite(norm):
             raise NotFiniteError(f"the gradient is {norm.item()} after {self.num_samples} samples")
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.watch.late:
+            self.watch.passed(measured["loss"], torch.zeros_like(norm) if scaled else norm, batch, self.num_samples)
         self.num_steps += 1
         if self.num_steps % EVERY_STEPS == 0:
             self.average.update()
         self.num_samples += self.config.batch
         return {**measured, "gradient_norm": norm}
+
+    def settle(self) -> None:
+        """Before weights are used for anything else. Raises NotFiniteError as `step`."""
+        self.watch.settle()
 
     def _learn_mode(self) -> None:
         self.model.train()
@@ -129,7 +139,7 @@ class Trainer:
                     self.scaler.scale(loss / len(parts)).backward()
             else:
                 loss, terms = self.parallel(part.features, part.targets, part.pictures)
-            finite = finite and bool(torch.isfinite(loss))
+            finite = finite and (self.watch.late or bool(torch.isfinite(loss)))
             for name, value in {"loss": loss, **terms}.items():
                 measured[name] = measured.get(name, 0.0) + value.detach() / len(parts)
         broken, stops, self.elapsed_s = self.crew.agree(float(not finite), float(stop), self.elapsed_s)

@@ -1,5 +1,6 @@
 """A device without a GPU whose streams are as late, or as early, as events allow: what does not wait where it must goes wrong here."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,7 +54,7 @@ class PretendDevice:
     """See core.cuda.device.Device. early: streams that run at once, where events let them; the others only when somebody waits."""
 
     def __init__(self, early: tuple[str, ...] = (), memory: Memory | None = None) -> None:
-        self.device = torch.device("cpu")
+        self.name, self.device = "no GPU", torch.device("cpu")
         self.compute, self.uploads, self.downloads = (Stream(name, name in early) for name in ("compute", "uploads", "downloads"))
         self.memory, self.num_captures, self.num_frees, self.num_bytes_up = memory, 0, 0, 0
 
@@ -77,6 +78,13 @@ class PretendDevice:
         if self.memory is not None and len(outputs) > self.memory.limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return Captured(lambda: outputs.copy_(work()), outputs)
+
+    def timed(self, work: Callable[[], object]) -> Callable[[], float]:
+        self.synchronize()
+        start_s = time.perf_counter()
+        self.run(self.compute, work)
+        self.synchronize()
+        return lambda: (time.perf_counter() - start_s) * 1e3
 
     def synchronize(self) -> None:
         for stream in (self.uploads, self.compute, self.downloads):
