@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,8 @@ def _in_mode(model: FastMETRO, dtype: torch.dtype) -> FastMETRO:
         model.xyz_regressor = InFloat32(model.xyz_regressor)
         model.camera.predictor = InFloat32(model.camera.predictor)
     if model.body_regressor is not None:
-        model.body_regressor.to_rotations = nn.Identity()  # an SVD makes the host wait, which no graph can hold
+        reading = model.body_regressor.reading
+        model.body_regressor.reading = replace(reading, to_rotations=nn.Identity())  # an SVD makes the host wait, which no graph can hold
     if model.mask is not None:
         model.mask = aligned(model.mask.to(dtype))
     return model.requires_grad_(False).eval()
@@ -136,10 +137,10 @@ class Layout:
     def of(cls, model: FastMETRO, said: Prediction) -> "Layout":
         """Of a network that is not a PackedNetwork's yet, from what it said once."""
         shapes: dict[str, tuple[int, ...]] = {"camera": (3,), "joints": said.joints.shape[1:], "full": said.levels[2].shape[1:]}
-        regressor = model.body_regressor
-        if regressor is None:
+        if model.body_regressor is None:
             return cls(shapes)
-        return cls(shapes | {"rotmats": (regressor.num_bones, 3, 3), "betas": (regressor.num_shape,)}, regressor.to_rotations)
+        reading = model.body_regressor.reading
+        return cls(shapes | {"rotmats": (reading.num_bones, 3, 3), "betas": (reading.num_shape,)}, reading.to_rotations)
 
     @property
     def width(self) -> int:

@@ -165,9 +165,11 @@ def test_an_error_while_gathering_reaches_the_loop(files: RunFiles, monkeypatch:
         next(iter(stream))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(files: RunFiles) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(files: RunFiles, late: bool) -> None:
     files.run.mkdir()
     trainer, people, validation = train.open_run(files, replace(CONFIG, lr=1e30, clip_norm=1e30, warmup_samples=0), LossWeights())
+    trainer.watch.late = late  # as on a GPU
     with pytest.raises(train.InputError, match=r"bad-batch\.pt"):
         train.run(trainer, people, validation, train.StopRequest())
     assert torch.load(files.run / "bad-batch.pt", weights_only=True)["features"][0].shape == (8, 8, 7, 7)
