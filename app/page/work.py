@@ -131,6 +131,7 @@ class Worker:
     _queued: list[Job] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
+    _warm: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "Worker":
         self._thread = threading.Thread(target=self._run, name="page-worker", daemon=True)
@@ -142,7 +143,7 @@ class Worker:
             for job in self._queued:
                 job.cancel()
         self._waiting.put(None)
-        if self._thread is not None:
+        if self._thread is not None and self._warm.is_set():  # a network that is only being loaded has nothing to finish
             self._thread.join(LONGEST_END_S)
 
     def submit(self, job: Job) -> None:
@@ -161,6 +162,7 @@ class Worker:
 
     def _run(self) -> None:
         self._warm_up()
+        self._warm.set()
         while (job := self._waiting.get()) is not None:
             try:
                 self._do(job)

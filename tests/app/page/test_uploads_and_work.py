@@ -283,3 +283,21 @@ def wait(ready: Callable[[], object], timeout_s: float = 20.0) -> None:
     while not ready():
         assert time.monotonic() < end_s, "waited too long"
         time.sleep(0.01)
+
+
+def test_leaving_does_not_wait_for_a_network_that_is_being_loaded() -> None:
+    class Slow(Networks):
+        def estimator(self, config: LiveConfig) -> TubeEstimator:
+            loading.set()
+            assert released.wait(30)
+            return super().estimator(config)
+
+    loading, released = threading.Event(), threading.Event()
+    with Worker(Slow(), PageConfig()) as worker:
+        assert loading.wait(10)
+        start_s = time.perf_counter()
+    took_s = time.perf_counter() - start_s
+    released.set()
+    worker._thread.join(10)
+    assert took_s < 1
+    assert not worker._thread.is_alive(), "and it ends by itself"
