@@ -107,7 +107,7 @@ class Engine:
 
     def from_crops(self, crops: np.ndarray) -> Tensor:
         """(B, 224, 224, 3) uint8 of any B -> (B, N) packed, on the host. Raises InputError when the memory does not do for one."""
-        pixels = torch.from_numpy(crops)
+        pixels = as_tensor(crops)
         return self._in_batches(len(crops), lambda first, last, target: self._fill_from_crops(pixels[first:last], target))
 
     def from_placed(self, crops: Sequence[PlacedCrop]) -> Tensor:
@@ -166,7 +166,7 @@ class Engine:
         if seen:
             x0, y0 = np.min([one.low for one in seen], 0)
             x1, y1 = np.max([one.high for one in seen], 0)
-            part, part_used = self._pixels.send(torch.from_numpy(frame[y0:y1, x0:x1]))
+            part, part_used = self._pixels.send(as_tensor(frame[y0:y1, x0:x1]))
             device.run(device.compute, lambda: still[y0:y1, x0:x1].copy_(part))
             part_used.record(device.compute)
         sent, used = self._places.send(torch.from_numpy(numbers.view(np.uint8).reshape(-1)))
@@ -207,6 +207,12 @@ class Engine:
             self._open_doors()
             self.device.free()
         log.warning("the GPU's memory is short (%.1f GiB of %.1f are free): batches of %d people from now on", free, total, self.max_batch)
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The same memory, or a copy of what torch does not take as it is: read-only arrays, and views that run backwards."""
+    usable = array.flags.writeable and min(array.strides) >= 0
+    return torch.from_numpy(array if usable else array.copy())
 
 
 class CudaRuntime:

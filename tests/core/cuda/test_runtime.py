@@ -1,5 +1,6 @@
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -161,6 +162,19 @@ def test_people_of_several_frames_in_one_batch(early: tuple[str, ...]) -> None:
         assert difference.mean() < 0.6
         assert np.quantile(difference, 0.999) <= 4
         frames.reverse()
+
+
+def test_frames_that_are_read_only_or_run_backwards() -> None:
+    engine = Engine(lambda crops: crops.float().flatten(1), False, PretendDevice())
+    frame, box = picture(120, 160), np.array([10.0, 10, 60, 100])
+    expected = engine.from_placed([place_person(frame, box)])
+    backwards = frame[..., ::-1].copy()[..., ::-1]
+    locked = frame.copy()
+    locked.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for image in (backwards, locked):
+            assert torch.equal(engine.from_placed([place_person(image, box)]), expected)
 
 
 def test_only_so_many_frame_sizes_stay_prepared() -> None:
