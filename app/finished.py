@@ -43,7 +43,7 @@ def changed_settings(folder: Path, wanted: Mapping[str, Any]) -> list[str] | Non
         before_choices = {"parametric": False, "mesh": "free", "show_hidden": False, "overlay": True, "glb": False}
         settings = before_choices | settings
         settings = {"file": wanted.get("file")} | settings  # from before the file was noted
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None  # nothing there, not a summary of ours, or half of one: do it again
     if state != "complete":
         log.info("%s: the last run ended early (%s); doing it again", folder, state)

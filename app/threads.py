@@ -1,11 +1,17 @@
-"""Helpers for work beside the main thread: the newest of a stream; libraries' own threads kept in bounds."""
+"""Helpers for work beside the main thread: the newest of a stream; how many processors there are; libraries' own threads kept in bounds."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def usable_cores() -> int:
+    """Processors that this process may use, 1 or more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

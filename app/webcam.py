@@ -16,7 +16,7 @@ from app.governor import Governor
 from app.hud import Hud, HudMeter
 from app.liveloop import LiveLoop, Moment
 from app.stopping import stop_on_signal
-from app.threads import Begun
+from app.threads import Begun, usable_cores
 from app.types import Scene
 from core.errors import InputError
 
@@ -132,8 +132,7 @@ def leave_a_core() -> None:
     """
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores - 1)))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), usable_cores() - 1)))
 
 
 class Recorder:

@@ -1,7 +1,6 @@
 """What a benchmark ran on: processor, cores, threads, instruction sets, GPU, versions, and whether something else kept it busy."""
 
 import logging
-import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from app.threads import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def this_machine() -> Machine:
     import torch
 
     busy = psutil.cpu_percent(WATCH_S) / 100
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     gpu = None
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)

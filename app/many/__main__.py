@@ -84,7 +84,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def show_status(plan: Plan) -> int:
-    """Print the table; 1 when a video failed."""
+    """Print the table; failed videos are news here, not an error."""
     states = survey(plan)
     print(table(states, states))
     return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from app.many.plan import Plan
 from app.native_logs import quiet_native_libraries
+from app.threads import usable_cores
 from core.errors import InputError
 from core.registry import Registry
 
@@ -74,8 +75,8 @@ def run_worker(plan: Plan, name: str = "", alone: bool = False, folder: str | No
 def run_local(plan: Plan, pool: Pool, stop: threading.Event) -> list[str]:
     """Processes of this machine; worker k sees GPU k."""
     gpus = visible_gpus() if plan.config.device in ("auto", "cuda") else []
-    workers = min(pool.workers or len(gpus) or cores(), len(plan.jobs))
-    threads = pool.threads or max(1, cores() // workers)
+    workers = min(pool.workers or len(gpus) or usable_cores(), len(plan.jobs))
+    threads = pool.threads or max(1, usable_cores() // workers)
     log.info("%d worker(s), %d thread(s) each%s", workers, threads, f", GPUs {', '.join(gpus)}" if gpus else "")
     environments = [
         thread_environment(threads) | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}) for number in range(workers)
@@ -97,7 +98,7 @@ class _Processes:
         try:
             while running:
                 wait([process.sentinel for process in running.values()], timeout=POLL_S)
-                if self._stop.is_set():
+                if self._stop.is_set() and sys.platform != "win32":  # there it would kill them; Ctrl-C has reached them already
                     for process in running.values():
                         process.terminate()
                 for number, process in list(running.items()):
@@ -135,8 +136,8 @@ class _Processes:
 def _worker_process(plan: Plan, name: str) -> None:
     try:
         run_worker(plan, name, alone=not name)
-    except InputError as error:
-        log.error("%s", error)
+    except (InputError, OSError) as error:  # also --out that cannot be written, a disk that went away
+        log.error("%s", " ".join(str(error).split()))
         sys.exit(EXPECTED_ERROR)
 
 
@@ -202,8 +203,3 @@ def visible_gpus() -> list[str]:
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

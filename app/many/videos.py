@@ -121,7 +121,7 @@ def _videos_of(source: Path, out: Path) -> Iterator[tuple[Path, str]]:
 def _videos_of_list(source: Path) -> Iterator[tuple[Path, str]]:
     """One path a line, relative to the list's folder or absolute; empty lines and lines with # in front are left out."""
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark in front
     except UnicodeDecodeError as error:
         raise InputError(f"{source}: not a text file in UTF-8, expected one path of a video a line") from error
     for line in map(str.strip, lines):

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from app.threads import usable_cores
+
 FEW_CORES = 4
 """Up to this many, drawing competes with the network for each of them."""
 TWO_CORES = 2
@@ -17,7 +19,7 @@ def settle_software_gl() -> None:
     """Let a software OpenGL leave something to the network. What the user set in the environment stands."""
     if not draws_in_software():
         return
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     wanted = (ONE_SAMPLE if cores <= FEW_CORES else {}) | (NO_HELPERS if cores <= TWO_CORES else {})
     for name, value in wanted.items():
         os.environ.setdefault(name, value)

@@ -98,6 +98,13 @@ def test_names_of_videos(folder: Path, out: Path) -> None:
     assert {job.name for job in find_jobs([listed], out)} == {"day 1/b.mp4", "a.mp4", f"{out}/gone.mp4".lstrip("/")}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_list_may_begin_with_a_mark_of_its_encoding(folder: Path, out: Path, encoding: str) -> None:
+    listed = folder / "list.txt"
+    listed.write_text("a.mp4\nü.avi\n", encoding=encoding)
+    assert {job.name for job in find_jobs([listed], out)} == {"a.mp4", "ü.avi"}
+
+
 def test_names_that_do_not_go(folder: Path, out: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="would both become"):
         find_jobs([folder / "day 1" / "b.mp4", folder / "day 2" / "b.mp4"], out)
@@ -289,6 +296,21 @@ def test_a_missing_network_is_one_line(folder: Path, out: Path, capfd: pytest.Ca
     said = capfd.readouterr().err
     assert said.count("unknown checkpoint") == 1 and "Traceback" not in said
     assert not any(path.is_file() and path.suffix != ".lock" for path in out.rglob("*"))
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(folder: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out.write_text("a file")
+    assert main([str(folder), "--out", str(out), "--workers", "1", "--device", "cpu"]) == 1
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and re.search(rf"^\[Errno \d+\].*{out.name}", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"done"', '{"settings": []}', '{"settings": {}}', "{", ""])
+def test_a_summary_of_something_else_is_no_result(folder: Path, out: Path, text: str) -> None:
+    plan = plan_of(folder, out)
+    plan.jobs[0].folder.mkdir(parents=True)
+    (plan.jobs[0].folder / "summary.json").write_text(text)
+    assert plan.state(plan.jobs[0]) is State.LEFT
 
 
 def test_the_watch_says_how_long_it_takes(
