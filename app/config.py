@@ -82,9 +82,7 @@ class LiveConfig:
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
     focal_px: float | None = setting(None, "focal length in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
     show_hidden: bool = setting(False, "draw body parts that are hidden or out of the picture too; they are guesses", action="store_true")
-    overlay: bool = setting(
-        True, "write overlay.mp4; without it a recording takes about two thirds of the time", action=BooleanOptionalAction
-    )
+    overlay: bool = setting(True, "write overlay.mp4; without it a recording takes about a sixth less time", action=BooleanOptionalAction)
     glb: bool = setting(False, "write people.glb as well: an animated preview for browsers and Blender", action="store_true")
     record: Path | None = setting(  # noqa: RUF009  as all settings
         None, "with --webcam: save the session to this new file while it runs; --replay shows it again", type=Path, metavar="FILE.arrows"

@@ -79,7 +79,7 @@ class VideoPipeline:
         return {
             "look": self._looked,
             "estimate": each(self._estimated),
-            "place": lambda sights: chain.from_iterable(map(self._placed, sights)),
+            "place": self._scenes,
         }
 
     def max_held_frames(self, frame_bytes: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from app.bench import commands, flows, network, scaling, smoothing, stages  # noqa: F401 - each registers its sections
 from app.bench.machine import peak_gpu_memory_mb, peak_memory_mb, this_machine
 from app.bench.report import Report
-from app.bench.sections import QUICK, SECTIONS, THOROUGH, Bench, chosen
+from app.bench.sections import QUICK, THOROUGH, Bench, chosen
 from app.config import LiveConfig
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,3 @@ def run_bench(names: list[str], folder: Path, config: LiveConfig, quick: bool = 
     report.seconds, report.peak_memory_mb, report.peak_gpu_memory_mb = time.perf_counter() - start_s, peak_memory_mb(), peak_gpu_memory_mb()
     paths = report.write(folder)
     return "\n".join([report.text(), *(f"  {path}" for path in paths)]), not bench.interrupted
-
-
-__all__ = ["SECTIONS", "run_bench"]
