@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
-    """Two cores: one thread a library is quickest for nets this small, and keeps timings of neighbours honest."""
+    """Two cores: one thread a library is quickest for nets this small, and keeps timings of neighbours honest.
+
+    What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "2")
     if "TEST_OPENVINO" not in os.environ:
