@@ -132,7 +132,10 @@ class SinkGroup(ClosingSink):
     """
 
     def __init__(self, recording: Recording, names: tuple[str, ...] = VIDEO_SINKS) -> None:
-        """Open the sinks called `names` in `recording.folder`. Raises OSError when the folder cannot be written."""
+        """Open the sinks called `names` in `recording.folder`, where files of the others are from an earlier run and go.
+
+        Raises OSError when the folder cannot be written.
+        """
         recording.folder.mkdir(parents=True, exist_ok=True)
         self._sinks: dict[str, Sink] = {}
         self._warnings: list[str] = []
@@ -141,6 +144,9 @@ class SinkGroup(ClosingSink):
         try:
             for name in sorted(names, key=lambda name: name == "summary.json"):
                 self._sinks[name] = SINKS[name](recording)
+            for name in SINKS:
+                if name not in names:
+                    (recording.folder / name).unlink(missing_ok=True)
         except BaseException:
             self.close()
             raise

@@ -119,6 +119,14 @@ def test_no_overlay_leaves_out_that_file_and_nothing_else(
     assert "another overlay; use --overwrite" in said
 
 
+def test_no_overlay_of_an_earlier_run_stays_beside_other_meshes(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
+    assert outcome(capsys, "--video", clip, "--out", tmp_path)[0] == 0
+    assert outcome(capsys, "--video", clip, "--out", tmp_path, "--no-overlay", "--overwrite")[0] == 0
+    assert {path.name for path in (tmp_path / "clip").iterdir()} == {"meshes.npz", "summary.json"}
+
+
 def test_ctrl_c_ends_a_run_within_a_second_and_leaves_no_thread(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
