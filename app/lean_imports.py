@@ -9,10 +9,10 @@ from typing import Any
 
 
 class _Later(ModuleType):
-    """Stands in for a module until something of it is asked for."""
+    """Stands in for a module until something of it is asked for, also by another thread."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__path__":  # that one is asked for by who imports another part of it meanwhile
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]

@@ -47,3 +47,10 @@ def test_the_detector_loads_no_plotting(repository: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=repository)
     assert done.stdout.splitlines() == ["[]", "matplotlib.pyplot"]
+
+
+def test_another_part_of_the_module_can_be_imported_meanwhile(library: None, tmp_path: Path) -> None:
+    (tmp_path / "library_heavy" / "other.py").write_text("answer = 43\n")
+    with imported_later("library_heavy", "library_heavy.part"):
+        assert importlib.import_module("library_heavy.other").answer == 43
+    assert importlib.import_module("library_heavy").other.answer == 43
