@@ -2,16 +2,20 @@
 
 The converted network is kept in the user's cache folder, named after its weights and the versions it depends on, with a digest of
 its files beside them. It is compared with the original before it is used; one that is damaged or of another network is made again.
+Those that were used longest ago go when the folder grows.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
 import logging
 import os
 import queue
+import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +36,13 @@ log = logging.getLogger(__name__)
 
 APP = "fastmetro-live"
 MAX_BATCH = 16
+MAX_KEPT_BYTES = 2 << 30
+"""Of converted networks in the cache folder; S-R50 has 130 MB, L-H64 600 MB."""
+INT8 = "int8-"
+DRAFT = "draft-"
+DRAFT_LIFE_S = 86_400.0
+"""An unfinished network that is older was left by a process that was killed."""
+LOCK_WAIT_S = 60.0
 MAKE_INT8 = "make it with `python -m core.quantize CHECKPOINT` (a minute; pip install -r requirements-quantize.txt)"
 TELEMETRY = "openvino_telemetry"
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.35, "int8": 0.8}
@@ -78,7 +89,7 @@ class OpenVinoNetwork:
         """
         openvino = silent_openvino()
         made_once = quantised_file(model, cache) if precision == "int8" else None
-        if made_once is not None and not made_once.is_file():
+        if made_once is not None and not os.path.isfile(made_once):
             raise InputError(f"precision int8: this network has no 8-bit version here yet; {MAKE_INT8}")
         exported = Exported(fold_batch_norms(copy.deepcopy(model).eval())).eval()
         path = made_once or cached_file(model, openvino.__version__, cache)
@@ -124,7 +135,7 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "t
         expected = exported(torch.from_numpy(crops))
     problem = ""
     for fresh in (False, True):
-        if not fresh and not path.is_file():
+        if not fresh and not os.path.isfile(path):  # Path.is_file raises where a folder may not be entered
             continue
         try:
             network = convert(exported) if fresh else read(openvino, path)
@@ -133,12 +144,14 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "t
             single = network.clone()
             single.reshape([1, CROP_SIZE_PX, CROP_SIZE_PX, 3])
             alone = compile_network(openvino, single, precision)
+            got_alone = answers(alone.create_infer_request(), crops[:1])
         except Exception as error:  # noqa: BLE001 - OpenVINO raises RuntimeError and its own kinds for all that can be wrong
             problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         else:
-            if fits(got, expected, TOLERANCE[precision]):
+            one = tuple(values[:1] for values in expected)
+            if fits(got, expected, TOLERANCE[precision]) and fits(got_alone, one, TOLERANCE[precision]):
                 if fresh:
-                    keep(openvino, network, path)
+                    keep(openvino, network, path, replaces=bool(problem))
                 return compiled, alone
             problem = "it does not say what the network says"
         if precision == "int8":
@@ -214,7 +227,7 @@ def cached_file(model: FastMETRO, version: str, folder: Path | None = None) -> P
 
 def quantised_file(model: FastMETRO, folder: Path | None = None) -> Path:
     """Where core.quantize puts the 8-bit network of these weights."""
-    return (folder or default_folder()) / f"int8-{digest_of_weights(model)[:24]}.xml"
+    return (folder or default_folder()) / f"{INT8}{digest_of_weights(model)[:24]}.xml"
 
 
 def default_folder() -> Path:
@@ -237,6 +250,8 @@ def read(openvino: Any, path: Path) -> "openvino.Model":
     """The network that `write` wrote. Raises ValueError or OSError when its files are not what was written."""
     if digest_of(path) != json.loads(path.with_suffix(".json").read_bytes())["sha256"]:
         raise ValueError("its files are damaged")
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        os.utime(path)  # used now, see `tidy`
     return openvino.Core().read_model(path)
 
 
@@ -254,19 +269,50 @@ def digest_of(path: Path) -> str:
 
 
 def write(openvino: Any, network: "openvino.Model", path: Path, note: str = "") -> None:
-    """Write the files beside their places, then move them there, the one that is looked for last. Raises OSError or RuntimeError."""
+    """Write the files beside their places, then move them there, the one that is looked for last. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFT) as unfinished:
         draft = Path(unfinished) / path.name
-        openvino.save_model(network, draft, compress_to_fp16=False)
+        try:
+            openvino.save_model(network, draft, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:200]})") from error
         draft.with_suffix(".json").write_text(json.dumps({"sha256": digest_of(draft), "note": note}), encoding="utf-8")
         for suffix in (".json", ".bin", ".xml"):
             os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
 
 
-def keep(openvino: Any, network: "openvino.Model", path: Path) -> None:
-    """Write it for the next start. Without a cache all works as well."""
+def keep(openvino: Any, network: "openvino.Model", path: Path, replaces: bool) -> None:
+    """Write it for the next start; one process at a time. Without a cache all works as well.
+
+    replaces: whether the one that is there is not usable; else that of a process that was quicker stays
+    """
+    from filelock import FileLock
+
     try:
-        write(openvino, network, path)
-    except (OSError, RuntimeError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / ".lock", timeout=LOCK_WAIT_S):
+            if replaces or not path.is_file():
+                write(openvino, network, path)
+                tidy(path.parent, MAX_KEPT_BYTES)
+    except (OSError, NotImplementedError) as error:  # the latter: a disk without locks
         log.info("the converted network cannot be kept in %s (%s); each start makes it again, 5 seconds", path.parent, error)
+
+
+def tidy(folder: Path, max_bytes: int) -> None:
+    """Remove the converted networks that were used longest ago until the others fit, and drafts of killed processes.
+
+    The newest stays in any case, and so does what core.quantize made.
+    """
+    for draft in folder.glob(f"{DRAFT}*"):
+        if time.time() - draft.stat().st_mtime > DRAFT_LIFE_S:
+            shutil.rmtree(draft, ignore_errors=True)
+    made = [path for path in folder.glob("*.xml") if not path.name.startswith(INT8)]
+    made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    num_bytes = 0
+    for path in made:
+        parts = sorted(folder.glob(f"{path.stem}.*"), reverse=True)  # the .xml, which is looked for, goes first
+        num_bytes += sum(part.stat().st_size for part in parts)
+        if num_bytes > max_bytes and path != made[0]:
+            for part in parts:
+                part.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def synthetic_crops(count: int) -> np.ndarray:
 
 
 def shard_crops(folder: Path, count: int) -> np.ndarray:
-    """(count or fewer, 224, 224, 3) uint8, from the first shards. Raises InputError when there are none."""
+    """(count or fewer, 224, 224, 3) uint8, from the first shards. Raises InputError when there are fewer than HELD_OUT."""
     from core.training.shards import list_shards, load_pictures
 
     crops: list[np.ndarray] = []
@@ -51,6 +51,8 @@ def shard_crops(folder: Path, count: int) -> np.ndarray:
             raise InputError(f"--shards: {error}") from error
         if len(crops) == count:
             break
+    if len(crops) < HELD_OUT:
+        raise InputError(f"--shards: got {len(crops)} people in {folder}, expected {HELD_OUT} or more")
     return np.stack(crops)
 
 
@@ -75,7 +77,7 @@ def quantise(model: FastMETRO, crops: np.ndarray, folder: Path | None = None) ->
         preset=nncf.QuantizationPreset.MIXED,
     )
     path = quantised_file(model, folder)
-    write(openvino, network, path)
+    write(openvino, network, path, "not compared with fp32 yet")
     distances_m = (vertices(OpenVinoNetwork(model, "int8", folder), crops[measured]) - reference(model, crops[measured])).norm(dim=-1)
     error_mm = 1e3 * float(distances_m.mean())
     write(openvino, network, path, f"vertices {error_mm:.1f} mm from fp32 on {int(measured.sum())} crops")

@@ -91,7 +91,7 @@ def by_openvino(precision: str) -> Callable[[FastMETRO, str], Runner]:
     def build(model: FastMETRO, device: str) -> Runner:  # noqa: ARG001  CPU only
         try:
             return Runner(Tensor.numpy, OpenVinoNetwork(model, precision))
-        except InputError as error:
+        except (InputError, OpenVinoError) as error:
             raise RuntimeUnavailable(str(error)) from error
 
     return build

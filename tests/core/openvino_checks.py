@@ -15,10 +15,11 @@ from core.config import RELEASES, VARIANTS, ModelConfig
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.model import FastMETRO, Prediction, assemble
-from core.openvino_network import OpenVinoError, OpenVinoNetwork, cached_file, check_pictures, compile_network
-from core.quantize import quantise
+from core.openvino_network import DRAFT, DRAFT_LIFE_S, OpenVinoError, OpenVinoNetwork, cached_file, check_pictures, compile_network, tidy
+from core.quantize import quantise, shard_crops
 from core.runtimes import TorchRuntime
 from core.ways import WAYS
+from tests.core.training.toy_people import write_toy_shards
 from tests.toy import ToyBackbone, ToyBody
 
 pytest.importorskip("openvino", reason="OpenVINO is optional: `pip install openvino`")
@@ -148,6 +149,43 @@ def test_no_cache_folder_is_no_obstacle(model: FastMETRO, tmp_path: Path, caplog
     assert "cannot be kept" in caplog.text
 
 
+def test_a_cache_folder_that_may_not_be_looked_at_is_no_obstacle(model: FastMETRO, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(OSError, match="too long"):
+        (folder / "file").is_file()
+    assert OpenVinoNetwork(model, "fp32", folder)(check_pictures()).joints.shape == (2, 14, 3)
+
+
+def test_the_network_of_a_quicker_process_stays(model: FastMETRO, tmp_path: Path) -> None:
+    openvino = core.openvino_network.silent_openvino()
+    network = core.openvino_network.convert(core.openvino_network.Exported(model))
+    path = tmp_path / "network.xml"
+    path.write_text("theirs")
+    core.openvino_network.keep(openvino, network, path, replaces=False)
+    assert path.read_text() == "theirs"
+    core.openvino_network.keep(openvino, network, path, replaces=True)
+    assert path.read_text() != "theirs"
+    core.openvino_network.read(openvino, path)
+
+
+def test_what_was_used_longest_ago_leaves_the_cache(tmp_path: Path) -> None:
+    for age, name in enumerate(("newest", "used", "old", "int8-made")):
+        for suffix in (".xml", ".bin", ".json"):
+            (tmp_path / name).with_suffix(suffix).write_bytes(bytes(100))
+        os.utime((tmp_path / name).with_suffix(".xml"), (1000 - age, 1000 - age))
+    unfinished, left = tmp_path / f"{DRAFT}now", tmp_path / f"{DRAFT}then"
+    for folder in (unfinished, left):
+        folder.mkdir()
+    past_s = left.stat().st_mtime - DRAFT_LIFE_S - 60
+    os.utime(left, (past_s, past_s))
+    tidy(tmp_path, 600)
+    assert {path.stem for path in tmp_path.glob("*.*")} == {"newest", "used", "int8-made"}
+    tidy(tmp_path, 10)
+    assert {path.stem for path in tmp_path.glob("*.*")} == {"newest", "int8-made"}
+    assert unfinished.is_dir()
+    assert not left.exists()
+
+
 def test_without_openvino_pytorch_does_it_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(OpenVinoError, match="not installed"):
@@ -174,6 +212,25 @@ def test_a_compiler_that_computes_something_else_is_not_used(monkeypatch: pytest
     assert "it does not say what the network says" in MeshEstimator(toy(), ToyBody()).description
 
 
+def test_one_crop_is_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong_alone(openvino: object, network: object, precision: str) -> object:
+        if network.inputs[0].partial_shape.is_static:
+            network = core.openvino_network.convert(core.openvino_network.Exported(toy(tokens="template")))
+        return compile_network(openvino, network, precision)
+
+    monkeypatch.setattr(core.openvino_network, "compile_network", wrong_alone)
+    assert "it does not say what the network says" in MeshEstimator(toy(), ToyBody()).description
+
+
+def test_the_bench_goes_on_where_openvino_fails(model: FastMETRO, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(core.openvino_network, "compile_network", broken)
+    report = bench.bench(model, batch=1, repeats=1, device="cpu", ways=(WAYS[0], *(way for way in WAYS if way.name == "OpenVINO fp32")))
+    assert report.skipped == {"OpenVINO fp32": "RuntimeError: no such instruction"}
+
+
 def test_the_estimator_keeps_no_second_copy_of_the_weights() -> None:
     estimator = MeshEstimator(toy(), ToyBody())
     assert "OpenVINO" in estimator.description
@@ -196,6 +253,12 @@ def test_int8_is_made_once_measured_and_found_again(model: FastMETRO, tmp_path: 
     path.write_bytes(b"<net")
     with pytest.raises(InputError, match=r"is not usable .* make it with"):
         OpenVinoNetwork(model, "int8", tmp_path)
+
+
+def test_shards_with_too_few_people_to_quantise_with_are_refused(tmp_path: Path) -> None:
+    write_toy_shards(tmp_path, num_shards=1, count=4)
+    with pytest.raises(InputError, match=r"got 4 people in .*, expected 5 or more"):
+        shard_crops(tmp_path, 150)
 
 
 def test_the_bench_measures_openvino(model: FastMETRO) -> None:
