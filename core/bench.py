@@ -173,6 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             model = load_checkpoint(options.checkpoint, options.mesh_dir).model
         else:
+            torch.manual_seed(0)  # the same weights in every run: what OpenVINO keeps of them is found again
             model = build_model(options.variant, release=options.release)
         report = bench(model, options.batch, options.repeats, options.device)
         if options.json:
