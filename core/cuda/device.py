@@ -4,6 +4,7 @@ Work on a stream runs some time later, in order; other streams and the host wait
 late as it may be.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -132,6 +133,7 @@ class CudaDevice:
     def free(self) -> None:
         """As Device's."""
         torch.cuda.synchronize(self.device)
+        gc.collect()  # a PackedNetwork is in a cycle with its model
         torch.cuda.empty_cache()
 
     def free_bytes(self) -> tuple[int, int]:
