@@ -79,7 +79,10 @@ class Worker:
                 continue
             with claimed(job) as mine:
                 if mine and self._plan.is_open(job):
-                    self._do(job, self._opened(stack))
+                    engine = self._opened(stack)
+                    if self._stop.is_set():  # while the network was being loaded
+                        return False
+                    self._do(job, engine)
                     worked = True
         return worked
 

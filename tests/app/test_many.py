@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -161,6 +162,21 @@ def test_asked_to_stop_it_leaves_nothing_half(folder: Path, out: Path, number: i
         assert not job.work.exists()
     work(plan)
     check_all_finished(plan)
+
+
+def test_asked_to_stop_while_the_network_is_loaded_it_begins_nothing(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+
+    @contextmanager
+    def opened(config: LiveConfig) -> Iterator[Engine]:
+        stop.set()
+        with open_fake_engine(config) as engine:
+            yield engine
+
+    monkeypatch.setattr(app.jobs, "process_video", lambda *_: pytest.fail("began a video"))
+    plan = replace(plan_of(folder, out), open_engine=opened)
+    work(plan, stop)
+    assert set(survey(plan).values()) == {State.LEFT} and not plan.jobs[0].work.exists()
 
 
 def test_a_claimed_video_is_left_to_its_worker(folder: Path, out: Path) -> None:
