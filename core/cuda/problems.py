@@ -12,7 +12,7 @@ MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALL
 
 def cuda_problem() -> str:
     """Why PyTorch cannot compute on a GPU here: a build without CUDA, no driver, one too old, a GPU too old; "" where it can."""
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and torch.version.hip is None:  # hip: AMD's GPUs, which PyTorch calls cuda too
         return f"PyTorch {torch.__version__} is built without CUDA"
     with warnings.catch_warnings(record=True) as told:  # torch says there what is wrong with a driver
         warnings.simplefilter("always")
@@ -31,7 +31,7 @@ def cuda_problem() -> str:
 
 def has_no_gpu(problem: str) -> bool:
     """Whether a problem is none: a machine without an NVIDIA GPU, or a build of PyTorch for such machines."""
-    return any(words in problem for words in ("without CUDA", "no NVIDIA driver", "no GPU is visible", "No CUDA GPUs"))
+    return any(words in problem for words in ("without CUDA", "no NVIDIA driver", "no GPU is visible", "No CUDA GPUs", "No HIP GPUs"))
 
 
 def _initialisation_problem() -> str:

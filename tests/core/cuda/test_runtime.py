@@ -252,6 +252,10 @@ def test_without_a_gpu_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert has_no_gpu(cuda_problem())
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "without CUDA" in cuda_problem()
+    monkeypatch.setattr(torch.version, "hip", "7.0")  # AMD's GPUs, which PyTorch calls cuda too
+    assert "without CUDA" not in cuda_problem()
     with pytest.raises(RuntimeUnavailable, match=r"NVIDIA|CUDA"):
         open_cuda(toy(), "fp32")
     with pytest.raises(RuntimeUnavailable, match="int8 is not for GPUs"):
@@ -276,6 +280,7 @@ def test_a_gpu_without_kernels_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> 
     def no_kernels(*_: object, **__: object) -> Tensor:
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore")
 
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
     monkeypatch.setattr(torch, "ones", no_kernels)
