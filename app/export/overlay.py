@@ -76,6 +76,8 @@ class OverlaySink(ClosingSink):
             self.warnings.append(self._sound.warning)
         if self._partial.exists():  # it does when a frame was written
             self._partial.replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)  # an earlier run's
 
     def _open_sound(self) -> Soundtrack | None:
         if self._recording.source is None:

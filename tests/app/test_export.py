@@ -360,3 +360,10 @@ def test_pictures(tmp_path: Path) -> None:
 def test_unknown_formats_list_the_known() -> None:
     with pytest.raises(InputError, match=r"overlay\.mp4.*"):
         SINKS["overlay.avi"]
+
+
+def test_a_run_without_a_frame_leaves_no_earlier_overlay(tmp_path: Path) -> None:
+    (tmp_path / "overlay.mp4").write_text("of an earlier run")
+    with SinkGroup(recording(tmp_path)):
+        pass
+    assert not (tmp_path / "overlay.mp4").exists()
