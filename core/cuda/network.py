@@ -148,7 +148,7 @@ class Layout:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def unpacked(self, rows: Tensor) -> Prediction:
-        """(B, width) on the host -> what the network said. The mesh and the joints are views of it; who keeps the rest keeps no row alive."""
+        """(B, width) on the host -> what the network said: mesh and joints are views of it; who keeps the rest keeps no row alive."""
         parts = rows.split([math.prod(shape) for shape in self.shapes.values()], 1)
         said = {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
         said |= {name: said[name].clone() for name in ("camera", "betas") if name in said}
