@@ -13,6 +13,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from app.stopping import orderly_end
+
 A = TypeVar("A")
 B = TypeVar("B")
 T = TypeVar("T")
@@ -44,7 +46,8 @@ class Stages(Generic[T]):
     """Iterates over what the last stage gives for the items of `source`.
 
     An error of the source or of a stage is raised here once all that came before it has been given. Use as a context manager: leaving
-    it, for whatever reason, ends the threads as soon as each is through with what it is doing, and waits for them.
+    it, for whatever reason, ends the threads as soon as each is through with what it is doing, and waits for them, also when Ctrl-C comes
+    once more meanwhile.
 
     names: of the threads, the source's first; busy_s: seconds that each has worked so far, waiting left out
     """
@@ -69,12 +72,13 @@ class Stages(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stopped.set()
-        self._room.release()
-        for box in self._outboxes:
-            box.put(_End())
-        for thread in self._threads:
-            thread.join()
+        with orderly_end():  # what the threads use is closed next
+            self._stopped.set()
+            self._room.release()
+            for box in self._outboxes:
+                box.put(_End())
+            for thread in self._threads:
+                thread.join()
 
     def __iter__(self) -> Iterator[T]:
         while True:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from app.stages import Stage, each
+from app.stopping import orderly_end
 from app.types import Scene
 from core.arrays import check_array
 from core.joints import JOINT_NAMES
@@ -194,7 +195,11 @@ class SinkGroup(ClosingSink):
         self.num_scenes += 1
 
     def close(self) -> None:
-        """Close all, also when one fails; the first error is raised after the others are closed."""
+        """Close all, also when one fails or Ctrl-C comes; the first error is raised after the others are closed."""
+        with orderly_end():
+            self._close_all()
+
+    def _close_all(self) -> None:
         errors: list[Exception] = []
         for name, sink in self._sinks.items():
             if name == "summary.json":

@@ -3,6 +3,9 @@
 import errno
 import io
 import json
+import os
+import signal
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -345,6 +348,21 @@ def test_an_unwritable_folder_is_an_oserror(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         SinkGroup(recording(tmp_path / "file"))
+
+
+def test_ctrl_c_while_files_are_finished_loses_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(sink: OverlaySink) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        close(sink)
+
+    close = OverlaySink.close
+    monkeypatch.setattr(OverlaySink, "close", interrupted)
+    sinks = SinkGroup(recording(tmp_path))
+    sinks.write(scene(mesh()))
+    with pytest.raises(KeyboardInterrupt):
+        sinks.close()
+    assert {path.name for path in tmp_path.iterdir()} == set(VIDEO_SINKS)
 
 
 def test_pictures(tmp_path: Path) -> None:

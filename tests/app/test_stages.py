@@ -2,9 +2,14 @@
 
 import _thread
 import itertools
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -165,6 +170,69 @@ def test_ctrl_c_ends_within_a_second_while_results_are_waited_for() -> None:
     with pytest.raises(KeyboardInterrupt), Stages(Counted(), {"stuck": each(stuck), **STAGES}, ROOM) as results:
         list(results)
     assert time.perf_counter() - start_s < 1.2
+
+
+class Look:
+    """Takes its time in a stage, as a detector does; `ended` when it is through."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.takes_s, self.begun, self.ended = takes_s, threading.Event(), threading.Event()
+
+    def __call__(self, item: int) -> int:
+        self.ended.clear()
+        self.begun.set()
+        time.sleep(self.takes_s)
+        self.ended.set()
+        return item
+
+
+def interrupt_often(look: Look, times: int, every_s: float = 0.15) -> None:
+    """Ctrl-C as the system gives it, from the first look on."""
+    look.begun.wait()
+    for _ in range(times):
+        time.sleep(every_s)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_ctrl_c_still_waits_for_the_threads(caplog: pytest.LogCaptureFixture) -> None:
+    look, before = Look(1.0), signal.getsignal(signal.SIGINT)
+    interrupting = threading.Thread(target=interrupt_often, args=(look, 2))
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt), Stages(Counted(), {"look": each(look)}, ROOM) as results:
+        list(results)
+    assert look.ended.is_set(), "what it looks with would be closed under it"
+    interrupting.join()
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["ending"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_during_the_end_of_what_went_well_interrupts_afterwards() -> None:
+    look = Look(0.5)
+
+    def left_early() -> None:
+        with Stages(Counted(), {"look": each(look)}, ROOM):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            look.begun.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        left_early()
+    assert look.ended.is_set()
+
+
+def test_a_third_ctrl_c_kills_at_once(repository: Path) -> None:
+    program = (
+        "import signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from app.stages import Stages, each\n"
+        "from tests.app.test_stages import Counted, Look, interrupt_often\n"
+        "look = Look(60.0)\n"
+        "threading.Thread(target=interrupt_often, args=(look, 3), daemon=True).start()\n"
+        "with Stages(Counted(), {'look': each(look)}, 2) as results:\n"
+        "    list(results)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], check=False, cwd=repository, capture_output=True, text=True, timeout=40)
+    assert killed.returncode == -signal.SIGINT, killed.stderr
+    assert "Traceback" not in killed.stderr
 
 
 def test_busy_times_are_those_of_the_work_alone() -> None:
