@@ -3,7 +3,6 @@
 import logging
 import signal
 import tempfile
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from app.bench.machine import peak_gpu_memory_mb, peak_memory_mb, this_machine
 from app.bench.report import Report
 from app.bench.sections import QUICK, THOROUGH, Bench, chosen
 from app.config import LiveConfig
+from app.stopping import handled_by
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,13 @@ def run_bench(names: list[str], folder: Path, config: LiveConfig, quick: bool = 
         "precision": config.precision,
     }  # fmt: skip
     report = Report(this_machine(), settings)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill leaves a table as Ctrl-C does
     if report.machine.warning:
         log.warning("%s", report.machine.warning)
-    with tempfile.TemporaryDirectory(prefix="fastmetro-bench-") as temporary, ExitStack() as stack:
+    with (
+        handled_by(signal.default_int_handler, (signal.SIGTERM,)),  # a polite kill leaves a table as Ctrl-C does
+        tempfile.TemporaryDirectory(prefix="fastmetro-bench-") as temporary,
+        ExitStack() as stack,
+    ):
         bench = Bench(config, report, Path(temporary), QUICK if quick else THOROUGH, stack=stack)
         try:
             for number, (name, section) in enumerate(sections, start=1):

@@ -1,6 +1,7 @@
 """--bench with a network and a detector that know the answer: what is in the table, ratios, what an interrupt keeps. Never a time."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from app.bench.commands import Started
 from app.bench.flows import NO_OVERLAY, OVERLAY, Flow
 from app.bench.machine import Machine, cpu_name, instruction_sets, this_machine
 from app.bench.report import Report, Row
-from app.bench.sections import ORDER, SECTIONS, Effort
+from app.bench.sections import ORDER, SECTIONS, Bench, Effort
+from app.config import LiveConfig
 from core.checkpoint import Checkpoint
 from core.timing import Spread
 from core.ways import WAYS
@@ -133,6 +135,19 @@ def test_an_interrupt_keeps_what_was_measured(
     assert ("stages", "decode") in kinds
     assert not any(section == "recorded" for section, _ in kinds)
     assert "smoothing" not in report["facts"], "it comes after what was interrupted"
+
+
+def test_a_polite_kill_keeps_what_was_measured_and_then_kills_as_before(toy_bench: None, tmp_path: Path) -> None:
+    def killed(bench: Bench) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SECTIONS._entries, "smoothing", killed)
+        text, complete = run.run_bench(["smoothing"], tmp_path, LiveConfig(), quick=True)
+    assert not complete
+    assert "interrupted after" in text
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_ratios_are_against_the_same_network_in_the_official_layout() -> None:
