@@ -5,6 +5,7 @@ that a name never depends on which other videos there are.
 """
 
 import json
+import logging
 import os
 import socket
 import zlib
@@ -16,12 +17,16 @@ from pathlib import Path
 from app.finished import file_version
 from core.errors import InputError
 
+log = logging.getLogger(__name__)
+
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905
 )
 LIST_SUFFIX = ".txt"
 BOOKKEEPING = ".many"
 """Folder within OUT of the claims and of what is not finished yet."""
+OVERLAYS = ("overlay.mp4", "overlay.partial.mp4")
+BESIDE_OVERLAYS = ("meshes.npz", "meshes.partial.npz", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -81,22 +86,35 @@ def worker_name() -> str:
 def find_jobs(sources: list[Path], out: Path) -> tuple[Job, ...]:
     """A job for each video of these folders, list files and videos, the largest first, so that no worker ends long after the others.
 
-    Raises InputError when there is no video, a list cannot be read, or two videos would get one name.
+    Videos that are results of this app are left out, and said to be. Raises InputError when there is no video, a list cannot be read, or
+    two videos would get one name.
     """
     out = Path(os.path.abspath(out))
     jobs: dict[str, Job] = {}
+    results: list[Path] = []
     for video, name in (found for source in sources for found in _videos_of(Path(os.path.abspath(source)), out)):
+        if is_result(video):
+            results.append(video)
+            continue
         other = jobs.setdefault(name, Job(video, name, out, _size(video)))
         if video == other.folder:
             raise InputError(f"--out {out}: the videos' own folder, whose files would be in the way; give another")
         if other.video != video:
             raise InputError(f"{other.video} and {video} would both become {out / name}; give the folder that holds both")
+    if results:
+        log.info("%d video(s) left out, which are results of this app: %s%s", len(results), results[0], ", ..." * (len(results) > 1))
     if not jobs:
         given = ", ".join(map(str, sources))
+        found = "no videos but results of this app" if results else "no videos"
         raise InputError(
-            f"{given}: no videos; expected files with one of {' '.join(sorted(VIDEO_SUFFIXES))}, or a {LIST_SUFFIX} with one path a line"
+            f"{given}: {found}; expected files with one of {' '.join(sorted(VIDEO_SUFFIXES))}, or a {LIST_SUFFIX} with one path a line"
         )
     return tuple(sorted(jobs.values(), key=lambda job: (-job.num_bytes, job.name)))
+
+
+def is_result(video: Path) -> bool:
+    """Whether this app wrote it, or is about to: an overlay beside the meshes or the numbers that it shows."""
+    return video.name in OVERLAYS and any((video.parent / name).exists() for name in BESIDE_OVERLAYS)
 
 
 def shard(jobs: tuple[Job, ...], index: int, count: int) -> tuple[Job, ...]:

@@ -116,6 +116,31 @@ def test_names_that_do_not_go(folder: Path, out: Path, tmp_path: Path) -> None:
         find_jobs([tmp_path / "empty"], out)
 
 
+@pytest.mark.parametrize("where", ["old results", "a link to them", "listed"])
+def test_results_are_no_videos(folder: Path, out: Path, caplog: pytest.LogCaptureFixture, where: str) -> None:
+    caplog.set_level("INFO")
+    old = folder / "results"
+    work(plan_of(folder / "day 1", old))
+    killed = folder / "killed" / "clip"
+    killed.mkdir(parents=True)
+    (killed / "overlay.partial.mp4").touch()
+    (killed / "meshes.partial.npz").touch()
+    write_video(folder / "overlay.mp4")  # somebody's own, of that name
+    if where == "a link to them":
+        out.symlink_to(old)
+    source = folder
+    if where == "listed":
+        source = folder / "list.txt"
+        results = [path.relative_to(folder).as_posix() for path in folder.rglob("overlay*.mp4")]
+        source.write_text("\n".join([*NAMES, *results]), encoding="utf-8")
+    caplog.clear()
+    assert {job.name for job in find_jobs([source], out)} == {*NAMES, "overlay.mp4"}
+    (said,) = [line for line in caplog.messages if "left out" in line]
+    assert said.startswith("3 video(s) left out") and "overlay" in said
+    with pytest.raises(InputError, match="no videos but results of this app"):
+        find_jobs([old], out)
+
+
 def test_shards_are_a_partition(folder: Path, out: Path) -> None:
     jobs = find_jobs([folder], out)
     parts = [shard(jobs, index, 3) for index in (1, 2, 3)]
