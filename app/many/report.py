@@ -76,7 +76,7 @@ def table(before: States, after: States, elapsed_s: float | None = None) -> str:
         frames = sum(_frames(job) for job in new)
         lines.append(f"{'frames now':<10}{frames:>8,}  in {duration(elapsed_s)}: {frames / elapsed_s:.1f} frames/s")
     failed = [job for job, state in after.items() if state is State.FAILED]
-    lines += [f"failed: {job.name}: {job.failed_because()}" for job in failed[:MAX_LISTED]]
+    lines += [f"failed: {job.name}: {job.failed_because() or 'tried again by now'}" for job in failed[:MAX_LISTED]]
     if len(failed) > MAX_LISTED:
         lines.append(f"... and {len(failed) - MAX_LISTED:,} more; each has its .failed.json")
     return "\n".join(lines)
@@ -88,7 +88,11 @@ def num_finished(states: States) -> int:
 
 
 def _frames(job: Job) -> int:
-    return json.loads((job.folder / "summary.json").read_text(encoding="utf-8"))["frames"]
+    """Of the result; 0 for one that somebody is making anew just now."""
+    try:
+        return json.loads((job.folder / "summary.json").read_text(encoding="utf-8"))["frames"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def duration(time_s: float) -> str:

@@ -366,6 +366,19 @@ def test_the_watch_says_how_long_it_takes(
     assert re.search(r"[1-5] of 6 videos, \d+% of their bytes, \d+ s, about \d+ s left", caplog.text)
 
 
+def test_the_table_stands_what_others_do_meanwhile(folder: Path, out: Path) -> None:
+    plan = plan_of(folder, out)
+    work(plan)
+    plan.jobs[5].record_failure("no disk")
+    before, after = dict.fromkeys(plan.jobs, State.LEFT), survey(plan) | {plan.jobs[5]: State.FAILED}
+    (plan.jobs[0].folder / "summary.json").unlink()  # another worker puts its own in place
+    (plan.jobs[1].folder / "summary.json").write_text("{")
+    plan.jobs[5].failure.unlink()
+    shown = table(before, after, 2.0)
+    assert "frames now" in shown and " 36  in 2 s" in shown
+    assert "None" not in shown
+
+
 def test_status_changes_nothing(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "--out", str(out), "--status"]) == 0
     assert re.search(r"^left\s+6$", capsys.readouterr().out, re.MULTILINE)
