@@ -93,9 +93,11 @@ class _Processes:
         self._problems: list[str] = []
 
     def run(self) -> list[str]:
-        """Until all have ended."""
-        running = {number: self._start(number) for number in range(len(self._environments))}
+        """Until all have ended. Raises InputError when not all can be started; none is left then."""
+        running: dict[int, BaseProcess] = {}
         try:
+            for number in range(len(self._environments)):
+                running[number] = self._start(number)
             while running:
                 wait([process.sentinel for process in running.values()], timeout=POLL_S)
                 if self._stop.is_set() and sys.platform != "win32":  # there it would kill them; Ctrl-C has reached them already
@@ -105,18 +107,33 @@ class _Processes:
                     if process.exitcode is not None:
                         del running[number]
                         if self._restarts(number, process.exitcode):
-                            running[number] = self._start(number)
+                            running |= self._started_again(number)
         finally:
-            for process in running.values():  # a second Ctrl-C
+            for process in running.values():  # a second Ctrl-C, or one that could not be started
                 process.kill()
+                process.join()
         return self._problems
 
     def _start(self, number: int) -> BaseProcess:
         name = f"worker {number + 1}: " if len(self._environments) > 1 else ""
         process = multiprocessing.get_context("spawn").Process(target=_worker_process, args=(self._plan, name), name=name)
-        with environment(self._environments[number]):
-            process.start()
+        try:
+            with environment(self._environments[number]):
+                process.start()
+        except OSError as error:
+            raise InputError(
+                f"worker {number + 1} of {len(self._environments)} cannot be started ({error.strerror or error}); take fewer "
+                "with --workers, the same command goes on"
+            ) from error
         return process
+
+    def _started_again(self, number: int) -> dict[int, BaseProcess]:
+        """Empty where that does not go; the others work on."""
+        try:
+            return {number: self._start(number)}
+        except InputError as error:
+            self._problems.append(str(error))
+            return {}
 
     def _restarts(self, number: int, exit_code: int) -> bool:
         """Whether a worker that ended is needed again; one that said what is wrong is not."""

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
+from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +379,39 @@ def test_the_table_stands_what_others_do_meanwhile(folder: Path, out: Path) -> N
     shown = table(before, after, 2.0)
     assert "frames now" in shown and " 36  in 2 s" in shown
     assert "None" not in shown
+
+
+def test_a_worker_that_cannot_be_started_leaves_none(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(process: BaseProcess) -> None:
+        if started:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        begin(process)
+
+    started: list[BaseProcess] = []
+    begin = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    with pytest.raises(InputError, match=r"worker 2 of 3 cannot be started \(Resource temporarily unavailable\).* --workers"):
+        run(plan_of(folder, out), "local", Pool(workers=3))
+    assert started[0].exitcode is not None, "the first runs on"
+
+
+def test_a_worker_that_cannot_be_started_again_does_not_end_the_others(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(process: BaseProcess) -> None:
+        if len(started) == 2:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        started.append(process)
+        begin(process)
+
+    write_video(folder / "deadly.mp4", DIES_WITH)
+    started: list[BaseProcess] = []
+    begin = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    assert run(plan_of(folder, out), "local", Pool(workers=2)) == 1
+    assert "cannot be started (Cannot allocate memory)" in caplog.text
+    assert [process.exitcode for process in started].count(-signal.SIGKILL) >= 1
 
 
 def test_status_changes_nothing(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
