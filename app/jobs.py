@@ -51,6 +51,10 @@ class Engine:
             "mesh": shown_mesh(self.estimator, config), **drawing_settings(config),
         }  # fmt: skip
 
+    def noted(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """`settings` of a run that begins, with what `already_done` does not look at: how the network runs here, and the state."""
+        return settings | {"network": self.estimator.description, "state": "failed"}
+
 
 def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:
     """Which mesh results hold: "parametric" for fitted bodies, "free" for the network's vertices."""
@@ -128,7 +132,7 @@ def process_video(path: Path, folder: Path, engine: Engine) -> str:
     if finished:
         return f"{path}: {finished}"
     source = VideoSource(path)
-    settings["state"] = "failed"
+    settings = engine.noted(settings)
     recording = _recording(engine, folder, source.size_px, settings, source.fps, path, source.expected_frames)
     start_s = time.perf_counter()
     with SinkGroup(recording, video_sinks(engine.config)) as sinks:
@@ -198,7 +202,7 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
     if finished:
         return f"{path}: {finished}"
     frame = Frame(read_picture(path), 0.0, 0)
-    settings = engine.settings | {"state": "failed"}
+    settings = engine.noted(engine.settings)
     with SinkGroup(_recording(engine, folder, frame.size_px, settings), PICTURE_SINKS) as sinks:
         scene = scene_of_picture(frame, engine.detector, engine.estimator, engine.config)
         sinks.write(scene)

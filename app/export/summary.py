@@ -16,7 +16,7 @@ from app.export.sink import SINKS, ClosingSink, Recording
 from app.jitter import jitter_m_s3
 from app.types import Scene, SmoothedMesh
 
-PACKAGES = ("torch", "numpy", "mediapipe", "opencv-contrib-python", "av", "numba", "scipy", "safetensors")
+PACKAGES = ("torch", "openvino", "numpy", "mediapipe", "opencv-contrib-python", "av", "numba", "scipy", "safetensors")
 LOWEST_MS, HIGHEST_MS = 1e-3, 1e6
 BINS_PER_FACTOR_E = 100
 JITTER_BINS = 240

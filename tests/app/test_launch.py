@@ -98,6 +98,8 @@ def test_video_to_files(fake_engine: RectangleDetector, capsys: pytest.CaptureFi
         assert set(rows["track_id"].tolist()) == {1}
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["settings"]["state"] == "complete"
+    assert summary["settings"]["network"] == "tube"  # how it ran
+    assert "openvino" in summary["versions"]
     assert list(summary["threads"]) == ["read", "look", "estimate", "place", "draw", "write"]
     assert all(0 <= thread["busy"] <= 1 for thread in summary["threads"].values())
     assert {"detect", "crop", "estimate", "smooth", "draw", "overlay.mp4", "meshes.npz"} <= set(summary["ms_per_stage"])
