@@ -154,8 +154,12 @@ class Camera:
     `take` gives the newest frame that was not taken yet. Frame.time_s counts from the opening; frames have the size of the source.
     """
 
-    def __init__(self, address: str, loop: bool = False, connect: Callable[[Address], Pictures] | None = None) -> None:
-        """loop: play a file again and again; connect: opens the source, for tests. Raises InputError for an address that makes no sense."""
+    def __init__(
+        self, address: str, loop: bool = False, connect: Callable[[Address], Pictures] | None = None, file_waits: bool = False
+    ) -> None:
+        """loop: play a file again and again; connect: opens the source, for tests; file_waits: a file stands at its first picture until
+        `play`. Raises InputError for an address that makes no sense.
+        """
         self.address = Address.parse(address)
         self.is_file = self.address.kind == "file"
         self._connect = connect or (lambda where: read_file(where, loop) if where.kind == "file" else read_capture(where))
@@ -166,7 +170,9 @@ class Camera:
         self._start_s = self._heard_s = self._tried_s = time.perf_counter()
         self._num_frames, self._num_dropped, self._last_time_s = 0, 0, -math.inf
         self._size_px, self._file_start_s = (0, 0), math.nan
-        self._first = threading.Event()
+        self._first, self._playing = threading.Event(), threading.Event()
+        if not file_waits:
+            self._playing.set()
         self._status = SourceStatus("opening", f"opening {self.address.shown}")
         self._supervisor = threading.Thread(target=self._supervise, name="camera-watch", daemon=True)
 
@@ -202,6 +208,10 @@ class Camera:
     def size_px(self) -> tuple[int, int]:
         """Width, height of the latest frame."""
         return self._size_px
+
+    def play(self) -> None:
+        """A file that waits goes on; nothing else changes."""
+        self._playing.set()
 
     def close(self) -> None:
         """End all threads; one that is stuck in a read ends with its time-out."""
@@ -269,6 +279,11 @@ class Camera:
 
     def _pace(self, connection: Connection, time_s: float) -> bool:
         """Wait until a file's picture is due; False when cancelled meanwhile."""
+        if self._num_frames and not self._playing.is_set():
+            while not self._playing.wait(POLL_S):
+                if connection.cancelled.is_set():
+                    return False
+            self._file_start_s = math.nan
         now_s = time.perf_counter()
         if math.isnan(self._file_start_s):
             self._file_start_s = now_s - time_s

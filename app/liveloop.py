@@ -57,7 +57,9 @@ class LiveLoop:
         meter: HudMeter,
         focal_px: float | None = None,
     ) -> None:
-        """open_pipeline loads the network; it runs beside the loop, which shows the camera's picture meanwhile."""
+        """open_pipeline loads the network; it runs beside the loop, which shows the camera's picture meanwhile. A file that waits plays
+        from then on.
+        """
         self._camera, self._open, self._focal_px = camera, open_pipeline, focal_px
         self.governor, self.meter = governor, meter
         self.pipeline: LivePipeline | None = None
@@ -126,6 +128,8 @@ class LiveLoop:
             self.pipeline = self._open()
         except Exception as error:  # noqa: BLE001 - raised by `check` in the main thread
             self.failure = error
+        finally:
+            self._camera.play()
 
     def _run(self) -> None:
         try:

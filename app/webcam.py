@@ -65,7 +65,7 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
         check_display()
     loading = Begun("live-load", lambda: open_pipeline(config))  # beside the opening of the camera
     try:
-        with stop_on_signal() as stop, Camera(address, config.loop) as camera:
+        with stop_on_signal() as stop, Camera(address, config.loop, file_waits=True) as camera:
             meter, governor = HudMeter(), Governor(config.target_ms, draws=not config.headless)
             with LiveLoop(camera, loading.result, governor, meter, config.focal_px) as loop:
                 recorder = Recorder(loop, config, folder)
@@ -156,6 +156,8 @@ class Recorder:
     @property
     def summary(self) -> str:
         """What was recorded, for the last line."""
+        if self._wanted:
+            return f"; nothing recorded to {self._config.record}: the session ended before the network was loaded"
         return f"; recorded {', '.join(map(str, self.paths))}" if self.paths else ""
 
     def start_if_wanted(self) -> None:

@@ -294,6 +294,35 @@ def test_a_file_without_a_window_is_recorded_to_its_end(clip: Path, tmp_path: Pa
     until(lambda: not camera_threads())
 
 
+def test_a_file_waits_for_the_network(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_slowly(_: LiveConfig) -> LivePipeline:
+        time.sleep(1.5)  # longer than the clip
+        return open_fake()
+
+    monkeypatch.setattr(app.webcam, "open_pipeline", open_slowly)
+    run_webcam(str(clip), replace(CONFIG, record=tmp_path / "a.arrows"), tmp_path)
+    times_s = [scene.frame.time_s for scene in SessionReader(tmp_path / "a.arrows")]
+    assert times_s[0] < 0.2  # frames are dropped on a busy machine
+    assert times_s[-1] == pytest.approx(29 / 30, abs=0.1)
+
+
+def test_a_session_that_ends_before_the_network_is_there_says_that_nothing_is_recorded(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(app.webcam, "open_pipeline", lambda _: ended.wait(60) and open_fake())
+    said = run_webcam(str(clip), replace(CONFIG, record=tmp_path / "a.arrows", duration_s=0.3), tmp_path)
+    ended.set()
+    assert "nothing recorded to" in said
+    assert not (tmp_path / "a.arrows").exists()
+
+
+def test_a_network_that_fails_ends_a_file_that_waits(clip: Path) -> None:
+    with pytest.raises(InputError, match="nosuchnetwork"):
+        run_webcam(str(clip), replace(CONFIG, checkpoint="nosuchnetwork"), Path())
+    until(lambda: not camera_threads())
+
+
 def test_a_network_camera_that_dies_and_returns_keeps_its_people() -> None:
     with (
         MjpegCamera(size_px=(96, 64)) as server,
