@@ -12,6 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
+if sys.version_info < (3, 10):  # noqa: UP036  before anything that an older Python cannot even read
+    sys.exit(f"launch.py: this is Python {sys.version.split()[0]}; 3.10 or newer is needed, and tested are those that README names")
+
 from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields
 from app.native_logs import quiet_native_libraries
 
@@ -27,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     config, page = config_from(flags, parser), page_from(flags, parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts, once, whoever imports it
     quiet_native_libraries()
     try:
         return run(flags, config, page)

@@ -4,42 +4,38 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.config import LiveConfig
 from core.errors import InputError
 
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-OPEN3D = "open3d-cpu" if (sys.platform, platform.machine()) == ("linux", "x86_64") else "open3d"
-PACKAGES = (
-    "torch",
-    "numpy",
-    "scipy",
-    "safetensors",
-    "opencv-contrib-python",
-    "mediapipe",
-    "av",
-    "numba",
-    "tqdm",
-    OPEN3D,
-    "gradio",
-    "websockets",
-)
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
+OPTIONAL = {"openvino": "PyTorch does its work, at half the speed"}
+"""Packages that the app does without, and how."""
+INSTALL = "pip install -r requirements.txt"
 RESTORE = "it belongs to the repository: git checkout -- checkpoints"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that the default needs. licence and origin are said here only where the file does not say them itself."""
+    """A file that the default needs. licence and origin are said here only where the file does not say them itself.
+
+    spare: what alone needs it, for a file that the default does without
+    """
 
     name: str
     what: str
     origin: str = ""
     licence: str = ""
     commercial_use: str = "see licence"
+    spare: str = ""
 
 
 ASSETS = (
@@ -50,6 +46,7 @@ ASSETS = (
         "pose_landmarker.task", "person detector", "composed from the models of the mediapipe 0.10.21 wheel (PyPI)",
         "Apache-2.0, Copyright The MediaPipe Authors", "yes",
     ),
+    Asset("anny_poses.safetensors", "poses of synthetic people", spare="training on synthetic people"),
 )  # fmt: skip
 
 
@@ -70,17 +67,34 @@ Line = tuple[str, str | None]
 
 
 def _packages() -> Iterator[Line]:
+    """What requirements.txt asks for on this machine, and what is here."""
     yield "", None
-    for name in PACKAGES:
-        try:
-            version, problem = importlib.metadata.version(name), None
-        except importlib.metadata.PackageNotFoundError:
-            version, problem = "not installed", f"the Python package {name}; pip install -r requirements.txt"
-        yield f"  {name:24} {version}", problem
+    try:
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError:  # comes with several of them
+        yield "  the packages of requirements.txt: not installed", f"the Python packages; {INSTALL}"
+        return
+    lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
+    for wanted in (Requirement(line) for line in lines if line):
+        if wanted.marker is None or wanted.marker.evaluate():
+            yield _package(wanted.name, wanted.specifier)
     for module in ("cv2", "mediapipe"):
         problem = _import_problem(module)
         if problem:
             yield f"  {module} cannot be loaded: {problem}", problem
+
+
+def _package(name: str, wanted: "SpecifierSet") -> Line:
+    """One package: its version, and whether that is one of those that were tested."""
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        if name in OPTIONAL:
+            return f"  {name:24} not installed; {OPTIONAL[name]}", None
+        return f"  {name:24} not installed", f"the Python package {name}; {INSTALL}"
+    if wanted.contains(version, prereleases=True):
+        return f"  {name:24} {version}", None
+    return f"  {name:24} {version}, expected {wanted}", f"the Python package {name} {wanted}; {INSTALL}"
 
 
 def _import_problem(module: str) -> str | None:
@@ -98,7 +112,7 @@ def _device(config: LiveConfig) -> Iterator[Line]:
     try:
         from core.estimator import choose_device, choose_precision
     except ImportError as error:
-        yield f"  device: unknown, {error}", "PyTorch; pip install -r requirements.txt"
+        yield f"  device: unknown, {error}", f"PyTorch; {INSTALL}"
         return
     try:
         device, device_reason = choose_device(config.device)
@@ -117,6 +131,9 @@ def _assets() -> Iterator[Line]:
     others = [Asset(path.name, "network") for path in sorted(CHECKPOINTS.glob("*.safetensors")) if path.name not in known]
     for asset in (*ASSETS, *others):
         path = CHECKPOINTS / asset.name
+        if not path.is_file() and asset.spare:
+            yield f"  {asset.name}: missing; only {asset.spare} needs it", None
+            continue
         if not path.is_file():
             yield f"  {asset.name}: missing", f"{asset.name} ({asset.what}); {RESTORE}"
             continue
@@ -132,14 +149,18 @@ def _described(path: Path, asset: Asset) -> Iterator[Line]:
         return
     licence, origin = facts.get("licence") or asset.licence or "not stated", facts.get("origin") or asset.origin or "not stated"
     commercial = facts.get("commercial_use") or asset.commercial_use
+    licence = licence.removesuffix("; commercial use allowed")  # said once
     yield f"  {asset.name}: {asset.what}, {size_mb:.1f} MB, sha256 {sha256(path)}", None
     yield f"    licence: {licence}; commercial use: {commercial}; origin: {origin}", None
 
 
 def _smpl(config: LiveConfig) -> Iterator[str]:
     """What there is of SMPL: optional, so nothing of it counts as missing."""
-    from core.bodies import smpl_files as smpl
-
+    try:
+        from core.bodies import smpl_files as smpl
+    except ModuleNotFoundError:
+        yield "  smpl: optional; its files are looked for once the packages are installed"
+        return
     folder = config.mesh_dir or smpl.DEFAULT_FOLDER
     yield f"  smpl: optional, for the official FastMETRO weights; non-commercial research; its files in {folder}:"
     for name in (smpl.MESH_FILE, smpl.REGRESSOR_FILE):

@@ -87,6 +87,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_an_old_python_is_named_in_one_line() -> None:
+    program = "import sys; sys.version_info = (3, 9, 18); import launch"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(launch.__file__).parent)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "3.10 or newer" in done.stderr
+
+
 def test_video_to_files(fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
     code, out, _ = outcome(capsys, "--video", clip, "--out", tmp_path / "out")
     assert code == 0
