@@ -15,7 +15,7 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036  before anything that an older Python cannot even read
     sys.exit(f"launch.py: this is Python {sys.version.split()[0]}; 3.10 or newer is needed, and tested are those that README names")
 
-from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields
+from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields, idle_flags
 from app.native_logs import quiet_native_libraries
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
@@ -32,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts, once, whoever imports it
     quiet_native_libraries()
+    mode = mode_of(flags)
+    idle = idle_flags(mode, config)
+    if idle:
+        where = "on the page, which is shown without a mode" if mode == "page" else f"with --{mode}"
+        print(f"launch.py: {', '.join(idle)}: without effect {where}", file=sys.stderr)
     try:
         return run(flags, config, page)
     except KeyboardInterrupt:
@@ -86,10 +91,15 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
         parser.error(str(error))
 
 
+def mode_of(flags: argparse.Namespace) -> str:
+    """What launch.py is asked to do, as app.config.MODE_FLAGS calls it."""
+    return next((mode for mode in (*PAGELESS_MODES, "webcam") if getattr(flags, mode) not in (None, False)), "page")
+
+
 def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> PageConfig:
     """The page's config; ends the program with a usage error (2) for bad values, and for flags of the page without the page."""
     given = {item.name: getattr(flags, item.name) for item in flag_fields(PageConfig)}
-    has_page = not any(getattr(flags, mode) not in (None, False) for mode in PAGELESS_MODES) and (flags.webcam is None or flags.page)
+    has_page = mode_of(flags) == "page" or (mode_of(flags) == "webcam" and flags.page)
     if has_page and flags.webcam is None and flags.out is not None:
         parser.error("--out: the page writes no folder, it offers its results as downloads; give it with --video, --images or --demo")
     changed = [f"--{item.name.replace('_', '-')}" for item in flag_fields(PageConfig) if given[item.name] != default_of(item)]

@@ -149,6 +149,33 @@ class PageConfig:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected 1 or more")
 
 
+ESTIMATING = (
+    "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "max_people", "smoothing", "focal_px", "show_hidden",
+)  # fmt: skip
+MODE_FLAGS: dict[str, tuple[str, ...]] = {
+    "video": (*ESTIMATING, "overlay", "glb", "overwrite"),
+    "images": (*ESTIMATING, "overwrite"),
+    "demo": (*ESTIMATING, "overlay", "glb"),
+    "webcam": (*ESTIMATING, "record", "record_pictures", "headless", "mirror", "loop", "duration_s", "target_ms"),
+    "page": (*ESTIMATING, "overlay", "target_ms"),
+    "replay": ("show_hidden", "overlay", "glb", "overwrite", "loop"),
+    "bench": (*ESTIMATING, "glb"),
+    "check": ("mesh_dir", "device", "precision"),
+}
+"""Mode of launch.py -> the flags of LiveConfig that have an effect there."""
+
+
+def idle_flags(mode: str, config: LiveConfig) -> list[str]:
+    """Flags that were given, but change nothing in this mode, as they are typed."""
+    given = [item for item in flag_fields() if getattr(config, item.name) != default_of(item)]
+    return [_typed(item, getattr(config, item.name)) for item in given if item.name not in MODE_FLAGS[mode]]
+
+
+def _typed(item: Field, value: Any) -> str:
+    flag = item.name.replace("_", "-")
+    return f"--no-{flag}" if value is False else f"--{flag}"
+
+
 def flag_fields(config: type = LiveConfig) -> list[Field]:
     """The fields of LiveConfig or PageConfig that are flags."""
     return [item for item in fields(config) if item.metadata.get("flag")]

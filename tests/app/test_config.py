@@ -4,7 +4,17 @@ from dataclasses import fields
 
 import pytest
 
-from app.config import DetectConfig, LiveConfig, PageConfig, SmoothConfig, TrackConfig, default_of, flag_fields
+from app.config import (
+    MODE_FLAGS,
+    DetectConfig,
+    LiveConfig,
+    PageConfig,
+    SmoothConfig,
+    TrackConfig,
+    default_of,
+    flag_fields,
+    idle_flags,
+)  # fmt: skip
 
 
 def test_every_setting_has_help() -> None:
@@ -34,3 +44,15 @@ def test_flags_are_those_of_the_contract() -> None:
 def test_bad_values_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         LiveConfig(**bad)
+
+
+def test_every_flag_has_an_effect_somewhere() -> None:
+    named = {name for names in MODE_FLAGS.values() for name in names}
+    assert named == {item.name for item in flag_fields()}
+
+
+def test_flags_without_effect_are_named_as_they_are_typed() -> None:
+    config = LiveConfig(overlay=False, glb=True, duration_s=3.0)
+    assert idle_flags("video", config) == ["--duration-s"]
+    assert idle_flags("webcam", config) == ["--no-overlay", "--glb"]
+    assert idle_flags("check", LiveConfig()) == []

@@ -114,6 +114,15 @@ def test_video_to_files(fake_engine: RectangleDetector, capsys: pytest.CaptureFi
     assert summary["real_time_factor"] == pytest.approx(1 / summary["seconds"], rel=0.01)  # 30 frames at 30 frames/s
 
 
+def test_a_flag_without_effect_is_said_and_the_work_done(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
+) -> None:
+    code, _, err = outcome(capsys, "--video", clip, "--out", tmp_path, "--headless", "--loop")
+    assert code == 0
+    assert "launch.py: --headless, --loop: without effect with --video\n" in err
+    assert "without effect" not in outcome(capsys, "--video", clip, "--out", tmp_path, "--overwrite", "--max-people", "2")[2]
+
+
 def test_no_overlay_leaves_out_that_file_and_nothing_else(
     fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
 ) -> None:
