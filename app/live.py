@@ -20,6 +20,7 @@ from app.governor import Plan
 from app.lookout import LOOKOUTS, SAME_IOU, Answer, Question
 from app.pipeline import MIN_FOLLOW_IOU, Estimator
 from app.placing import Clock, Placement, mesh_box_px, place_people, placement_of
+from app.rolls import Rolls
 from app.smooth import MeshSmoother
 from app.spans import THUMBNAIL_PX, is_cut, thumbnail
 from app.track import Track, Tracker, known_boxes
@@ -55,9 +56,9 @@ class SharedEstimator:
         """(F, 3) int32."""
         return self.body.faces
 
-    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
+    def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
         """As the estimator's; needs no turn."""
-        return self._estimator.crop(image, box_px)
+        return self._estimator.crop(image, box_px, roll_rad)
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
         """As the estimator's, one caller at a time."""
@@ -229,7 +230,8 @@ class LivePipeline:
                 present.append((track, placement))
             else:
                 self._lose(track)
-        crops = [self._estimator.crop(frame.image, placement.box_px) for _, placement in present]
+        rolls = self._people.rolls
+        crops = [self._estimator.crop(frame.image, placement.box_px, rolls.of(track.key)) for track, placement in present]
         self._clock.add("crop", start_s)
         start_s = time.perf_counter()
         estimates = self._estimator.from_crops(crops) if crops else []
@@ -243,6 +245,7 @@ class LivePipeline:
     def _follow(self, track: Track, placement: Placement, estimate: MeshEstimate) -> bool:
         """Move a track with its mesh; False when the mesh no longer lies where the person should be."""
         frame = placement.frame
+        self._people.rolls.learn(track.key, estimate)
         mesh_px = mesh_box_px(estimate, frame.size_px)
         if frame.time_s == self._people.asked_s:
             self._people.meshes_px[track.key] = mesh_px
@@ -267,6 +270,7 @@ class _Followed:
 
     found: keys of the tracks that a look found, as far as this frame knows; late: of these, those found as they were some time ago
     asked_s, meshes_px: when the detector was last asked, and track key -> box (4,) around the mesh in that very frame
+    rolls: how far their crops are turned
     """
 
     def __init__(self) -> None:
@@ -274,6 +278,7 @@ class _Followed:
         self.late: set[int] = set()
         self.asked_s = -math.inf
         self.meshes_px: dict[int, np.ndarray] = {}
+        self.rolls = Rolls()
         self._offsets: dict[int, np.ndarray] = {}
         self._missed_since_s: dict[int, float] = {}
 
@@ -299,6 +304,7 @@ class _Followed:
 
     def forget(self, key: int) -> None:
         """Somebody lost."""
+        self.rolls.forget(key)
         self._offsets.pop(key, None)
         self._missed_since_s.pop(key, None)
 

@@ -27,6 +27,7 @@ from app.placing import (
     smoothed_mesh,
     with_soundness,
 )
+from app.rolls import Rolls
 from app.shapes import TrackShapes
 from app.smooth import MeshSmoother
 from app.spans import Span, max_span_frames, split_spans
@@ -46,8 +47,8 @@ class Estimator(Protocol):
 
     body: Body
 
-    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
-        """The network's view of a box (4,)."""
+    def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
+        """The network's view of a box (4,), turned clockwise."""
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
         """One estimate per crop."""
@@ -70,6 +71,7 @@ class VideoPipeline:
         self._detector, self._estimator, self._config = detector, estimator, config
         self._tracker = Tracker(config.track, config.max_people)
         self._smoother = MeshSmoother(config.smoothing, config.smooth)
+        self._rolls, self._followed_rolls = Rolls(), Rolls()  # two, since a thread of its own fills each
         self._num_looks = 0
         self._num_found = 0
 
@@ -105,6 +107,7 @@ class VideoPipeline:
         clock = Clock()
         if span.starts_scene:
             self._tracker.reset()
+            self._followed_rolls.clear()
             self._look(span.frames[0], clock, first=True)
         if span.closing.index != span.frames[0].index:
             self._look(span.closing, clock)
@@ -117,7 +120,9 @@ class VideoPipeline:
     def _estimated(self, sight: _Sight) -> _Sight:
         """With the meshes of everybody found, all frames at once."""
         clock = Clock()
-        estimates = self._estimate(sight.to_estimate, clock)
+        if sight.span.starts_scene:
+            self._rolls.clear()
+        estimates = self._estimate(sight.to_estimate, self._rolls, clock)
         pairs = list(zip(sight.to_estimate, estimates, strict=True)) + sight.pairs
         return replace(sight, to_estimate=[], pairs=pairs, timings_ms=clock.take(len(sight.span.frames), sight.timings_ms))
 
@@ -167,7 +172,7 @@ class VideoPipeline:
             placements = [self._followed(track, frame) for track in tracks]
             visible = [side_px(item.box_px) >= MIN_BOX_PX and min(item.box_px[2:] - item.box_px[:2]) > 1 for item in placements]
             kept = [item for item, shown in zip(placements, visible, strict=True) if shown]
-            estimates = dict(zip([item.track_id for item in kept], self._estimate(kept, clock), strict=True))
+            estimates = dict(zip([item.track_id for item in kept], self._estimate(kept, self._followed_rolls, clock), strict=True))
             for track, placement in zip(tracks, placements, strict=True):
                 estimate = estimates.get(placement.track_id)
                 mesh_box = None if estimate is None else mesh_box_px(estimate, frame.size_px)
@@ -190,16 +195,19 @@ class VideoPipeline:
         trust = 1 - (frame.time_s - track.last_seen_s) / max(self._config.track.hold_s, 1e-6)
         return placement_of(track, frame, float(np.clip(trust, 0, 1)))
 
-    def _estimate(self, placements: list[Placement], clock: Clock) -> list[MeshEstimate]:
+    def _estimate(self, placements: list[Placement], rolls: Rolls, clock: Clock) -> list[MeshEstimate]:
         estimates: list[MeshEstimate] = []
         for start in range(0, len(placements), BATCH_SIZE):
             batch = placements[start : start + BATCH_SIZE]
             start_s = time.perf_counter()
-            crops = [self._estimator.crop(item.frame.image, item.box_px) for item in batch]
+            crops = [self._estimator.crop(item.frame.image, item.box_px, rolls.of(item.track_id)) for item in batch]
             clock.add("crop", start_s)
             start_s = time.perf_counter()
-            estimates += self._estimator.from_crops(crops)
+            found = self._estimator.from_crops(crops)
             clock.add("estimate", start_s)
+            for item, estimate in zip(batch, found, strict=True):
+                rolls.learn(item.track_id, estimate)
+            estimates += found
         return estimates
 
 

@@ -16,6 +16,7 @@ class ModelConfig:
     """A FastMETRO. Words name parts; their tables are TOKENS, POSITIONS, CAMERAS, REDUCTIONS, UPSAMPLINGS and ROTATIONS beside the parts.
 
     crop_scale: side of the crop over the longer side of a person's box
+    levelled: trained on crops that are turned so that people stand upright in them; see core.levelling
     widths: of the first and the second transformer; num_layers: encoder = decoder layers in each
     attention_dropout: on attention weights; dropout: everywhere else
     tokens: "learned" as in the paper; "fourier": the same, but near vertices begin alike; "template": projected template coordinates
@@ -31,6 +32,7 @@ class ModelConfig:
     backbone: str
     body: str = "anny"
     crop_scale: float = CROP_SCALE
+    levelled: bool = False
     num_layers: int = 1
     widths: tuple[int, int] = (512, 128)
     num_heads: int = 8
@@ -100,8 +102,8 @@ PAPER_CROP_SCALE = 1.2
 BACKBONE_ROWS: dict[str, dict[str, Any]] = {
     "r50": {"backbone": "resnet50", "crop_scale": PAPER_CROP_SCALE},
     "h64": {"backbone": "hrnet-w64", "crop_scale": PAPER_CROP_SCALE},
-    "blazepose": {"backbone": "blazepose"},
-    "blazepose-heavy": {"backbone": "blazepose-heavy"},
+    "blazepose": {"backbone": "blazepose", "levelled": True},
+    "blazepose-heavy": {"backbone": "blazepose-heavy", "levelled": True},
 }
 """Short name -> what a backbone brings into a config."""
 

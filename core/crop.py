@@ -3,6 +3,7 @@
 Pixel coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5, and a picture spans [0, W] x [0, H].
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,14 +33,15 @@ def square_box(box_px: np.ndarray, scale: float = CROP_SCALE) -> tuple[np.ndarra
     return (box[:2] + box[2:]) / 2, float(scale * max(width_px, height_px))
 
 
-def crop_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE) -> PersonCrop:
+def crop_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE, roll_rad: float = 0.0) -> PersonCrop:
     """The square around a box as the network's picture.
 
     image:  (H, W, 3) uint8 RGB of any size; what lies outside of it is black in the crop
     box_px: (4,) x0, y0, x1, y1; may lie partly or wholly outside of the picture
+    roll_rad: how far the square is turned clockwise about its centre: whoever leans by that stands upright in it
     Raises InputError for another kind of image or a box without area.
     """
-    crop = place_person(image, box_px, scale)
+    crop = place_person(image, box_px, scale, roll_rad)
     return PersonCrop(crop.image, crop.frame_from_crop)
 
 
@@ -60,13 +62,40 @@ class PlacedCrop(PersonCrop):
         return sample_crop(self.frame, self.frame_from_crop)
 
 
-def place_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE) -> PlacedCrop:
+def place_person(image: np.ndarray, box_px: np.ndarray, scale: float = CROP_SCALE, roll_rad: float = 0.0) -> PlacedCrop:
     """As `crop_person`, not cut yet."""
     check_image(image)
     center_px, side_px = square_box(box_px, scale)
-    zoom = side_px / CROP_SIZE_PX
-    corner_px = center_px - side_px / 2
-    return PlacedCrop(image, np.array([[zoom, 0.0, corner_px[0]], [0.0, zoom, corner_px[1]]]))
+    axes = side_px / CROP_SIZE_PX * rotation_2d(roll_rad)
+    corner_px = center_px - axes @ np.full(2, CROP_SIZE_PX / 2)
+    return PlacedCrop(image, np.concatenate([axes, corner_px[:, None]], 1))
+
+
+def turned(crop: PersonCrop, roll_rad: float) -> PersonCrop:
+    """The crop turned clockwise about its centre by so much more, out of its frame where that is at hand."""
+    turn = about_centre(roll_rad)
+    frame_from_crop = composed(crop.frame_from_crop, turn)
+    if isinstance(crop, PlacedCrop):
+        return PlacedCrop(crop.frame, frame_from_crop)
+    return PersonCrop(sample_crop(crop.image, turn), frame_from_crop)
+
+
+def composed(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """(2, 3): first `inner`, then `outer`, both (2, 3)."""
+    return np.concatenate([outer[:, :2] @ inner[:, :2], outer @ np.append(inner[:, 2:], 1.0)[:, None]], 1)
+
+
+def rotation_2d(angle_rad: float) -> np.ndarray:
+    """(2, 2) rotation, clockwise in a picture, whose y points down."""
+    cosine, sine = math.cos(angle_rad), math.sin(angle_rad)
+    return np.array([[cosine, -sine], [sine, cosine]])
+
+
+def about_centre(angle_rad: float) -> np.ndarray:
+    """(2, 3) rotation of crop pixels about the crop's centre."""
+    axes = rotation_2d(angle_rad)
+    centre = np.full(2, CROP_SIZE_PX / 2)
+    return np.concatenate([axes, (centre - axes @ centre)[:, None]], 1)
 
 
 def check_image(image: np.ndarray) -> None:

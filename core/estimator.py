@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from core.checkpoint import load_checkpoint
 from core.cpu import has_fast_bf16_cpu
-from core.crop import PlacedCrop, check_image, crop_person, place_person
+from core.crop import PlacedCrop, check_image, crop_person, place_person, turned
 from core.cuda.problems import cuda_problem, has_no_gpu
 from core.errors import InputError
 from core.fitters import fitter_for
 from core.geometry import weak_to_frame_px
+from core.levelling import LOOK_AGAIN_RAD, angle_between, in_upright_crop, roll_of_rad, wanted_roll_rad
 from core.model import FastMETRO, Prediction
 from core.runtimes import CuttingRuntime, open_runtime
 from core.types import MeshEstimate, PersonCrop
@@ -78,17 +80,33 @@ class MeshEstimator:
             return []
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise InputError(f"boxes_px: got shape {boxes.shape}, expected (N, 4): x0, y0, x1, y1 of each person")
-        return self.from_crops([self.crop(image, box) for box in boxes])
+        return self.from_crops([place_person(image, box, self.config.crop_scale) for box in boxes])
 
-    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
+    def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
         """The square around a box (4,), as wide as the network was trained for. Raises InputError as `from_boxes`.
 
+        roll_rad: how far the square is turned clockwise, for somebody who leans: `core.levelling.wanted_roll_rad` of their last mesh.
+        A network that was not trained on turned crops gets it unturned.
         Where the runtime cuts crops itself this only says where; `image` must then stay as it is until `from_crops`.
         """
-        return self._crop(image, box_px, self.config.crop_scale)
+        return self._crop(image, box_px, self.config.crop_scale, roll_rad if self.config.levelled else 0.0)
 
     def from_crops(self, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
-        """One estimate per crop, in order; as many at once as the runtime takes."""
+        """One estimate per crop, in order; as many at once as the runtime takes.
+
+        Where the network was trained for it, a crop in which somebody leans by far is turned and looked at again; see core.levelling.
+        """
+        estimates = self._looked_at(crops)
+        if self.config.levelled:
+            rolls = [wanted_roll_rad(estimate.joints_m) for estimate in estimates]
+            off = [angle_between(roll_of_rad(crop.frame_from_crop), roll) for roll, crop in zip(rolls, crops, strict=True)]
+            again = [index for index, error in enumerate(off) if abs(error) > LOOK_AGAIN_RAD]
+            second = self._looked_at([turned(crops[index], off[index]) for index in again])
+            for index, estimate in zip(again, second, strict=True):
+                estimates[index] = estimate
+        return estimates
+
+    def _looked_at(self, crops: Sequence[PersonCrop]) -> list[MeshEstimate]:
         estimates: list[MeshEstimate] = []
         most = self._runtime.max_batch
         for first in range(0, len(crops), most):
@@ -109,10 +127,7 @@ class MeshEstimator:
         vertices_m, joints_m = (vertices - pelvis).numpy(), (self.body.joints(vertices) - pelvis).numpy()
         cameras = _as_array(prediction.camera)
         rotmats, shapes = (None if values is None else _as_array(values) for values in (prediction.rotmats, prediction.betas))
-        if self._fitter is not None:
-            fit = self._fitter(vertices[:, self._fitter.vertex_ids])
-            rotmats, shapes = fit.rotmats.numpy(), fit.shape.numpy()
-        return [
+        estimates = [
             MeshEstimate(
                 vertices_m=vertices_m[index],
                 joints_m=joints_m[index],
@@ -124,6 +139,14 @@ class MeshEstimator:
             )
             for index, crop in enumerate(crops)
         ]
+        estimates = [in_upright_crop(estimate) for estimate in estimates]
+        return estimates if self._fitter is None else self._fitted(estimates, self._fitter)
+
+    @staticmethod
+    def _fitted(estimates: list[MeshEstimate], fitter: "BodyFitter") -> list[MeshEstimate]:
+        fit = fitter(torch.from_numpy(np.stack([estimate.vertices_m[fitter.vertex_ids] for estimate in estimates])))
+        rows = zip(estimates, fit.rotmats.numpy(), fit.shape.numpy(), strict=True)
+        return [replace(estimate, rotmats=rotmats, shape=shape) for estimate, rotmats, shape in rows]
 
 
 def load_estimator(

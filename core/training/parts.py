@@ -1,6 +1,6 @@
 """A network made ready for training: built, its trunk filled with its original weights."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from core.bodies import Body, load_body
@@ -69,6 +69,7 @@ def _continued(config: ModelConfig, init: str | Path, mesh_dir: Path | None) -> 
         differing = "; ".join(f"{name} {getattr(found, name)}, expected {getattr(config, name)}" for name in names)
         raise InputError(f"init: {init} holds {found.name!r}, which is another architecture than {config.name!r}: {differing}")
     model = loaded.model
+    model.config = replace(found, levelled=config.levelled)
     if config.parametric and not found.parametric:
         model = assemble(config, loaded.body)
         fresh = {f"body_regressor.{name}": value for name, value in model.body_regressor.state_dict().items()}
@@ -78,6 +79,8 @@ def _continued(config: ModelConfig, init: str | Path, mesh_dir: Path | None) -> 
 
 def _differs(config: ModelConfig, found: ModelConfig, name: str) -> bool:
     """Whether a field keeps the weights from fitting, or makes another network of them."""
+    if name == "levelled":  # says what the training shows the network from now on
+        return False
     if name == "parametric":
         return found.parametric and not config.parametric
     if name == "rotations":

@@ -20,7 +20,7 @@ from core.training.posing import Posing, plausible
 from core.training.render import Cutout, Renderer
 from core.training.scenery import check_folders
 from core.training.shapes import draw_shapes
-from core.training.views import FRAMING_NAMES, draw_views
+from core.training.views import FRAMING_NAMES, draw_leans, draw_views, levelling
 
 VALIDATION_SEED = 1_000_000_000
 """Seeds from here on are for validation: training refuses them."""
@@ -36,6 +36,7 @@ class PeopleConfig:
     """What people to make. recorded_share of the poses come from `poses`, names for core.training.pose_sources.
 
     backgrounds: folders; held_out: shapes, outfits and backgrounds that training never sees
+    levelled_share: of the people are turned in the picture until they stand upright, see core.levelling; of those held out nobody
     """
 
     seed: int = 0
@@ -43,6 +44,7 @@ class PeopleConfig:
     poses: tuple[str, ...] = (FITTED,)
     recorded_share: float = 0.35
     held_out: bool = False
+    levelled_share: float = 0.6
 
     def check(self) -> None:
         """Raise InputError for numbers out of range, and for folders and files that are not there."""
@@ -51,6 +53,8 @@ class PeopleConfig:
             raise InputError(f"synthetic people: got seed {self.seed - low}, expected 0 to {VALIDATION_SEED - 1}")
         if not 0 <= self.recorded_share <= 1:
             raise InputError(f"synthetic people: got a share of recorded poses (recorded_share) of {self.recorded_share}, expected 0 to 1")
+        if not 0 <= self.levelled_share <= 1:
+            raise InputError(f"synthetic people: got a share of levelled people (levelled_share) of {self.levelled_share}, expected 0 to 1")
         check_folders(self.backgrounds)
         check_names(self.poses)
 
@@ -158,11 +162,14 @@ class People:
     def _pose(self, random: np.random.Generator) -> Block:
         """BLOCK_SIZE plausible people."""
         parts: list[Block] = []
+        share = 0.0 if self.config.held_out else self.config.levelled_share
         while (missing := BLOCK_SIZE - sum(len(part.family) for part in parts)) > 0:
             views = draw_views(random, missing)
             rotmats, family = self.posing.draw(random, views)
             shapes, group = draw_shapes(random, missing, self.config.held_out)
             vertices = self.body.vertices(rotmats, torch.from_numpy(shapes))
+            turn = levelling(self.body.joints(vertices).numpy(), draw_leans(random, missing, share))
+            vertices = vertices @ torch.from_numpy(turn.astype(np.float32)).mT
             joints, pelvis = self.body.joints(vertices).numpy(), self.body.pelvis(vertices).numpy()
             rows = (vertices.numpy(), joints, pelvis, family, group, views.framing)
             keep = plausible(joints)

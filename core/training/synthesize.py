@@ -132,6 +132,7 @@ def _sign(config: SynthesisConfig) -> None:
     wanted = {
         "seed": people.seed, "held_out": people.held_out, "backgrounds": [folder.name for folder in people.backgrounds],
         "poses": [Path(name).name for name in people.poses], "recorded_share": people.recorded_share,
+        "levelled_share": people.levelled_share,
     }  # fmt: skip
     path, elsewhere = config.out / SIGNATURE, f"keep on with the same settings, or give another --out than {config.out}"
     config.out.mkdir(parents=True, exist_ok=True)

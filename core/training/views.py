@@ -19,6 +19,9 @@ HEADINGS = {"front": (0.0, 0.38), "left": (90.0, 0.20), "right": (270.0, 0.20), 
 """Degrees about the vertical at the middle of each quarter, and its share."""
 UNSEEN_SHARE = 0.03
 """Weight in the weak camera of all that the crop does not show."""
+LOG_LOOSENESS, OFF_CENTRE = (0.03, 0.14), 0.05
+"""How detectors' boxes differ from the person's own: mean and deviation of the logarithm of their size, deviation of their centre from
+the right one, in sides of the crop."""
 CLEAR_M = 0.4
 """The camera keeps so far from everybody's nearest point."""
 OUTWARDS = np.array([-1.0, -1.0, 1.0, 1.0])
@@ -50,6 +53,19 @@ def draw_views(random: np.random.Generator, count: int) -> Views:
     )
     roll = random.normal(0, np.where(random.random(count) < 0.12, 20, 4))
     return Views(about_z(roll) @ about_x(pitch) @ about_y(yaw), framing)
+
+
+def draw_leans(random: np.random.Generator, count: int, share: float) -> np.ndarray:
+    """(B,) radians by which trunks shall lean in the picture: for that share what an app that levels crops leaves, inf (as posed) else."""
+    left_deg = random.normal(0, np.where(random.random(count) < 0.2, 30, 8))
+    return np.where(random.random(count) < share, np.radians(left_deg), np.inf)
+
+
+def levelling(joints_m: np.ndarray, lean_rad: np.ndarray) -> np.ndarray:
+    """(B, 14, 3) joints -> (B, 3, 3) what turns people in the picture until they lean as `draw_leans` says."""
+    trunk = joints_m[:, NECK] - joints_m[:, HIPS].mean(1)
+    turn = lean_rad - np.arctan2(trunk[:, 0], -trunk[:, 1])
+    return about_z(np.degrees(np.where(np.isfinite(turn), turn, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -95,8 +111,8 @@ def draw_camera(random: np.random.Generator, vertices_m: np.ndarray, joints_m: n
     inside = (flat[:, 0] > cut[0]) & (flat[:, 1] > cut[1]) & (flat[:, 0] < cut[2]) & (flat[:, 1] < cut[3])
     seen = flat[inside] if inside.sum() > 400 else flat
     box = _box_of(seen)
-    half = max(box[2] - box[0], box[3] - box[1]) / 2 * CROP_SCALE * np.exp(random.normal(0, 0.09))
-    center = (box[:2] + box[2:]) / 2 + random.normal(0, 0.04, 2) * 2 * half
+    half = max(box[2] - box[0], box[3] - box[1]) / 2 * CROP_SCALE * np.exp(random.normal(*LOG_LOOSENESS))
+    center = (box[:2] + box[2:]) / 2 + random.normal(0, OFF_CENTRE, 2) * 2 * half
     frame = tuple(float(v) for v in (cut - np.tile(center, 2)) / half)
     return CropCamera(middle, float(distance), center, 1 / half, frame)
 

@@ -48,6 +48,7 @@ class TubeEstimator:
     body: ToyBody = field(default_factory=ToyBody)
     noise_m: float = 0.0
     batches: list[int] = field(default_factory=list)
+    rolls_rad: list[float] = field(default_factory=list)
     description: str = "tube"
     device: str = "cpu"
     precision: str = "fp32"
@@ -57,8 +58,9 @@ class TubeEstimator:
         """(F, 3)."""
         return self.body.faces
 
-    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
-        """As training cuts them."""
+    def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
+        """As training cuts them; turned by no more than it is told."""
+        self.rolls_rad.append(roll_rad)
         return crop_person(image, box_px)
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:

@@ -102,11 +102,11 @@ class _Walker:
 
     def __init__(self) -> None:
         self.config = type("Config", (), {"parametric": False})
-        self.device = self.precision = "none"
+        self.device = self.precision = self.description = "none"
         self._answers = iter([estimate for placement, estimate in walk(8, rough_m=0.02) if placement.track_id == 4])
 
-    def crop(self, image: np.ndarray, box_px: np.ndarray) -> PersonCrop:
-        del image, box_px
+    def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
+        del image, box_px, roll_rad
         return PersonCrop(np.zeros((224, 224, 3), np.uint8), np.eye(2, 3) * 0.3)
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:

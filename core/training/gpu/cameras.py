@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from core.crop import CROP_SCALE
-from core.training.views import CLEAR_M, FRAMING_NAMES, HEAD, HIPS, KNEES, NECK, UNSEEN_SHARE
+from core.training.views import CLEAR_M, FRAMING_NAMES, HEAD, HIPS, KNEES, LOG_LOOSENESS, NECK, OFF_CENTRE, UNSEEN_SHARE
 
 FAR = 9.0
 """Beyond any crop, in units of x / z."""
@@ -37,6 +37,16 @@ class BatchCameras:
         return (flat - self.centre[:, None]) * self.zoom[:, None, None]
 
 
+def levelled(vertices_m: Tensor, joints_m: Tensor, lean_rad: Tensor) -> Tensor:
+    """(B, V, 3) people turned in the picture until they lean as views.draw_leans says. joints_m: (B, 14, 3)"""
+    trunk = joints_m[:, NECK] - joints_m[:, HIPS].mean(1)
+    turn = lean_rad - torch.atan2(trunk[:, 0], -trunk[:, 1])
+    turn = torch.where(turn.isfinite(), turn, 0.0)
+    cosine, sine = turn.cos()[:, None], turn.sin()[:, None]
+    x, y, z = vertices_m.unbind(-1)
+    return torch.stack([cosine * x - sine * y, sine * x + cosine * y, z], -1)
+
+
 def draw_cameras(vertices_m: Tensor, joints_m: Tensor, framing: Tensor, uniform: Tensor, normal: Tensor) -> BatchCameras:
     """Crops that surround what the picture shows of each body, as a detector's box would, with some jitter.
 
@@ -58,8 +68,8 @@ def draw_cameras(vertices_m: Tensor, joints_m: Tensor, framing: Tensor, uniform:
     inside = inside | (inside.sum(1, keepdim=True) <= MIN_SEEN)
     low = torch.where(inside[..., None], flat, torch.inf).amin(1)
     high = torch.where(inside[..., None], flat, -torch.inf).amax(1)
-    half = (high - low).amax(1) / 2 * CROP_SCALE * (0.09 * normal[:, 3]).exp()
-    centre = (low + high) / 2 + normal[:, 4:6] * 0.04 * 2 * half[:, None]
+    half = (high - low).amax(1) / 2 * CROP_SCALE * (LOG_LOOSENESS[0] + LOG_LOOSENESS[1] * normal[:, 3]).exp()
+    centre = (low + high) / 2 + normal[:, 4:6] * OFF_CENTRE * 2 * half[:, None]
     frame = (cut - centre.repeat(1, 2)) / half[:, None]
     return BatchCameras(middle, distance, centre, 1 / half, frame)
 

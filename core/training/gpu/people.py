@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core.bodies.anny import AnnyBody
 from core.joints import JOINT_NAMES, indices
-from core.training.gpu.cameras import draw_cameras, weak_cameras
+from core.training.gpu.cameras import draw_cameras, levelled, weak_cameras
 from core.training.gpu.pictures import Dice, compose, develop
 from core.training.gpu.plan import Plan
 from core.training.gpu.raster import rasterize_batch
@@ -70,6 +70,7 @@ class BatchPeople:
         """Some people of a plan alone: colours, mask, what is outside the picture, joints in the crop, and flat truth in metres."""
         part = _rows(plan, rows)
         vertices = self.body.vertices(plan.rotmats[chosen], plan.shapes[chosen])
+        vertices = levelled(vertices, self.body.joints(vertices), plan.lean_rad[chosen])
         joints, pelvis = self.body.joints(vertices), self.body.pelvis(vertices)[:, None]
         cameras = draw_cameras(vertices, joints, plan.framing[chosen], part.uniform[:, :16], part.normal[:, :16])
         mesh = self.wardrobe.dress(vertices, part)
@@ -93,7 +94,7 @@ class BatchPeople:
 
 
 HIPS = indices(("R_Hip", "L_Hip"))
-PER_SCENE = ("scenes", "ambient", "turn", "lamps", "exposure", "seed", "rotmats", "shapes", "family", "framing")
+PER_SCENE = ("scenes", "ambient", "turn", "lamps", "exposure", "seed", "rotmats", "shapes", "family", "framing", "lean_rad")
 """Fields of Plan that are not one row a picture."""
 
 

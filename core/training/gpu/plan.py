@@ -21,7 +21,7 @@ from core.training.pose_sources import FITTED
 from core.training.posing import Posing
 from core.training.scenery import Scenery
 from core.training.shapes import draw_shapes
-from core.training.views import draw_views
+from core.training.views import draw_leans, draw_views
 from core.types import CROP_SIZE_PX
 
 SPARE = 1.25
@@ -55,6 +55,7 @@ class PlanConfig:
     poses: tuple[str, ...] = (FITTED,)
     recorded_share: float = 0.35
     held_out: bool = False
+    levelled_share: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Plan:
     """One batch. B people, P >= B poses, K scenes; everything float32 unless said.
 
     rotmats: (P, J, 3, 3); shapes: (P, 6); family: (P,) uint8; framing: (P,) int64
-    uniform: (B, NUM_DICE) in 0..1; normal: (B, NUM_DICE)
+    lean_rad: (P,) see views.draw_leans; uniform: (B, NUM_DICE) in 0..1; normal: (B, NUM_DICE)
     outfit: (B, len(OUTFIT_NUMBERS)); puff_m: (B, 4); hair: (B,) int64 index into HAIRS; glasses: (B,) int64 0 none, 1 rim, 2 sun
     colours: (B, 9, 3) sRGB, see COLOURS; pattern: (B, 3) int64 index into PATTERN_NAMES, of CLOTHS; cloth: (B, 3, 2, 3) its two colours
     numbers: (B, 3, 6) frequency, two thresholds, direction, grain, fade; waves: (B, 5, WAVES, 4) plane waves of cloths, skin and hair
@@ -74,6 +75,7 @@ class Plan:
     shapes: Tensor
     family: Tensor
     framing: Tensor
+    lean_rad: Tensor
     uniform: Tensor
     normal: Tensor
     outfit: Tensor
@@ -137,6 +139,7 @@ class Plans(Dataset):
             shapes=torch.from_numpy(shapes),
             family=torch.from_numpy(family.astype(np.uint8)),
             framing=torch.from_numpy(views.framing.astype(np.int64)),
+            lean_rad=torch.from_numpy(draw_leans(random, spare, 0.0 if config.held_out else config.levelled_share).astype(np.float32)),
             uniform=torch.from_numpy(random.random((count, NUM_DICE)).astype(np.float32)),
             normal=torch.from_numpy(random.standard_normal((count, NUM_DICE)).astype(np.float32)),
             **{name: torch.from_numpy(array) for name, array in arrays.items()},

@@ -13,7 +13,7 @@ from core.geometry import project
 from core.joints import JOINT_NAMES
 from core.training.appearance import Outfit, label
 from core.training.garments import Wardrobe
-from core.training.gpu.cameras import draw_cameras, weak_cameras
+from core.training.gpu.cameras import draw_cameras, levelled, weak_cameras
 from core.training.gpu.people import BatchPeople, Made, plausible_batch
 from core.training.gpu.pictures import Dice, blurred, compressed
 from core.training.gpu.plan import HAIRS, OUTFIT_NUMBERS, PlanConfig, Plans, draw_look
@@ -21,7 +21,7 @@ from core.training.gpu.shading import harmonics
 from core.training.gpu.wardrobe import SPOKES, BatchWardrobe, Wearing, label_batch
 from core.training.lighting import harmonics as one_harmonics
 from core.training.posing import plausible
-from core.training.views import FRAMING_NAMES, CropCamera, weak_camera
+from core.training.views import FRAMING_NAMES, HIPS, NECK, CropCamera, draw_leans, levelling, weak_camera
 
 CONFIG = PlanConfig(seed=5, batch=4, scenes=2)
 
@@ -90,6 +90,20 @@ def test_cameras_project_as_one_by_one(plans: Plans, people: BatchPeople) -> Non
         assert cameras.depth(vertices)[row].min() > 0.3
         if FRAMING_NAMES[int(framing[row])] in ("full", "wide"):
             assert crops[row].abs().max() < 1.6
+
+
+def test_people_are_levelled_as_one_by_one() -> None:
+    random = np.random.default_rng(2)
+    joints = random.normal(0, 0.4, (40, 14, 3)).astype(np.float32)
+    leans = draw_leans(random, 40, 0.6)
+    assert 10 < np.isinf(leans).sum() < 25
+    expected = np.einsum("bij,bnj->bni", levelling(joints, leans), joints)
+    found = levelled(torch.from_numpy(joints), torch.from_numpy(joints), torch.from_numpy(leans.astype(np.float32))).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    trunk = found[:, NECK] - found[:, HIPS].mean(1)
+    turned = ~np.isinf(leans)
+    np.testing.assert_allclose(np.arctan2(trunk[turned, 0], -trunk[turned, 1]), leans[turned], atol=1e-4)
+    np.testing.assert_array_equal(found[~turned], joints[~turned])
 
 
 def test_plausible_and_light_as_one_by_one() -> None:
