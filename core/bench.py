@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from core.config import RELEASES, VARIANTS, is_ablation
 from core.errors import InputError
 from core.model import FastMETRO, Prediction, build_model
+from core.pixels import patchwork
 from core.runtimes import RuntimeUnavailable
 from core.timing import spreads, take_turns
 from core.ways import WAYS, Runner, Way
@@ -51,13 +51,6 @@ class Report:
 
     timings: list[Timing]
     skipped: dict[str, str]
-
-
-def pictures(batch: int, seed: int = 0) -> Tensor:
-    """(B, 224, 224, 3) uint8: coarse patches of colour under noise."""
-    rng = np.random.default_rng(seed)
-    patches = rng.integers(40, 216, (batch, 14, 14, 3)).repeat(16, 1).repeat(16, 2)
-    return torch.from_numpy((patches + rng.integers(-40, 40, patches.shape)).astype(np.uint8))
 
 
 def outputs(prediction: Prediction) -> list[Tensor]:
@@ -124,7 +117,7 @@ def waiting(device: str) -> Callable[[], None] | None:
 def bench(model: FastMETRO, batch: int, repeats: int, device: str, ways: Sequence[Way] = WAYS) -> Report:
     """Timings of a network on random pictures, in those of `ways` that can run on `device`; the first is what others are compared with."""
     model = model.eval().to(device)
-    crops = pictures(batch)
+    crops = patchwork(batch)
     runners, differences, skipped = build_ways(model, crops, device, ways)
     spread = spreads(take_turns(tasks(runners, crops), repeats, wait=waiting(device)))
     timings = [

@@ -27,6 +27,7 @@ from core.cpu import has_fast_bf16_cpu
 from core.errors import InputError
 from core.folding import fold_batch_norms
 from core.model import FastMETRO, Prediction
+from core.pixels import Normaliser, patchwork
 from core.types import CROP_SIZE_PX
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ DRAFT_LIFE_S = 86_400.0
 LOCK_WAIT_S = 60.0
 MAKE_INT8 = "make it with `python -m core.quantize CHECKPOINT` (a minute; pip install -r requirements-quantize.txt)"
 TELEMETRY = "openvino_telemetry"
+NUM_CHECKED = 2
+"""Crops of core.pixels.patchwork that a network is compared with the original on."""
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.35, "int8": 0.8}
 """Largest mean difference from the original in float32, relative to the mean size of an output, on a picture of nothing in particular.
 
@@ -63,14 +66,11 @@ class Exported(nn.Module):
 
     def __init__(self, model: FastMETRO) -> None:
         super().__init__()
-        self.model = model
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(model.backbone, name)).view(1, 3, 1, 1), persistent=False)
+        self.model, self.normalise = model, Normaliser(model.backbone)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
         """(B, 3), (B, 14, 3), (B, 431, 3), and (B, 9 J + S) or nothing."""
-        images = (crops.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        camera, joints, coarse = self.model.points(self.model.backbone(images))
+        camera, joints, coarse = self.model.points(self.model.backbone(self.normalise(crops)))
         if self.model.body_regressor is None:
             return camera, joints, coarse
         return camera, joints, coarse, self.model.body_regressor.numbers(self.model.upsampling[0](coarse))
@@ -130,9 +130,10 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "t
 
     Raises OpenVinoError when it does not do what the original does.
     """
-    crops = check_pictures()
+    pictures = patchwork(NUM_CHECKED)
+    crops = pictures.numpy()
     with torch.inference_mode():
-        expected = exported(torch.from_numpy(crops))
+        expected = exported(pictures)
     problem = ""
     for fresh in (False, True):
         if not fresh and not os.path.isfile(path):  # Path.is_file raises where a folder may not be entered
@@ -159,13 +160,6 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "t
         if not fresh:
             log.warning("the cached network %s is not usable (%s); it is made again", path, problem)
     raise OpenVinoError(problem)
-
-
-def check_pictures() -> np.ndarray:
-    """(2, 224, 224, 3) uint8: patches of colour under noise."""
-    rng = np.random.default_rng(0)
-    patches = rng.integers(40, 216, (2, 14, 14, 3)).repeat(16, 1).repeat(16, 2)
-    return (patches + rng.integers(-40, 40, patches.shape)).astype(np.uint8)
 
 
 def compile_network(openvino: Any, network: "openvino.Model", precision: str) -> "openvino.CompiledModel":
@@ -207,7 +201,7 @@ def convert(exported: Exported) -> "openvino.Model":
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    crops = torch.from_numpy(check_pictures())
+    crops = patchwork(NUM_CHECKED)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit.trace is on its way out, and says so
         exported(crops)  # computes the decoder's constant beginning, so that the trace holds its values

@@ -13,6 +13,7 @@ from core.errors import InputError
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
 from core.openvino_network import OpenVinoError, OpenVinoNetwork
+from core.pixels import Normaliser
 from core.registry import Registry
 
 MAX_BATCH = 16
@@ -81,15 +82,13 @@ class TorchRuntime:
     max_batch: int = MAX_BATCH
 
     def __post_init__(self) -> None:
-        own = self.model.backbone
-        self._mean, self._std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (own.mean, own.std))
+        self._normalise = Normaliser(self.model.backbone).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray) -> Prediction:
         """As Runtime's."""
-        pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)  # keeps channels last in memory
-        normalised = (pixels.float() / 255 - self._mean) / self._std
-        return on_cpu(self.model.decode(self.backbone(normalised.to(self.dtype)).float()))
+        images = self._normalise(torch.from_numpy(crops).to(self.device))
+        return on_cpu(self.model.decode(self.backbone(images.to(self.dtype)).float()))
 
 
 def on_cpu(said: Prediction) -> Prediction:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.cpu import has_fast_bf16_cpu
 from core.errors import InputError
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
 from core.openvino_network import OpenVinoError, OpenVinoNetwork, silent_openvino
+from core.pixels import Normaliser
 from core.reference import OfficialLayout
 from core.runtimes import RuntimeUnavailable
 
@@ -61,28 +61,22 @@ class Way:
         return self.missing(device) if device in self.devices else f"not for {device}"
 
 
-def normaliser(backbone: nn.Module, device: str) -> Callable[[Tensor], Tensor]:
-    """Crops (B, 224, 224, 3) uint8 -> (B, 3, 224, 224) float32 on `device`, channels last in memory, as the backbone wants them."""
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
-    return lambda crops: (crops.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
 def official_layout(model: FastMETRO, device: str) -> Runner:
     """As the release runs it, eagerly, its pictures channels first."""
-    network, normalise = OfficialLayout(model).eval().to(device), normaliser(model.backbone, device)
-    return Runner(lambda crops: normalise(crops).contiguous(), network, model.backbone, network.decode)
+    network, normalise = OfficialLayout(model).eval().to(device), Normaliser(model.backbone).to(device)
+    return Runner(lambda crops: normalise(crops.to(device)).contiguous(), network, model.backbone, network.decode)
 
 
 def as_loaded(model: FastMETRO, device: str) -> Runner:
     """Our module, eagerly."""
-    normalise = normaliser(model.backbone, device)
-    return Runner(lambda crops: normalise(crops).contiguous(), model, model.backbone, model.decode)
+    normalise = Normaliser(model.backbone).to(device)
+    return Runner(lambda crops: normalise(crops.to(device)).contiguous(), model, model.backbone, model.decode)
 
 
 def exactly(model: FastMETRO, device: str) -> Runner:
     """What the estimator runs where no runtime takes over, see core.exact."""
-    network = exact_path(copy.deepcopy(model), device)
-    return Runner(normaliser(model.backbone, device), network, network.backbone, network.decode)
+    network, normalise = exact_path(copy.deepcopy(model), device), Normaliser(model.backbone).to(device)
+    return Runner(lambda crops: normalise(crops.to(device)), network, network.backbone, network.decode)
 
 
 def by_openvino(precision: str) -> Callable[[FastMETRO, str], Runner]:

@@ -81,17 +81,18 @@ def measure_networks(bench: Bench) -> None:
 
 def tasks_of(bench: Bench, candidate: Candidate, device: str) -> dict[Key, Callable[[], object]]:
     """All parts in all ways; batches of more than one only as a whole."""
-    from core.bench import build_ways, pictures, tasks
+    from core.bench import build_ways, tasks
+    from core.pixels import patchwork
     from core.ways import WAYS
 
     log.info("network: %s", candidate.name)
     model = candidate.load().to(device)
-    runners, _, skipped = build_ways(model, pictures(1), device, WAYS)
+    runners, _, skipped = build_ways(model, patchwork(1), device, WAYS)
     for way, reason in skipped.items():
         bench.report.skipped[f"network, {way}"] = reason
     found: dict[Key, Callable[[], object]] = {}
     for batch in BATCHES[: 1 if bench.effort.rounds < 3 else None]:
-        for (part, way), run in tasks(runners, pictures(batch)).items():
+        for (part, way), run in tasks(runners, patchwork(batch)).items():
             if batch == 1 or part == "whole":
                 found[candidate.name, part, way, batch] = run
     return found

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from core.crop import crop_person, place_person
 from core.cuda.buckets import BUCKETS
 from core.cuda.device import Device
-from core.cuda.network import BF16, FP16, FP32, TF32, TOLERANCE, Layout, Mode, PackedNetwork, check_crops, deviation, exactness, prepared
+from core.cuda.network import BF16, FP16, FP32, NUM_CHECKED, TF32, TOLERANCE, Layout, Mode, PackedNetwork, deviation, exactness, prepared
 from core.cuda.problems import out_of_memory
 from core.cuda.runtime import WAYS, CudaRuntime, Engine, said_in_float32
 from core.model import FastMETRO
+from core.pixels import Normaliser, patchwork
 from core.reference import OfficialLayout
 from core.registry import Registry
 from core.timing import Spread, take_turns
@@ -113,15 +114,14 @@ class Subject:
         self.official = OfficialLayout(loaded).eval().to(self.device.device)
         # The release keeps these on the GPU; copied in each forward they would make it slower than it is.
         self.official.upsampling = [None if matrix is None else matrix.to(self.device.device) for matrix in self.official.upsampling]
-        self.crops = check_crops().to(self.device.device)
+        self.crops = patchwork(NUM_CHECKED).to(self.device.device)
         self.expected = said_in_float32(self.model, self.crops)
         self.layout = Layout.of(self.model, self.expected)
-        backbone = loaded.backbone
-        self._mean, self._std = (torch.tensor(v, device=self.device.device).view(1, 3, 1, 1) for v in (backbone.mean, backbone.std))
+        self._normalise = Normaliser(loaded.backbone).to(self.device.device)
 
     def normalised(self, crops: Tensor) -> Tensor:
         """(B, 3, 224, 224) float32 on the device."""
-        return ((crops.to(self.device.device).permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std).contiguous()
+        return self._normalise(crops.to(self.device.device)).contiguous()
 
     def off(self, vertices: Tensor) -> float:
         """How far the mesh that was found for `crops` is from float32's."""

@@ -19,6 +19,8 @@ from core.model import FastMETRO, Prediction
 
 ALIGNED = 16
 """Elements to whose multiple the rows of the attention mask are laid out: the memory-efficient kernels take it then without a copy."""
+NUM_CHECKED = 4
+"""Crops of core.pixels.patchwork that a way is compared with float32 on."""
 TOLERANCE = 0.01
 """Mean way of a vertex from where float32 puts it, relative to the mesh's radius (about 0.45 m for a person: 4.5 mm)."""
 
@@ -89,10 +91,13 @@ class PackedNetwork(nn.Module):
         self.model = _in_mode(model, dtype)
         self.model._begin = lambda: (self.tokens, self.queries)
 
+    def normalised(self, crops: Tensor) -> Tensor:
+        """(B, 3, 224, 224) float32: core.pixels.Normaliser's numbers but for rounding, in one operation."""
+        return torch.addcmul(self.shift, crops.permute(0, 3, 1, 2).float(), self.scale)
+
     def forward(self, crops: Tensor) -> Tensor:
         """As the class says."""
-        images = torch.addcmul(self.shift, crops.permute(0, 3, 1, 2).float(), self.scale)
-        images = images.to(self.mode.dtype, memory_format=torch.channels_last)
+        images = self.normalised(crops).to(self.mode.dtype, memory_format=torch.channels_last)
         said = self.model.decode(self.backbone(images))
         parts = (said.camera, said.joints, said.levels[2], said.rotmats, said.betas)
         return torch.cat([part.float().flatten(1) for part in parts if part is not None], 1)
@@ -156,14 +161,6 @@ class Layout:
         if rotmats is not None and self.to_rotations is not None:
             rotmats = self.to_rotations(rotmats)
         return Prediction(said["camera"], said["joints"], (None, None, said["full"]), rotmats, said.get("betas"))
-
-
-def check_crops(count: int = 4) -> Tensor:
-    """(count, 224, 224, 3) uint8, always the same: patches of colour under noise, to compare precisions on."""
-    generator = torch.Generator().manual_seed(0)
-    patches = torch.randint(40, 216, (count, 14, 14, 3), generator=generator)
-    patches = patches.repeat_interleave(16, 1).repeat_interleave(16, 2)
-    return (patches + torch.randint(-40, 40, patches.shape, generator=generator)).to(torch.uint8)
 
 
 def deviation(got: Tensor, expected: Tensor) -> float:

@@ -20,11 +20,12 @@ from core.cuda.buckets import BUCKETS, bucket_of, smaller
 from core.cuda.crops import NUM_VALUES, axis_values, cut
 from core.cuda.device import Captured, CudaDevice, Device, Event
 from core.cuda.fused import fuse_activations
-from core.cuda.network import FP32, MODES, TOLERANCE, Layout, Mode, PackedNetwork, check_crops, deviation, exactness, prepared
+from core.cuda.network import FP32, MODES, NUM_CHECKED, TOLERANCE, Layout, Mode, PackedNetwork, deviation, exactness, prepared
 from core.cuda.problems import cuda_problem, out_of_memory
 from core.cuda.staging import Downloads, Uploads
 from core.errors import InputError
 from core.model import FastMETRO, Prediction
+from core.pixels import patchwork
 from core.registry import Registry
 from core.runtimes import RuntimeUnavailable
 from core.types import CROP_SIZE_PX
@@ -225,7 +226,7 @@ class CudaRuntime:
         """`model` becomes the runtime's. Raises RuntimeUnavailable when no mode does what float32 does."""
         model = prepared(model, device.device)
         self.device = device
-        crops = check_crops().to(device.device)
+        crops = patchwork(NUM_CHECKED).to(device.device)
         expected = said_in_float32(model, crops)
         self.layout = Layout.of(model, expected)
         self.mode, networks, outcome = near_enough(model, precision, crops, expected, self.layout, ways)
@@ -255,8 +256,7 @@ def said_in_float32(model: FastMETRO, crops: Tensor) -> Prediction:
     """What a folded model says, eagerly and without TF32; the body's parameters as matrices. On its device."""
     network = PackedNetwork(model, FP32)
     with exactness(tf32=False):
-        images = torch.addcmul(network.shift, crops.permute(0, 3, 1, 2).float(), network.scale)
-        return network.model.decode(network.backbone(images))
+        return network.model.decode(network.backbone(network.normalised(crops)))
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.bodies import Body, load_body
 from core.cuda.bench import Bench, Row
+from core.pixels import Normaliser
 from core.timing import Spread
 from core.training.batches import Batch
 from core.training.config import RunFolder, TrainConfig
@@ -51,13 +52,11 @@ class Steps:
         pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8))
         self.pixels = pixels.pin_memory() if device.type == "cuda" else pixels
         self.targets = Batch((), synthetic_targets(body, batch), torch.zeros(batch, dtype=torch.uint8)).to(self.device).targets
-        backbone = model.backbone
-        self._mean, self._std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (backbone.mean, backbone.std))
+        self._normalise = Normaliser(model.backbone).to(self.device)
 
     def images(self) -> Tensor:
         """(B, 3, 224, 224) float32 on the device, channels last in memory."""
-        pixels = self.pixels.to(self.device, non_blocking=True)
-        return (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        return self._normalise(self.pixels.to(self.device, non_blocking=True))
 
     def run(self, count: int) -> None:
         """Some steps, to the end of the last."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
+from core.pixels import Normaliser
 from core.training.shards import SHARD_PATTERN, JpegPictures, list_shards, load_pictures
 
 log = logging.getLogger(__name__)
@@ -89,13 +90,6 @@ def open_cache(shards: Path, backbone_name: str, backbone: torch.nn.Module) -> F
     return FeatureCache(folder, len(kept))
 
 
-def normalised(pictures: np.ndarray, backbone: torch.nn.Module) -> Tensor:
-    """(B, 224, 224, 3) uint8 RGB -> (B, 3, 224, 224) float as the backbone wants it, channels last in memory."""
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
-    return (images - mean) / std
-
-
 def stored(tensor: Tensor) -> np.ndarray:
     """A tensor of `frozen` as it is kept: float16, a picture's grid (B, C, h, w) as (B, h, w, C)."""
     tensor = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
@@ -105,10 +99,11 @@ def stored(tensor: Tensor) -> np.ndarray:
 def features_of(pictures: JpegPictures, backbone: torch.nn.Module, precision: str, batch_size: int = BATCH_SIZE) -> list[np.ndarray]:
     """The kept tensors of all pictures of a shard: one float16 array (n, ...) each."""
     parts: list[list[np.ndarray]] = []
+    normalise = Normaliser(backbone)
     for start in range(0, len(pictures), batch_size):
         decoded = np.stack([pictures.decoded(i) for i in range(start, min(start + batch_size, len(pictures)))])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            kept = backbone.frozen(normalised(decoded, backbone))
+            kept = backbone.frozen(normalise(torch.from_numpy(decoded)))
         parts.append([stored(tensor) for tensor in kept])
     return [np.concatenate(tensors) for tensors in zip(*parts, strict=True)]
 

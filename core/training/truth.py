@@ -9,6 +9,7 @@ from torch import Tensor
 from core.bodies import Body
 from core.errors import InputError
 from core.geometry import rotmats_from_rotvecs
+from core.pixels import Normaliser
 from core.training.augmentation import View
 from core.training.losses import Targets, hip_centred, pelvis_row
 
@@ -102,11 +103,11 @@ class TargetMaker:
         _, self.num_intermediate, self.num_full = body.levels.sizes
         self.intermediate_ids = torch.from_numpy(np.asarray(body.levels.intermediate_ids, np.int64)).to(device)
         self.pelvis = pelvis_row(body).to(device)
-        self.mean, self.std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
+        self.normalise = Normaliser(backbone).to(device)
 
     def images(self, batch: ViewBatch) -> Tensor:
         """(B, 3, 224, 224) float32 normalised, channels last in memory."""
-        return (batch.pictures.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return self.normalise(batch.pictures)
 
     @torch.no_grad()
     def targets(self, batch: ViewBatch) -> Targets:

@@ -10,10 +10,10 @@ from torch import Tensor
 from core.crop import crop_person
 from core.geometry import crop_px_from_unit
 from core.joints import LIMB_JOINT_NAMES, indices
+from core.pixels import Normaliser
 from core.training.batches import People
 from core.training.coco import KeypointPerson, KeypointScores, keypoint_scores, read_people, read_picture
 from core.training.crew import Crew
-from core.training.features import normalised
 from core.training.metrics import Estimates, Scores, joined, score
 from core.training.objective import Objective
 
@@ -71,7 +71,7 @@ def _split(features: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
 def prepared(people: list[KeypointPerson], network: Objective) -> tuple[tuple[Tensor, ...], np.ndarray]:
     """Frozen features of people's crops, and (B, 2, 3) where each crop lies in its picture."""
     crops = [crop_person(read_picture(person.picture), person.box_px, network.model.config.crop_scale) for person in people]
-    images = normalised(np.stack([crop.image for crop in crops]), network.model.backbone)
+    images = Normaliser(network.model.backbone)(torch.from_numpy(np.stack([crop.image for crop in crops])))
     with network.autocast():
         kept = [network.model.backbone.frozen(part.to(network.device)) for part in images.split(BATCH_SIZE)]
     features = tuple(torch.cat(tensors).to(network.dtype) for tensors in zip(*kept, strict=True))

@@ -15,7 +15,8 @@ from core.config import RELEASES, VARIANTS, ModelConfig
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.model import FastMETRO, Prediction, assemble
-from core.openvino_network import DRAFT, DRAFT_LIFE_S, OpenVinoError, OpenVinoNetwork, cached_file, check_pictures, compile_network, tidy
+from core.openvino_network import DRAFT, DRAFT_LIFE_S, OpenVinoError, OpenVinoNetwork, cached_file, compile_network, tidy
+from core.pixels import patchwork
 from core.quantize import quantise, shard_crops
 from core.runtimes import TorchRuntime
 from core.ways import WAYS
@@ -25,6 +26,7 @@ from tests.toy import ToyBackbone, ToyBody
 pytest.importorskip("openvino", reason="OpenVINO is optional: `pip install openvino`")
 
 CONFIG = ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4)
+CROPS = patchwork(2).numpy()
 ARCHITECTURES = (
     RELEASES["released"] | {"parametric": True, "num_layers": 2},
     {"camera": "decoder"},
@@ -40,11 +42,12 @@ import torch
 from pathlib import Path
 from core.config import ModelConfig
 from core.model import FastMETRO
-from core.openvino_network import OpenVinoNetwork, check_pictures
+from core.openvino_network import OpenVinoNetwork
+from core.pixels import patchwork
 from tests.toy import ToyBackbone, ToyBody
 model = FastMETRO(ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4), ToyBackbone(), ToyBody()).eval()
 for _ in range(2):  # made, then read
-    OpenVinoNetwork(model, "fp32", Path(sys.argv[1]))(check_pictures())
+    OpenVinoNetwork(model, "fp32", Path(sys.argv[1]))(patchwork(2).numpy())
 import time
 time.sleep(1)  # a client would report from a thread of its own
 print("done")
@@ -73,7 +76,7 @@ def model() -> FastMETRO:
 def test_it_says_what_the_network_says_for_any_batch(model: FastMETRO, tmp_path: Path) -> None:
     exact, rough = (OpenVinoNetwork(model, precision, tmp_path) for precision in ("fp32", "bf16"))
     for batch in (1, 2, 5):
-        crops = np.concatenate([check_pictures()] * 3)[:batch]
+        crops = np.concatenate([CROPS] * 3)[:batch]
         expected = original(model, crops)
         assert_near(exact(crops), expected, 1e-5)
         assert float((rough(crops).levels[2] - expected.levels[2]).abs().max()) < 0.05
@@ -83,14 +86,14 @@ def test_it_says_what_the_network_says_for_any_batch(model: FastMETRO, tmp_path:
 @pytest.mark.parametrize("changes", ARCHITECTURES)
 def test_every_architecture(changes: dict[str, object], tmp_path: Path) -> None:
     model = toy(**changes)
-    assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(check_pictures()), original(model, check_pictures()), 1e-5)
+    assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), original(model, CROPS), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["fastmetro-xs-blazepose-heavy", "fastmetro-s-r50"])
 def test_real_networks(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = assemble(VARIANTS[name], ToyBody()).eval()
-    assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(check_pictures()), original(model, check_pictures()), 1e-4)
+    assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), original(model, CROPS), 1e-4)
 
 
 def test_the_cache_is_used_and_a_broken_one_made_again(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -114,7 +117,7 @@ def test_the_cache_is_used_and_a_broken_one_made_again(model: FastMETRO, tmp_pat
             network = OpenVinoNetwork(model, "fp32", tmp_path)
         assert "is made again" in caplog.text
         caplog.clear()
-        assert network(check_pictures()).joints.shape == (2, 14, 3)
+        assert network(CROPS).joints.shape == (2, 14, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core.openvino_network, "convert", made)
         OpenVinoNetwork(model, "fp32", tmp_path)
@@ -127,7 +130,7 @@ def test_a_file_of_another_network_is_found_out(model: FastMETRO, tmp_path: Path
     (ours,), (theirs,) = ((tmp_path / kind).glob("*.xml") for kind in ("learned", "template"))
     for suffix in (".xml", ".bin", ".json"):
         ours.with_suffix(suffix).write_bytes(theirs.with_suffix(suffix).read_bytes())
-    assert_near(OpenVinoNetwork(model, "fp32", ours.parent)(check_pictures()), original(model, check_pictures()), 1e-5)
+    assert_near(OpenVinoNetwork(model, "fp32", ours.parent)(CROPS), original(model, CROPS), 1e-5)
     assert "it does not say what the network says" in caplog.text
 
 
@@ -145,7 +148,7 @@ def test_no_cache_folder_is_no_obstacle(model: FastMETRO, tmp_path: Path, caplog
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.INFO):
         network = OpenVinoNetwork(model, "fp32", tmp_path / "file" / "folder")
-    assert network(check_pictures()).joints.shape == (2, 14, 3)
+    assert network(CROPS).joints.shape == (2, 14, 3)
     assert "cannot be kept" in caplog.text
 
 
@@ -153,7 +156,7 @@ def test_a_cache_folder_that_may_not_be_looked_at_is_no_obstacle(model: FastMETR
     folder = tmp_path / ("x" * 300)
     with pytest.raises(OSError, match="too long"):
         (folder / "file").is_file()
-    assert OpenVinoNetwork(model, "fp32", folder)(check_pictures()).joints.shape == (2, 14, 3)
+    assert OpenVinoNetwork(model, "fp32", folder)(CROPS).joints.shape == (2, 14, 3)
 
 
 def test_the_network_of_a_quicker_process_stays(model: FastMETRO, tmp_path: Path) -> None:
@@ -201,7 +204,7 @@ def test_where_openvino_fails_pytorch_does_it_and_says_so(monkeypatch: pytest.Mo
     monkeypatch.setattr(core.openvino_network, "compile_network", broken)
     estimator = MeshEstimator(toy(), ToyBody())
     assert estimator.description.endswith(", PyTorch (RuntimeError: no such instruction)")
-    assert_near(estimator._runtime(check_pictures()), original(toy(), check_pictures()), 1e-5)
+    assert_near(estimator._runtime(CROPS), original(toy(), CROPS), 1e-5)
 
 
 def test_a_compiler_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +245,7 @@ def test_int8_is_made_once_measured_and_found_again(model: FastMETRO, tmp_path: 
     pytest.importorskip("nncf", reason="quantisation needs `pip install -r requirements-quantize.txt`")
     with pytest.raises(InputError, match="no 8-bit version here yet; make it with `python -m core"):
         OpenVinoNetwork(model, "int8", tmp_path)
-    crops = np.concatenate([check_pictures()] * 5)
+    crops = np.concatenate([CROPS] * 5)
     path, error_mm = quantise(model, crops, tmp_path)
     network = OpenVinoNetwork(model, "int8", tmp_path)
     assert network.words.endswith(f", vertices {error_mm:.1f} mm from fp32 on 2 crops")

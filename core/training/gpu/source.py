@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from core.bodies.anny import AnnyBody
@@ -15,6 +14,7 @@ from core.crop import crop_person
 from core.errors import InputError
 from core.geometry import crop_px_from_unit
 from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES, indices
+from core.pixels import Normaliser
 from core.training.batches import Batch, Cursor
 from core.training.coco import KeypointScores, keypoint_scores, read_people, read_picture
 from core.training.crew import Crew
@@ -62,15 +62,12 @@ class Maker:
 
     def __init__(self, people: BatchPeople, backbone: torch.nn.Module) -> None:
         self.people = people
-        self.mean, self.std = (torch.tensor(values, device=people.device).view(1, 3, 1, 1) for values in (backbone.mean, backbone.std))
+        self.normalise = Normaliser(backbone).to(people.device)
 
     def batch(self, made: Made) -> Batch:
         """Pictures as the backbone wants them, and their truth."""
-        return Batch((self.normalised(made.pictures),), made.targets, made.family, pictures=True)
-
-    def normalised(self, pictures: Tensor) -> Tensor:
-        """(B, 3, S, S) uint8 -> float32, channels last in memory."""
-        return ((pictures.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        images = self.normalise(made.pictures.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
+        return Batch((images,), made.targets, made.family, pictures=True)
 
 
 class RenderedStream:
@@ -155,8 +152,8 @@ class RenderedValidation:
             return None
         scale = objective.model.config.crop_scale
         crops = [crop_person(read_picture(person.picture), person.box_px, scale) for person in self.keypoint_people]
-        pictures = torch.from_numpy(np.stack([crop.image for crop in crops])).permute(0, 3, 1, 2).to(objective.device)
-        projected = [objective.estimates((self.maker.normalised(part),), pictures=True).joints_crop for part in pictures.split(64)]
+        pictures = torch.from_numpy(np.stack([crop.image for crop in crops])).to(objective.device)
+        projected = [objective.estimates((self.maker.normalise(part),), pictures=True).joints_crop for part in pictures.split(64)]
         unit = np.concatenate(projected)[:, LIMBS]
         homogeneous = np.concatenate([crop_px_from_unit(unit), np.ones((*unit.shape[:2], 1))], axis=-1)
         frames = np.stack([crop.frame_from_crop for crop in crops])

@@ -10,11 +10,12 @@ from core.config import VARIANTS, ModelConfig
 from core.crop import place_person
 from core.cuda.buckets import BUCKETS
 from core.cuda.crops import axis_values, cut
-from core.cuda.network import MODES, TOLERANCE, PackedNetwork, check_crops, deviation, exactness, prepared
+from core.cuda.network import MODES, TOLERANCE, PackedNetwork, deviation, exactness, prepared
 from core.cuda.problems import cuda_problem
 from core.cuda.runtime import WAYS, CudaRuntime, Engine, said_in_float32
 from core.estimator import MeshEstimator
 from core.model import FastMETRO, build_model
+from core.pixels import patchwork
 from tests.core.cuda.test_crops import BOXES, on_device, picture
 from tests.toy import ToyBackbone, ToyBody
 
@@ -52,7 +53,7 @@ def test_every_fast_mode_against_float32(device, name: str, mode, way: str) -> N
     assert name in VARIANTS
     torch.manual_seed(0)
     model = prepared(build_model(name), device.device)
-    crops = check_crops().to(device.device)
+    crops = patchwork(4).to(device.device)
     expected = said_in_float32(model, crops)
     try:
         network = PackedNetwork(model, mode, WAYS[way])

@@ -19,13 +19,13 @@ from core.cuda.network import (
     Mode,
     PackedNetwork,
     aligned,
-    check_crops,
     deviation,
     exactness,
     prepared,
 )  # fmt: skip
 from core.folding import fold_batch_norms
 from core.model import FastMETRO
+from core.pixels import patchwork
 from tests.toy import ToyBackbone, ToyBody
 
 CONFIG = ModelConfig("small", "toy", "toy", num_layers=2, widths=(32, 16), num_heads=4)
@@ -46,7 +46,7 @@ def images_of(crops: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 def test_the_packed_rows_are_what_the_network_says(changes: dict) -> None:
-    model, crops = toy(**changes), check_crops(3)
+    model, crops = toy(**changes), patchwork(3)
     with torch.inference_mode():
         said = model(images_of(crops))
         rows = PackedNetwork(model, FP32)(crops)
@@ -65,7 +65,7 @@ def test_the_packed_rows_are_what_the_network_says(changes: dict) -> None:
 @pytest.mark.parametrize("mode", [BF16, FP16, TF32], ids=lambda mode: mode.name)
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 def test_ends_stay_in_float32_and_the_mesh_near_it(changes: dict, mode: Mode) -> None:
-    model, crops = toy(**changes), check_crops(2)
+    model, crops = toy(**changes), patchwork(2)
     network = PackedNetwork(model, mode)
     for name, parameter in network.named_parameters():
         ends = ("xyz_regressor", "predictor", "camera.mix", "camera.hidden", "body_regressor", "upsampling")
@@ -82,7 +82,7 @@ def test_ends_stay_in_float32_and_the_mesh_near_it(changes: dict, mode: Mode) ->
 
 
 def test_what_does_not_depend_on_the_picture_is_computed_once() -> None:
-    network, crops, calls = PackedNetwork(toy(), FP32), check_crops(1), []
+    network, crops, calls = PackedNetwork(toy(), FP32), patchwork(1), []
     network.model.stages[0].decoder.layers[0].self_attn.out_proj.register_forward_hook(lambda *_: calls.append(1))
     with torch.inference_mode():
         for _ in range(3):
