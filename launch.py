@@ -113,6 +113,8 @@ def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> Pag
 
 def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
     """Do what the flags ask; returns the exit code."""
+    if flags.out is not None and flags.out.exists() and not flags.out.is_dir():
+        return fail(f"--out {flags.out}: a file, expected a folder; one that is not there is made")
     if flags.check:
         from app.check import check
 

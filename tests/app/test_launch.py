@@ -330,8 +330,9 @@ def test_an_output_folder_that_cannot_be_made(
     fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    code, _, _ = outcome(capsys, "--video", clip, "--out", tmp_path / "file")
+    code, _, err = outcome(capsys, "--video", clip, "--out", tmp_path / "file")
     assert code == 1
+    assert err == f"launch.py: --out {tmp_path / 'file'}: a file, expected a folder; one that is not there is made\n"
 
 
 def test_nobody_in_the_video(fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
