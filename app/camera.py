@@ -24,6 +24,8 @@ from core.errors import InputError
 log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 3.0
+FILE_OPEN_TIMEOUT_S = 60.0
+"""A file opens or fails; on a cold disk, with the network loading beside it, that takes a while."""
 READ_TIMEOUT_S = 2.0
 STALL_S = 1.0
 """Silence after which a source counts as stalled and is tried again."""
@@ -177,6 +179,8 @@ class Camera:
         self._supervisor = threading.Thread(target=self._supervise, name="camera-watch", daemon=True)
 
     def __enter__(self) -> "Camera":
+        if not self.is_file:
+            import cv2  # noqa: F401  seconds on a cold disk, that are not the source's silence
         self._start_s = time.perf_counter()
         self._try()
         try:
@@ -228,13 +232,14 @@ class Camera:
 
     def _await_first(self) -> None:
         """Raises InputError when the source cannot be opened or gives no picture in time."""
-        deadline_s = self._start_s + OPEN_TIMEOUT_S + (READ_TIMEOUT_S if self.address.kind == "device" else 0.5)
+        allowed_s = FILE_OPEN_TIMEOUT_S if self.is_file else OPEN_TIMEOUT_S
+        deadline_s = self._start_s + allowed_s + (READ_TIMEOUT_S if self.address.kind == "device" else 0.5)
         while not self._first.wait(POLL_S):
             connection = self._connections[0]
             if not connection.is_alive() and not self._first.is_set():
                 raise InputError(f"--webcam: {self.address.shown} {self._reason(connection)}")
             if time.perf_counter() > deadline_s:
-                raise InputError(f"--webcam: {self.address.shown} gave no picture within {OPEN_TIMEOUT_S:g} s; is the source running?")
+                raise InputError(f"--webcam: {self.address.shown} gave no picture within {allowed_s:g} s; is the source running?")
 
     def _reason(self, connection: Connection) -> str:
         hints = {

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.camera import Address, Camera, Captured
+import app.camera
+from app.camera import Address, Camera, Captured, Pictures, read_file
 from app.threads import Mailbox
 from core.errors import InputError
 from tests.app.media import write_video
@@ -170,6 +171,18 @@ def test_a_file_runs_at_its_own_rate_and_ends(tmp_path: Path) -> None:
     assert len(taken) > 12
     for captured in taken:
         assert captured.frame.time_s == pytest.approx(captured.frame.index / 20, abs=0.002)
+
+
+def test_a_file_that_is_slow_to_open_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.camera, "OPEN_TIMEOUT_S", 0.1)
+    clip = write_video(tmp_path / "clip.mp4", times_s=[index / 20 for index in range(5)])
+
+    def connect(address: Address) -> Pictures:
+        time.sleep(1.0)  # longer than a stream may take here
+        yield from read_file(address, loop=False)
+
+    with Camera(str(clip), connect=connect) as camera:
+        assert camera.take(1.0) is not None
 
 
 def test_a_slow_taker_gets_the_newest_frame_of_a_file(tmp_path: Path) -> None:
