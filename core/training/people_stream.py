@@ -25,8 +25,9 @@ class PeopleStream:
     def __init__(
         self, body: Body, seed: int = 0, epoch: int = 20_000, backgrounds: Sequence[str | Path] | str | Path = (),
         poses: Sequence[str] | str = (FITTED,), recorded_share: float = PeopleConfig.recorded_share, validation: bool = False,
+        levelled_share: float = PeopleConfig.levelled_share,
     ) -> None:  # fmt: skip
-        """epoch: people in one; backgrounds, poses: one or several; validation: people as training never sees them.
+        """epoch: people in one; backgrounds, poses: one or several; validation: people as training never sees them; see PeopleConfig.
 
         Raises InputError for another body than ours, a seed or share out of range, and folders or files that cannot be read.
         """
@@ -36,7 +37,7 @@ class PeopleStream:
             raise InputError(f"data set 'synthetic': got an epoch of {epoch} people, expected 1 or more")
         folders = tuple(Path(folder) for folder in ([backgrounds] if isinstance(backgrounds, str | Path) else backgrounds))
         names = (poses,) if isinstance(poses, str) else tuple(str(name) for name in poses)
-        self.config = PeopleConfig(seed + VALIDATION_SEED * validation, folders, names, recorded_share, validation)
+        self.config = PeopleConfig(seed + VALIDATION_SEED * validation, folders, names, recorded_share, validation, levelled_share)
         self.config.check()
         self.epoch, self._people = epoch, None
 

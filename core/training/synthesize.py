@@ -174,6 +174,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--recorded-share", "--mocap-share", type=float, default=PeopleConfig.recorded_share, help="share of recorded poses, 0..1"
     )
+    parser.add_argument(
+        "--levelled-share", type=float, default=PeopleConfig.levelled_share,
+        help="share of people who are turned in the picture until they stand upright, 0..1; 0 for networks that see crops as they are",
+    )  # fmt: skip
     about_sources = f"what --poses and --backgrounds are, for the model card: {', '.join(SOURCES)}"
     parser.add_argument("--sources", nargs="+", default=[], choices=tuple(SOURCES), metavar="NAME", help=about_sources)
     parser.add_argument("--workers", type=int, default=1, help="processes")
@@ -182,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     people = PeopleConfig(
         seed=flags.seed + (VALIDATION_SEED if flags.validation else 0), backgrounds=tuple(flags.backgrounds),
         poses=(str(flags.mocap),) if flags.mocap else tuple(flags.poses), recorded_share=flags.recorded_share, held_out=flags.validation,
+        levelled_share=flags.levelled_share,
     )  # fmt: skip
     config = SynthesisConfig(flags.out, flags.count, people, full_mesh=flags.validation)
     try:

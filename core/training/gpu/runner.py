@@ -187,7 +187,7 @@ def _check(config: RunConfig) -> None:
     for name, options, known in (("train", config.train, {"seed", "epoch"}), ("validation", config.validation, {"people", "seed"})):
         if not options or options["kind"] != KIND:
             raise InputError(f"recipe: data.{name} has to be of the kind {KIND!r}; for other data use core.training.train")
-        unknown = sorted(options.keys() - known - {"kind", "scenes", "recorded_share", "backgrounds", "poses"})
+        unknown = sorted(options.keys() - known - {"kind", "scenes", "recorded_share", "levelled_share", "backgrounds", "poses"})
         if unknown:
             raise InputError(f"recipe: data.{name}: unknown setting {unknown[0]!r}")
 
@@ -196,7 +196,7 @@ def _plans(options: dict[str, Any], batch: int, held_out: bool) -> PlanConfig:
     config = PlanConfig(batch=batch, held_out=held_out, seed=options.get("seed", 0) + HELD_OUT_SEED * held_out)
     return replace(
         config, scenes=options["scenes"], backgrounds=tuple(map(Path, options["backgrounds"])), recorded_share=options["recorded_share"],
-        poses=tuple(options.get("poses", (FITTED,))),
+        poses=tuple(options.get("poses", (FITTED,))), levelled_share=options.get("levelled_share", PlanConfig.levelled_share),
     )  # fmt: skip
 
 

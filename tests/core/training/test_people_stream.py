@@ -62,6 +62,21 @@ def test_shards_hold_the_people_of_the_stream(tmp_path, stream):
         assert shard.family_names[shard.truth.family[index]] == stream[index].family
 
 
+def test_people_are_levelled_as_asked_in_training_alone(body):
+    hips, neck = [JOINT_NAMES.index("R_Hip"), JOINT_NAMES.index("L_Hip")], JOINT_NAMES.index("Neck")
+
+    def leaning(**options):
+        people = open_dataset("synthetic", body, {"seed": 3, "recorded_share": 0.0, **options})
+        joints = np.stack([people[index].joints_3d_m[:, :3] for index in range(32)])
+        trunk = joints[:, neck] - joints[:, hips].mean(1)
+        return np.degrees(np.abs(np.arctan2(trunk[:, 0], -trunk[:, 1])))
+
+    assert (leaning(levelled_share=1.0) > 60).sum() <= 2, "the error of an estimate is seldom that large"
+    as_posed = leaning(levelled_share=0.0)
+    assert (as_posed > 60).sum() >= 3, "some lie"
+    np.testing.assert_array_equal(leaning(validation=True, levelled_share=1.0), leaning(validation=True, levelled_share=0.0))
+
+
 def test_validation_people_are_apart(body):
     validation = open_dataset("synthetic", body, {"validation": True})
     assert validation.config.seed == VALIDATION_SEED and validation.config.held_out
@@ -72,7 +87,8 @@ def test_validation_people_are_apart(body):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"seed": VALIDATION_SEED}, "got seed"), ({"epoch": 0}, "epoch"), ({"recorded_share": 2}, "share"),
+        ({"seed": VALIDATION_SEED}, "got seed"), ({"epoch": 0}, "epoch"), ({"recorded_share": 2}, "recorded_share"),
+        ({"levelled_share": -1}, "levelled_share"),
         ({"backgrounds": "nowhere"}, "not found"), ({"poses": "nowhere"}, "not found"), ({"pose": "x"}, "its options are"),
     ],
 )  # fmt: skip
