@@ -43,6 +43,8 @@ def changed_settings(folder: Path, wanted: Mapping[str, Any]) -> list[str] | Non
         before_choices = {"parametric": False, "mesh": "free", "show_hidden": False, "overlay": True, "glb": False}
         settings = before_choices | settings
         settings = {"file": wanted.get("file")} | settings  # from before the file was noted
+        if settings.get("precision") == wanted.get("precision_asked"):  # it runs in that, whatever was asked for
+            settings["precision_asked"] = settings.get("precision")
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None  # nothing there, not a summary of ours, or half of one: do it again
     if state != "complete":

@@ -53,7 +53,7 @@ class Engine:
 
     def noted(self, settings: dict[str, Any]) -> dict[str, Any]:
         """`settings` of a run that begins, with what `already_done` does not look at: how the network runs here, and the state."""
-        return settings | {"network": self.estimator.description, "state": "failed"}
+        return settings | {"precision_asked": self.config.precision, "network": self.estimator.description, "state": "failed"}
 
 
 def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:

@@ -36,7 +36,7 @@ class MeshEstimator:
     """People's meshes from pictures.
 
     faces: (F, 3) int32; body: the body contract; config: of the network; metadata: what its file says (licence, training)
-    device: "cpu", "cuda" or "mps"; precision: "fp32", "bf16" or "int8"; description: one line about both and why
+    device: "cpu", "cuda" or "mps"; precision: that it runs in, fp32, tf32, bf16, fp16 or int8; description: one line about both and why
     """
 
     def __init__(
@@ -54,12 +54,13 @@ class MeshEstimator:
         fitter: finds the body's parameters for a network that does not say them itself
         runtimes: names of core.runtimes to try, instead of the device's
         """
-        self.body, self.config, self.device, self.precision = body, model.config, device, precision
+        self.body, self.config, self.device = body, model.config, device
         body.joint_regressor  # noqa: B018  a body without joints says so here, not at the first person
         self.metadata: dict[str, object] = {}
         self._fitter = None if model.config.parametric else fitter
         self.description = description or f"{model.config.name} on {device}, {precision}"
         self._runtime, words = open_runtime(model, device, precision, runtimes)
+        self.precision = self._runtime.precision
         self.description += f", {words}"
         self._crop = place_person if isinstance(self._runtime, CuttingRuntime) else crop_person
 

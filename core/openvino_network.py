@@ -97,6 +97,7 @@ class OpenVinoNetwork:
         self._compiled = checked(openvino, exported, precision, path)
         self._upsampling = model.upsampling.eval()
         self._reading = None if model.body_regressor is None else model.body_regressor.reading
+        self.precision = "int8" if precision == "int8" else runs_in(precision)
         self.words = f"OpenVINO {openvino.__version__.split('-')[0]}"
         if made_once is not None:
             self.words += f", {note_of(path)}"
@@ -163,13 +164,18 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "t
 
 
 def compile_network(openvino: Any, network: "openvino.Model", precision: str) -> "openvino.CompiledModel":
-    """For this CPU, on as many threads as PyTorch has. What is not int8 in an int8 network is bfloat16 where the CPU has it."""
+    """For this CPU, on as many threads as PyTorch has."""
     options = {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" or not has_fast_bf16_cpu() else "bf16",
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[runs_in(precision)],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
     return openvino.Core().compile_model(network, "CPU", options)
+
+
+def runs_in(precision: str) -> str:
+    """fp32 or bf16: what is not int8 runs in bfloat16 where that is allowed and the CPU has it."""
+    return "fp32" if precision == "fp32" or not has_fast_bf16_cpu() else "bf16"
 
 
 def silent_openvino() -> Any:

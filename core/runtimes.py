@@ -29,6 +29,8 @@ class Runtime(Protocol):
 
     words: str
     """What runs, for the estimator's description, e.g. "OpenVINO 2026.1"."""
+    precision: str
+    """That its layers really run in, which may be another than was asked for: fp32, tf32, bf16, fp16, int8."""
     max_batch: int
     """Crops a call at most."""
 
@@ -80,6 +82,11 @@ class TorchRuntime:
     dtype: torch.dtype = torch.float32
     words: str = "PyTorch"
     max_batch: int = MAX_BATCH
+
+    @property
+    def precision(self) -> str:
+        """Of the backbone; the head stays in float32."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def __post_init__(self) -> None:
         self._normalise = Normaliser(self.model.backbone).to(self.device)

@@ -22,7 +22,7 @@ OFFICIAL = "official layout"
 class OfficialRuntime:
     """See core.reference."""
 
-    words, max_batch = f"{OFFICIAL}, run eagerly", MAX_BATCH
+    words, precision, max_batch = f"{OFFICIAL}, run eagerly", "fp32", MAX_BATCH
 
     def __init__(self, model: FastMETRO, device: str) -> None:
         """Raises InputError for a network that the release has no layout for."""

@@ -57,7 +57,7 @@ class Plan:
         names = ("checkpoint", "max_people", "smoothing", "focal_px", "parametric")
         given = {name: getattr(self.config, name) for name in names} | drawing_settings(self.config)
         if self.config.precision != "auto":
-            given["precision"] = self.config.precision
+            given["precision_asked"] = self.config.precision  # a machine without it takes what is nearest
         if self.config.mesh == "free":  # the others depend on the body
             given["mesh"] = "free"
         return given | file_version(job.video)

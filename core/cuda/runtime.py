@@ -238,6 +238,11 @@ class CudaRuntime:
         self.words = f"CUDA graphs, {outcome}"
 
     @property
+    def precision(self) -> str:
+        """Of the mode that is near enough to float32."""
+        return self.mode.name
+
+    @property
     def max_batch(self) -> int:
         """Crops a call at most."""
         return self.engine.max_batch

@@ -274,6 +274,19 @@ def test_other_settings_and_other_versions(folder: Path, out: Path) -> None:
     assert Counter(survey(other).values()) == {State.FINISHED: 5, State.CHANGED: 1}
 
 
+def test_a_precision_that_a_machine_does_not_have_is_no_other_setting(folder: Path, out: Path) -> None:
+    plan = plan_of(folder / "day 2", out, redo_changed=True)
+    asked = replace(plan, config=LiveConfig(precision="bf16"))
+    work(asked)  # the network that knows the answer runs in fp32, so this would never end
+    (job,) = plan.jobs
+    settings = json.loads((job.folder / "summary.json").read_text())["settings"]
+    assert (settings["precision"], settings["precision_asked"]) == ("fp32", "bf16")
+    assert asked.state(job) is State.FINISHED
+    assert plan.state(job) is State.FINISHED
+    assert replace(plan, config=LiveConfig(precision="fp32")).state(job) is State.FINISHED
+    assert replace(plan, config=LiveConfig(precision="int8")).state(job) is State.CHANGED
+
+
 @pytest.mark.parametrize("beaten_at", ["publish", "process"])
 def test_where_locks_do_not_work_the_first_result_stays(
     folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, beaten_at: str

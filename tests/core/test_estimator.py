@@ -94,6 +94,7 @@ def test_bf16_stays_near_fp32(image: np.ndarray) -> None:
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
         estimator = MeshEstimator(FastMETRO(CONFIG, ToyBackbone(), ToyBody()), ToyBody(), precision=precision)
+        assert estimator.precision == precision
         meshes.append(estimator.from_boxes(image, BOXES)[0].vertices_m)
     difference = np.abs(meshes[0] - meshes[1]).max()
     assert 0 < difference < 0.05

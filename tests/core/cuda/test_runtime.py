@@ -226,6 +226,9 @@ def test_the_first_precision_that_is_near_enough_runs(monkeypatch: pytest.Monkey
     runtime = CudaRuntime(toy(), "bf16", PretendDevice())
     assert runtime.mode is FP16
     assert "(bf16 is off by " in runtime.words
+    monkeypatch.setitem(RUNTIMES._entries, "cuda", lambda model, device, precision: CudaRuntime(model, precision, PretendDevice()))
+    monkeypatch.setitem(BY_DEVICE, "cpu", ("cuda",))
+    assert MeshEstimator(toy(), ToyBody(), precision="bf16").precision == "fp16", "what runs, not what was asked for"
     monkeypatch.setattr(PackedNetwork, "forward", lambda network, crops: torch.full_like(original(network, crops), torch.nan))
     with pytest.raises(RuntimeUnavailable, match="does not compute what it should: fp32 is off by"):
         CudaRuntime(toy(), "fp32", PretendDevice())
