@@ -149,11 +149,18 @@ def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, setting
     """All frames into the sinks; number of frames and the ids of the people seen."""
     pipeline = VideoPipeline(engine.detector, engine.estimator, engine.config)
     progress = engine.make_progress(source.path.name, source.expected_frames)
-    if not len(engine.estimator.body.faces):
-        sinks.warn(NO_FACES)
+    _warn_of_engine(engine, sinks)
     width, height = source.size_px
     room = max_under_way(source.size_px, pipeline.max_held_frames(width * height * 3))
     return write_scenes(source, pipeline.stages, sinks, settings, progress, room, source.expected_frames)
+
+
+def _warn_of_engine(engine: Engine, sinks: SinkGroup) -> None:
+    """What is so for all inputs, and was logged when the engine was opened."""
+    if not len(engine.estimator.body.faces):
+        sinks.warn(NO_FACES)
+    if engine.estimator.warning:
+        sinks.warn(engine.estimator.warning)
 
 
 def write_scenes(
@@ -204,6 +211,7 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
     frame = Frame(read_picture(path), 0.0, 0)
     settings = engine.noted(engine.settings)
     with SinkGroup(_recording(engine, folder, frame.size_px, settings), PICTURE_SINKS) as sinks:
+        _warn_of_engine(engine, sinks)
         scene = scene_of_picture(frame, engine.detector, engine.estimator, engine.config)
         sinks.write(scene)
         settings["state"] = "complete"

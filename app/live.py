@@ -50,6 +50,7 @@ class SharedEstimator:
     def __init__(self, estimator: Estimator) -> None:
         self._estimator, self._turn = estimator, threading.Lock()
         self.body: Body = estimator.body
+        self.warning = estimator.warning
 
     @property
     def faces(self) -> np.ndarray:
@@ -89,6 +90,11 @@ class LivePipeline:
     def body(self) -> Body:
         """The body of the meshes."""
         return self._estimator.body
+
+    @property
+    def warning(self) -> str:
+        """Why the network is slower than it could be; "" where it is not."""
+        return self._estimator.warning
 
     def process(self, frame: Frame, plan: Plan | None = None) -> Scene:
         """Everybody in the frame. `timings_ms`: detect (0 when no look ended), track, crop, estimate, smooth, total.

@@ -126,6 +126,8 @@ class LiveLoop:
     def _load(self) -> None:
         try:
             self.pipeline = self._open()
+            if self.pipeline.warning:
+                self.meter.warn(self.pipeline.warning)
         except Exception as error:  # noqa: BLE001 - raised by `check` in the main thread
             self.failure = error
         finally:

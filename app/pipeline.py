@@ -46,6 +46,8 @@ class Estimator(Protocol):
     """What the pipeline needs of core.estimator.MeshEstimator."""
 
     body: Body
+    warning: str
+    """Why it is slower than it could be; "" where it is not."""
 
     def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
         """The network's view of a box (4,), turned clockwise."""

@@ -19,7 +19,7 @@ from core.fitters import fitter_for
 from core.geometry import weak_to_frame_px
 from core.levelling import LOOK_AGAIN_RAD, angle_between, in_upright_crop, roll_of_rad, wanted_roll_rad
 from core.model import FastMETRO, Prediction
-from core.runtimes import CuttingRuntime, open_runtime
+from core.runtimes import CuttingRuntime, open_runtime, slower_because
 from core.types import MeshEstimate, PersonCrop
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class MeshEstimator:
 
     faces: (F, 3) int32; body: the body contract; config: of the network; metadata: what its file says (licence, training)
     device: "cpu", "cuda" or "mps"; precision: that it runs in, fp32, tf32, bf16, fp16 or int8; description: one line about both and why
+    warning: "" or, where a quicker way to run it fails, one line that says so
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class MeshEstimator:
         self.metadata: dict[str, object] = {}
         self._fitter = None if model.config.parametric else fitter
         self.description = description or f"{model.config.name} on {device}, {precision}"
-        self._runtime, words = open_runtime(model, device, precision, runtimes)
+        self._runtime, reason = open_runtime(model, device, precision, runtimes)
         self.precision = self._runtime.precision
-        self.description += f", {words}"
+        self.warning = slower_because(self._runtime, reason) if reason else ""
+        self.description += f", {self._runtime.words}" + f" ({reason})" * bool(reason)
         self._crop = place_person if isinstance(self._runtime, CuttingRuntime) else crop_person
 
     @property

@@ -160,7 +160,7 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "t
             raise InputError(f"precision int8: {path} is not usable ({problem}); {MAKE_INT8}")
         if not fresh:
             log.warning("the cached network %s is not usable (%s); it is made again", path, problem)
-    raise OpenVinoError(problem)
+    raise OpenVinoError(f"OpenVINO does not run it: {problem}")
 
 
 def compile_network(openvino: Any, network: "openvino.Model", precision: str) -> "openvino.CompiledModel":
@@ -188,7 +188,8 @@ def silent_openvino() -> Any:
         import openvino
     except (ImportError, OSError) as error:
         missing = isinstance(error, ModuleNotFoundError)
-        raise OpenVinoError("openvino is not installed" if missing else f"openvino cannot be loaded: {error}") from error
+        problem = "is not installed: pip install openvino" if missing else f"cannot be loaded: {error}"
+        raise OpenVinoError(f"OpenVINO {problem}") from error
     return openvino
 
 

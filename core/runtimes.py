@@ -1,7 +1,9 @@
 """What runs a network for the estimator: crops in, Prediction out. One row for each way; each device names those it tries, best first."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,11 +18,13 @@ from core.openvino_network import OpenVinoError, OpenVinoNetwork
 from core.pixels import Normaliser
 from core.registry import Registry
 
+log = logging.getLogger(__name__)
+
 MAX_BATCH = 16
 """Of runtimes that gain nothing from more."""
 
 
-class RuntimeUnavailable(Exception):  # noqa: N818  no mistake of anybody's: the next runtime takes over
+class RuntimeUnavailable(Exception):  # noqa: N818  no mistake of anybody's: the next runtime takes over, with a warning
     """A runtime cannot run the network here; the text says why, in words for the status line."""
 
 
@@ -57,7 +61,7 @@ BY_DEVICE: dict[str, tuple[str, ...]] = {"cpu": ("openvino", "torch"), "cuda": (
 
 
 def open_runtime(model: FastMETRO, device: str, precision: str, names: Sequence[str] = ()) -> tuple[Runtime, str]:
-    """The first runtime that can run the network here, and words about it: what runs, and why a better one does not.
+    """The first runtime that can run the network here, and why a quicker one does not ("" for the quickest), which is warned of once.
 
     names: of RUNTIMES, to be tried in this order; those of the device by default
     """
@@ -68,8 +72,21 @@ def open_runtime(model: FastMETRO, device: str, precision: str, names: Sequence[
         except RuntimeUnavailable as reason:
             reasons.append(str(reason))
         else:
-            return runtime, f"{runtime.words} ({'; '.join(reasons)})" if reasons else runtime.words
+            if reasons:
+                warn_once(slower_because(runtime, "; ".join(reasons)))
+            return runtime, "; ".join(reasons)
     raise RuntimeError(f"no runtime for {device}: {'; '.join(reasons)}")
+
+
+def slower_because(runtime: Runtime, reason: str) -> str:
+    """The warning, for the log and wherever else a run shows what went wrong."""
+    return f"the network runs in {runtime.words}, which is slower: {reason}"
+
+
+@cache
+def warn_once(text: str) -> None:
+    """However many networks are loaded, and however often."""
+    log.warning("%s", text)
 
 
 @dataclass

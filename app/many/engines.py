@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Lock
 from pathlib import Path
 
 from app.many.plan import Plan
@@ -55,13 +56,17 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
 
 
-def run_worker(plan: Plan, name: str = "", alone: bool = False, folder: str | None = None) -> None:
+def run_worker(
+    plan: Plan, name: str = "", alone: bool = False, folder: str | None = None, is_first: Callable[[], bool] = lambda: True
+) -> None:
     """One worker in this process, until nothing is left to take or a signal stops it.
 
-    alone: show each video's progress; folder: where relative paths in the plan begin, unless here
+    alone: show each video's progress; folder: where relative paths in the plan begin, unless here; is_first: whether no other worker of
+    this machine has warned of how slowly the network runs here, which is so for all of them
     """
     os.chdir(folder or ".")
     logging.basicConfig(level=logging.INFO, format=f"{name}%(message)s", stream=sys.stderr)
+    logging.getLogger("core.runtimes").addFilter(lambda record: record.levelno < logging.WARNING or is_first())
     quiet_native_libraries()
     from app.many.worker import Worker
     from app.progress import ProgressBar
@@ -89,6 +94,8 @@ class _Processes:
 
     def __init__(self, plan: Plan, environments: list[dict[str, str]], stop: threading.Event) -> None:
         self._plan, self._environments, self._stop = plan, environments, stop
+        self._processes = multiprocessing.get_context("spawn")
+        self._first = self._processes.Lock()
         self._deaths: Counter[int] = Counter()
         self._problems: list[str] = []
 
@@ -116,7 +123,7 @@ class _Processes:
 
     def _start(self, number: int) -> BaseProcess:
         name = f"worker {number + 1}: " if len(self._environments) > 1 else ""
-        process = multiprocessing.get_context("spawn").Process(target=_worker_process, args=(self._plan, name), name=name)
+        process = self._processes.Process(target=_worker_process, args=(self._plan, name, self._first), name=name)
         try:
             with environment(self._environments[number]):
                 process.start()
@@ -150,9 +157,10 @@ class _Processes:
         return True
 
 
-def _worker_process(plan: Plan, name: str) -> None:
+def _worker_process(plan: Plan, name: str, first: Lock) -> None:
+    """first: taken by the first worker that has to warn, and kept."""
     try:
-        run_worker(plan, name, alone=not name)
+        run_worker(plan, name, alone=not name, is_first=lambda: first.acquire(block=False))
     except (InputError, OSError) as error:  # also --out that cannot be written, a disk that went away
         log.error("%s", " ".join(str(error).split()))
         sys.exit(EXPECTED_ERROR)

@@ -155,6 +155,8 @@ class CameraSession:
         """Load what is needed and start. Raises InputError."""
         self._estimator: SharedEstimator = networks.shared(config)
         self._pipeline = LivePipeline(self._estimator, open_detector(config), config, "beside")
+        if self._pipeline.warning:
+            self._meter.warn(self._pipeline.warning)
         self._governor = Governor(config.target_ms, LOWEST_FPS)
         self._config, self._weights = config, body_joint_weights(self._estimator.body)
         for thread in self._threads:

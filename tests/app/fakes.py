@@ -52,6 +52,7 @@ class TubeEstimator:
     description: str = "tube"
     device: str = "cpu"
     precision: str = "fp32"
+    warning: str = ""
 
     @property
     def faces(self) -> np.ndarray:

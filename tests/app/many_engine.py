@@ -1,5 +1,6 @@
 """A worker of app.many in a process of its own, with a network that knows the answer: python -m tests.app.many_engine FOLDER OUT"""
 
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from app.jobs import Engine
 from app.many.engines import run_worker
 from app.many.plan import Plan
 from app.many.videos import find_jobs
+from core.runtimes import warn_once
 from tests.app.fakes import RectangleDetector, TubeEstimator
 
 DIES_WITH = (50, 38)
@@ -35,9 +37,18 @@ def open_fake_engine(config: LiveConfig) -> Iterator[Engine]:
     yield Engine(TubeEstimator(), SlowDetector(), config)
 
 
+@contextmanager
+def open_slower_engine(config: LiveConfig) -> Iterator[Engine]:
+    """The same where a quicker way to run the network fails."""
+    warn_once("the network runs in PyTorch, which is slower")
+    logging.getLogger("core.runtimes").info("a worker has its network")
+    with open_fake_engine(config) as engine:
+        yield engine
+
+
 def plan_of(folder: Path, out: Path, **changes: object) -> Plan:
     """All videos of the folder."""
-    return Plan(find_jobs([folder], out), LiveConfig(), open_engine=open_fake_engine, **changes)
+    return Plan(find_jobs([folder], out), LiveConfig(), **{"open_engine": open_fake_engine} | changes)
 
 
 if __name__ == "__main__":

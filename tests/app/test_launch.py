@@ -20,10 +20,11 @@ import app.jobs
 import launch
 from app.config import LiveConfig
 from app.export.npz import NpzSink
-from app.jobs import Engine, process_video, result_folders, run_videos
+from app.export.pictures import write_picture
+from app.jobs import Engine, process_picture, process_video, result_folders, run_videos
 from app.progress import Cancelled
 from app.types import Scene
-from tests.app.fakes import RectangleDetector, TubeEstimator
+from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame
 from tests.app.media import write_video
 
 HEAVY = ("gradio", "fastapi", "torch", "cv2", "mediapipe", "av", "numba", "scipy", "numpy")
@@ -344,9 +345,19 @@ def test_nobody_in_the_video(fake_engine: RectangleDetector, capsys: pytest.Capt
         assert rows["vertices_m"].shape == (0, 30, 3)
 
 
-def test_pictures(fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from app.export.pictures import write_picture
+def test_a_slower_way_to_run_the_network_stands_in_the_summary(clip: Path, tmp_path: Path) -> None:
+    for warning in ("", "the network runs in PyTorch, which is slower"):
+        estimator = TubeEstimator(warning=warning)
+        engine = Engine(estimator, RectangleDetector(), LiveConfig(overwrite=True))
+        process_video(clip, tmp_path / "clip", engine)
+        write_picture(tmp_path / "a.png", rectangle_frame(0, 0.0, (40, 60, 80, 180)).image)
+        process_picture(tmp_path / "a.png", tmp_path / "picture", engine)
+        for folder in ("clip", "picture"):
+            summary = json.loads((tmp_path / folder / "summary.json").read_text())
+            assert summary["warnings"] == ([warning] if warning else [])
 
+
+def test_pictures(fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     image = np.zeros((120, 160, 3), np.uint8)

@@ -196,6 +196,13 @@ def test_the_governor_slows_inference_down() -> None:
         assert "inference" in loop.hud().governor
 
 
+def test_a_slower_way_to_run_the_network_is_shown() -> None:
+    slow = TubeEstimator(warning="the network runs in PyTorch, which is slower")
+    with fake_camera() as camera, LiveLoop(camera, lambda: open_fake(slow), Governor(), HudMeter()) as loop:
+        until(lambda: loop.pipeline is not None and loop.hud().warnings)
+        assert loop.hud().lines()[-1] == f"! {slow.warning}"
+
+
 def test_a_failing_renderer_never_stops_inference(tmp_path: Path) -> None:
     window, kept, meter = FakeWindow(breaks_at=3), Kept(), HudMeter()
     with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), meter) as loop:

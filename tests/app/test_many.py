@@ -32,7 +32,7 @@ from app.many.videos import find_jobs, shard
 from app.many.worker import MAX_TRIES, Worker, claimed
 from core.errors import InputError
 from tests.app.fakes import RectangleDetector, TubeEstimator
-from tests.app.many_engine import DIES_WITH, open_fake_engine, plan_of
+from tests.app.many_engine import DIES_WITH, open_fake_engine, open_slower_engine, plan_of
 from tests.app.media import write_video
 
 NAMES = ("a.mp4", "a.mov", "day 1/b.mp4", "day 1/c.mkv", "day 2/b.mp4", "ü.avi")
@@ -425,6 +425,13 @@ def test_a_worker_that_cannot_be_started_again_does_not_end_the_others(
     assert run(plan_of(folder, out), "local", Pool(workers=2)) == 1
     assert "cannot be started (Cannot allocate memory)" in caplog.text
     assert [process.exitcode for process in started].count(-signal.SIGKILL) >= 1
+
+
+def test_the_workers_of_a_machine_warn_once_of_a_slower_way(folder: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(plan_of(folder, out, open_engine=open_slower_engine), "local", Pool(workers=2)) == 0
+    said = capfd.readouterr().err
+    assert said.count("a worker has its network") == 2
+    assert said.count("which is slower") == 1
 
 
 def test_status_changes_nothing(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,7 @@ class _Walker:
     def __init__(self) -> None:
         self.config = type("Config", (), {"parametric": False})
         self.device = self.precision = self.description = "none"
+        self.warning = ""
         self._answers = iter([estimate for placement, estimate in walk(8, rough_m=0.02) if placement.track_id == 4])
 
     def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:

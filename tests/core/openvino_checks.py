@@ -19,7 +19,7 @@ from core.model import FastMETRO, Prediction, assemble
 from core.openvino_network import DRAFT, DRAFT_LIFE_S, OpenVinoError, OpenVinoNetwork, cached_file, compile_network, tidy
 from core.pixels import patchwork
 from core.quantize import quantise, shard_crops
-from core.runtimes import TorchRuntime
+from core.runtimes import TorchRuntime, warn_once
 from core.ways import WAYS
 from tests.core.training.toy_people import write_toy_shards
 from tests.toy import ToyBackbone, ToyBody
@@ -191,21 +191,31 @@ def test_what_was_used_longest_ago_leaves_the_cache(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_without_openvino_pytorch_does_it_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_without_openvino_pytorch_does_it_and_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(OpenVinoError, match="not installed"):
         OpenVinoNetwork(toy(), "fp32")
-    estimator = MeshEstimator(toy(), ToyBody())
-    assert estimator.description.endswith(", PyTorch (openvino is not installed)")
+    first, second = MeshEstimator(toy(), ToyBody()), MeshEstimator(toy(), ToyBody())
+    assert first.description.endswith(", PyTorch (OpenVINO is not installed: pip install openvino)")
+    assert first.warning == second.warning
+    assert warnings_of(caplog) == [first.warning], "one line, however many networks are loaded"
+    assert "in PyTorch, which is slower" in first.warning and "pip install openvino" in first.warning
 
 
 def test_where_openvino_fails_pytorch_does_it_and_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no such\n instruction")
 
+    warn_once.cache_clear()
     monkeypatch.setattr(core.openvino_network, "compile_network", broken)
     estimator = MeshEstimator(toy(), ToyBody())
-    assert estimator.description.endswith(", PyTorch (RuntimeError: no such instruction)")
+    assert estimator.description.endswith(", PyTorch (OpenVINO does not run it: RuntimeError: no such instruction)")
+    assert warnings_of(caplog) == [estimator.warning]
     assert_near(estimator._runtime(CROPS), original(toy(), CROPS), 1e-5)
 
 
@@ -233,12 +243,12 @@ def test_the_bench_goes_on_where_openvino_fails(model: FastMETRO, monkeypatch: p
 
     monkeypatch.setattr(core.openvino_network, "compile_network", broken)
     report = bench.bench(model, batch=1, repeats=1, device="cpu", ways=(WAYS[0], *(way for way in WAYS if way.name == "OpenVINO fp32")))
-    assert report.skipped == {"OpenVINO fp32": "RuntimeError: no such instruction"}
+    assert report.skipped == {"OpenVINO fp32": "OpenVINO does not run it: RuntimeError: no such instruction"}
 
 
-def test_the_estimator_keeps_no_second_copy_of_the_weights() -> None:
+def test_the_estimator_keeps_no_second_copy_of_the_weights(caplog: pytest.LogCaptureFixture) -> None:
     estimator = MeshEstimator(toy(), ToyBody())
-    assert "OpenVINO" in estimator.description
+    assert "OpenVINO" in estimator.description and not estimator.warning and not warnings_of(caplog)
     held = [value for value in vars(estimator._runtime).values() if isinstance(value, torch.nn.Module)]
     assert sum(weight.numel() for part in held for weight in part.parameters()) == 0
 

@@ -251,6 +251,20 @@ def test_frames_come_back_with_meshes_and_are_recorded(session: tuple[CameraSess
     assert recorded["frames"] >= 10 and (tmp_path / "recordings" / recorded["name"]).stat().st_size == recorded["bytes"]
 
 
+def test_a_slower_way_to_run_the_network_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SharedEstimator(TubeEstimator(warning="the network runs in PyTorch, which is slower"))
+    networks = Networks()
+    monkeypatch.setattr(networks, "shared", lambda config: slow)
+    monkeypatch.setattr(live_module, "open_detector", lambda config: RectangleDetector())
+    sent: list = []
+    camera = CameraSession(Visitor("token", tmp_path), sent.append)
+    camera.open(networks, LiveConfig())
+    take(camera, 1)
+    wait(lambda: replies(sent))
+    camera.close()
+    assert replies(sent)[0][0]["hud"]["warnings"] == [slow.warning]
+
+
 def test_the_newest_frame_wins(session: tuple[CameraSession, list]) -> None:
     camera, sent = session
     for number in range(1, 60):

@@ -19,7 +19,7 @@ from core.cuda.runtime import WAYS, CudaRuntime, Engine, open_cuda
 from core.errors import InputError
 from core.estimator import MeshEstimator, choose_device
 from core.model import FastMETRO
-from core.runtimes import BY_DEVICE, RUNTIMES, CuttingRuntime, RuntimeUnavailable, TorchRuntime
+from core.runtimes import BY_DEVICE, RUNTIMES, CuttingRuntime, RuntimeUnavailable, TorchRuntime, warn_once
 from tests.core.cuda.pretend import Memory, PretendDevice
 from tests.core.cuda.test_crops import picture
 from tests.toy import ToyBackbone, ToyBody
@@ -291,13 +291,22 @@ def test_a_gpu_without_kernels_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> 
     assert not has_no_gpu(cuda_problem())
 
 
-def test_when_the_runtime_cannot_run_pytorch_does_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_the_runtime_cannot_run_pytorch_does_and_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def cannot(model: FastMETRO, device: str, precision: str) -> TorchRuntime:
         raise RuntimeUnavailable("the driver is on holiday")
 
     monkeypatch.setitem(RUNTIMES._entries, "cuda", cannot)
     monkeypatch.setitem(BY_DEVICE, "cpu", ("cuda", "torch"))
-    assert MeshEstimator(toy(), ToyBody()).description.endswith(", PyTorch (the driver is on holiday)")
+    warn_once.cache_clear()
+    for _ in range(3):
+        estimator = MeshEstimator(toy(), ToyBody())
+    assert estimator.description.endswith(", PyTorch (the driver is on holiday)")
+    assert estimator.warning == "the network runs in PyTorch, which is slower: the driver is on holiday"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [estimator.warning]
+    monkeypatch.setitem(BY_DEVICE, "cpu", ("torch",))
+    assert MeshEstimator(toy(), ToyBody()).warning == "", "the best that there is for a device is no fallback"
 
 
 def test_every_precision_ends_in_float32() -> None:
