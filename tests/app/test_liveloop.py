@@ -386,10 +386,13 @@ def test_ctrl_c_ends_with_0_and_leaves_a_whole_recording(number: int, clip: Path
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(app.webcam.__file__).parents[1]
     )
-    until(lambda: (path.is_file() and path.stat().st_size > 20_000) or process.poll() is not None, 60)
-    start_s = time.perf_counter()
-    os.kill(process.pid, number)
-    out, _ = process.communicate(timeout=20)
+    try:
+        until(lambda: (path.is_file() and path.stat().st_size > 20_000) or process.poll() is not None, 60)
+        start_s = time.perf_counter()
+        os.kill(process.pid, number)
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()  # on a machine so busy that it never began, it would run for ever
     assert process.returncode == 0
     assert time.perf_counter() - start_s < 15, "a second, but on a machine that is busy with other tests"
     assert " frames in " in out
