@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.config import RELEASES, VARIANTS, is_ablation
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.model import FastMETRO, Prediction, build_model
 from core.pixels import patchwork
 from core.runtimes import RuntimeUnavailable
@@ -154,34 +154,40 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry point; the exit code."""
     options = build_parser().parse_args(arguments)
-    try:
-        for name in ("batch", "repeats", "threads"):
-            if getattr(options, name) < 1:
-                raise InputError(f"--{name}: got {getattr(options, name)}, expected 1 or more")
-        torch.set_num_threads(options.threads)
-        if options.device == "cuda":
-            return bench_gpu(options)
-        if options.checkpoint:
-            from core.checkpoint import load_checkpoint
+    return exit_code(lambda: measure(options))
 
-            model = load_checkpoint(options.checkpoint, options.mesh_dir).model
-        else:
-            torch.manual_seed(0)  # the same weights in every run: what OpenVINO keeps of them is found again
-            model = build_model(options.variant, release=options.release)
-        report = bench(model, options.batch, options.repeats, options.device)
-        if options.json:
-            options.json.write_text(json.dumps([asdict(timing) for timing in report.timings], indent=1), encoding="utf-8")
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+
+def measure(options: argparse.Namespace) -> None:
+    """The command. Raises InputError and OSError."""
+    for name in ("batch", "repeats", "threads"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name}: got {getattr(options, name)}, expected 1 or more")
+    torch.set_num_threads(options.threads)
+    if options.device == "cuda":
+        bench_gpu(options)
+    else:
+        bench_cpu(options)
+
+
+def bench_cpu(options: argparse.Namespace) -> None:
+    """The table of `bench`. Raises InputError and OSError."""
+    if options.checkpoint:
+        from core.checkpoint import load_checkpoint
+
+        model = load_checkpoint(options.checkpoint, options.mesh_dir).model
+    else:
+        torch.manual_seed(0)  # the same weights in every run: what OpenVINO keeps of them is found again
+        model = build_model(options.variant, release=options.release)
+    report = bench(model, options.batch, options.repeats, options.device)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(timing) for timing in report.timings], indent=1), encoding="utf-8")
     print(f"{model.config.name}, {model.config.release}, {options.batch} crop(s), {options.device}, {options.threads} threads, "
           f"PyTorch {torch.__version__}")  # fmt: skip
     print_report(report)
-    return 0
 
 
-def bench_gpu(options: argparse.Namespace) -> int:
-    """The table of core.cuda.bench; 0. Raises InputError where there is no GPU to measure."""
+def bench_gpu(options: argparse.Namespace) -> None:
+    """The table of core.cuda.bench. Raises InputError where there is no GPU to measure."""
     from core.cuda.problems import cuda_problem
 
     problem = cuda_problem()
@@ -196,7 +202,6 @@ def bench_gpu(options: argparse.Namespace) -> int:
         return build_model(name, release=options.release)
 
     run(Bench(CudaDevice(), build, options.repeats, not options.no_compile, options.variant), options.parts, options.json)
-    return 0
 
 
 def print_report(report: Report) -> None:

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from core.errors import InputError
+from core.errors import InputError, exit_code
 
 
 def convert(source: Path, target: Path, mesh_dir: Path | None = None, half: bool = False) -> str:
@@ -33,12 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mesh-dir", type=Path, help="folder of mesh_downsampling.npz (default: the source's, or checkpoints/smpl)")
     parser.add_argument("--half", action="store_true", help="store float16")
     options = parser.parse_args(arguments)
-    try:
-        print(convert(options.source, options.target, options.mesh_dir, options.half))
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: print(convert(options.source, options.target, options.mesh_dir, options.half)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import load_checkpoint
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.folding import fold_batch_norms
 from core.model import FastMETRO
 from core.openvino_network import Exported, OpenVinoError, OpenVinoNetwork, convert, quantised_file, silent_openvino, write
@@ -107,20 +107,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def quantise_checkpoint(options: argparse.Namespace) -> None:
+    """The command: load, quantise, say how far off it is. Raises InputError and OSError."""
+    if options.crops < HELD_OUT:
+        raise InputError(f"--crops: got {options.crops}, expected {HELD_OUT} or more")
+    model = load_checkpoint(options.checkpoint, options.mesh_dir).model
+    crops = shard_crops(options.shards, options.crops) if options.shards else synthetic_crops(options.crops)
+    path, error_mm = quantise(model, crops, options.out)
+    print(f"{path}: vertices {error_mm:.1f} mm from fp32 in the mean; score it with core.training.evaluate --precision int8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry point; the exit code."""
     options = build_parser().parse_args(arguments)
-    try:
-        if options.crops < HELD_OUT:
-            raise InputError(f"--crops: got {options.crops}, expected {HELD_OUT} or more")
-        model = load_checkpoint(options.checkpoint, options.mesh_dir).model
-        crops = shard_crops(options.shards, options.crops) if options.shards else synthetic_crops(options.crops)
-        path, error_mm = quantise(model, crops, options.out)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{path}: vertices {error_mm:.1f} mm from fp32 in the mean; score it with core.training.evaluate --precision int8")
-    return 0
+    return exit_code(lambda: quantise_checkpoint(options))
 
 
 if __name__ == "__main__":

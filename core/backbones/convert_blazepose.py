@@ -5,6 +5,7 @@ python -m core.backbones.convert_blazepose pose_landmark_heavy.tflite blazepose-
 
 import argparse
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from core.backbones import BACKBONES
-from core.errors import InputError
+from core.errors import InputError, exit_code
 
 if TYPE_CHECKING:
     import tflite
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -21,7 +21,7 @@ import numpy as np
 
 from core.checkpoint import BODY_PREFIX, SUFFIX, find_checkpoint
 from core.config import ModelConfig
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.training.curves import JOURNAL, draw_curves, read_journal
 from core.training.evaluate import read_report, unique_labels
 from core.training.failures import known_failures
@@ -307,26 +307,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def from_options(options: argparse.Namespace) -> Path:
+    """The card that the flags ask for; its file. Raises InputError and OSError."""
+    run = Path(options.run)
+    if run.is_dir():
+        if options.shards:
+            score_for_card(run, options.shards)
+        return write_card(run, options.out, options.evaluation, options.worst, options.sources)
+    if options.shards:
+        raise InputError("card: --shards is for the folder of a run; score a checkpoint with core.training.evaluate, give --evaluation")
+    facts = read_facts(find_checkpoint(options.run), options.evaluation or [], sources=options.sources)
+    return write_facts(facts, options.out, options.worst)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry point; the exit code."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        run = Path(options.run)
-        if run.is_dir():
-            if options.shards:
-                score_for_card(run, options.shards)
-            path = write_card(run, options.out, options.evaluation, options.worst, options.sources)
-        elif options.shards:
-            raise InputError("card: --shards is for the folder of a run; score a checkpoint with core.training.evaluate, give --evaluation")
-        else:
-            facts = read_facts(find_checkpoint(options.run), options.evaluation or [], sources=options.sources)
-            path = write_facts(facts, options.out, options.worst)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(path)
-    return 0
+    return exit_code(lambda: print(from_options(options)))
 
 
 if __name__ == "__main__":

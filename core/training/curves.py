@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, exit_code
 
 log = logging.getLogger(__name__)
 
@@ -127,14 +127,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--out", type=Path, help="the PNG (default: RUN/curves.png)")
     options = parser.parse_args(arguments)
-    path = options.out or options.run / "curves.png"
-    try:
-        draw_curves(read_journal(options.run / JOURNAL), path)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return exit_code(lambda: draw(options.run, options.out or options.run / "curves.png"))
+
+
+def draw(run: Path, path: Path) -> None:
+    """The command: draw a run's curves, say where they are. Raises InputError."""
+    draw_curves(read_journal(run / JOURNAL), path)
     print(path)
-    return 0
 
 
 if __name__ == "__main__":

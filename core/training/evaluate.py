@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.estimator import DEVICES, PRECISIONS, MeshEstimator, load_estimator
 from core.training.coco import MIN_KEYPOINTS
 from core.training.scored_sets import CROPS, KeypointSet, PeopleSet, ScoredSet
@@ -143,6 +143,16 @@ def print_reports(reports: list[dict[str, Any]]) -> None:
         print("these reports have no set in common, so there is nothing to compare")
 
 
+def report_scores(options: argparse.Namespace) -> None:
+    """The command: score, write the report where that is asked for, print the tables. Raises InputError and OSError."""
+    reports = evaluate(options)
+    if options.json:
+        options.json.write_text(json.dumps(reports[0] if len(reports) == 1 else {"compared": reports}, indent=1))
+    print_reports(reports)
+    if options.json:
+        print(options.json)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry point; the exit code."""
     import torch
@@ -150,17 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(options.threads)
-    try:
-        reports = evaluate(options)
-        if options.json:
-            options.json.write_text(json.dumps(reports[0] if len(reports) == 1 else {"compared": reports}, indent=1))
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print_reports(reports)
-    if options.json:
-        print(options.json)
-    return 0
+    return exit_code(lambda: report_scores(options))
 
 
 if __name__ == "__main__":

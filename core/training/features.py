@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.pixels import Normaliser
 from core.training.shards import SHARD_PATTERN, JpegPictures, list_shards, load_pictures
 
@@ -158,29 +158,30 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line entry point; the exit code."""
+def make_features(options: argparse.Namespace) -> None:
+    """The command. Raises InputError and OSError."""
     from core.training.parts import build_for_training
 
+    if not options.follow:
+        list_shards(options.shards)  # raises when there are none
+    precision = best_precision() if options.precision == "auto" else options.precision
+    parts = build_for_training(options.variant, trunk=options.trunk)
+    backbone = parts.model.backbone.eval().to(memory_format=torch.channels_last)
+    cache = open_cache(options.shards, parts.backbone_name, backbone)
+    finished, broken = follow_shards(options.shards, cache, backbone, precision, options.follow)
+    print(f"{cache.folder}: features of {finished} shards, {broken} broken shards skipped, {precision}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry point; the exit code."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    precision = best_precision() if options.precision == "auto" else options.precision
     try:
-        if not options.follow:
-            list_shards(options.shards)  # raises when there are none
-        parts = build_for_training(options.variant, trunk=options.trunk)
-        backbone = parts.model.backbone.eval().to(memory_format=torch.channels_last)
-        cache = open_cache(options.shards, parts.backbone_name, backbone)
-        finished, broken = follow_shards(options.shards, cache, backbone, precision, options.follow)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
+        return exit_code(lambda: make_features(options))
+    except KeyboardInterrupt:  # how --follow is ended; what is there is kept
         return 0
-    print(f"{cache.folder}: features of {finished} shards, {broken} broken shards skipped, {precision}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.bodies.anny import AnnyBody
 from core.bodies.storage import read_tensors
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.training.mocap import SLOTS, PoseBank, load_pose_bank, spread_over_bones
 from core.training.rotations import from_rotvecs, without_heading
 
@@ -158,4 +158,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

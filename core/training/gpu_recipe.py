@@ -14,7 +14,7 @@ import logging
 import sys
 from pathlib import Path
 
-from core.errors import InputError
+from core.errors import InputError, exit_code
 
 MIB = 2**20
 
@@ -91,12 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line entry point; the exit code."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        COMMANDS[options.command](options)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: COMMANDS[options.command](options))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.training.people import VALIDATION_SEED, People, PeopleConfig
 from core.training.pose_sources import FITTED
 from core.training.posing import FAMILY_NAMES
@@ -152,11 +152,7 @@ def _sign(config: SynthesisConfig) -> None:
 
 def _start(config: SynthesisConfig, numbers: list[int]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        _work(config, numbers)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    sys.exit(exit_code(lambda: _work(config, numbers)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -189,12 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         levelled_share=flags.levelled_share,
     )  # fmt: skip
     config = SynthesisConfig(flags.out, flags.count, people, full_mesh=flags.validation)
-    try:
-        synthesize(config, flags.workers, people_sources(people.poses, people.backgrounds, flags.sources))
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: synthesize(config, flags.workers, people_sources(people.poses, people.backgrounds, flags.sources)))
 
 
 if __name__ == "__main__":

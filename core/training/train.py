@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.training.batches import FeatureNoise, FeatureSource, People
 from core.training.config import RunFiles, RunFolder, TrainConfig, build_parser, check_options
 from core.training.crew import Crew
@@ -166,12 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     check_options(parser, options)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        from_options(options) if options.config is None else from_config(options)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: from_options(options) if options.config is None else from_config(options))
 
 
 if __name__ == "__main__":

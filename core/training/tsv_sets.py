@@ -19,7 +19,7 @@ import numpy as np
 
 from core.bodies import Body
 from core.config import PAPER_CROP_SCALE
-from core.errors import InputError
+from core.errors import InputError, exit_code
 from core.training.samples import DATASETS, BrokenSample, Sample
 from core.training.sequences import frame_name
 from core.training.tsv import TsvFile, where_to_get
@@ -234,22 +234,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line entry point; the exit code."""
-    options = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        data = TsvSet(None, options.yaml)
-        counts, broken = count_set(data, options.pictures)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+def check_set(path: Path, with_pictures: bool) -> None:
+    """The command: read a set and print what it holds. Raises InputError and OSError."""
+    data = TsvSet(None, path)
+    counts, broken = count_set(data, with_pictures)
     columns = ("samples", "broken", *FLAGS)
     print(f"{'source':24}" + "".join(f"{name:>15}" for name in columns))
     for name, count in counts.items():
         print(f"{name:24}" + "".join(f"{count[column]:15}" for column in columns))
     print(f"{len(data)} samples, {broken.count} broken")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry point; the exit code."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return exit_code(lambda: check_set(options.yaml, options.pictures))
 
 
 if __name__ == "__main__":
