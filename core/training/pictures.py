@@ -5,10 +5,8 @@ workers nor an interruption changes anything.
 """
 
 import logging
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from core.training.batches import Batch, Cursor
 from core.training.crew import Crew
 from core.training.samples import BrokenSample, Sample, SampleDataset
 from core.training.truth import BodySizes, TargetMaker, ViewBatch, stacked
+from core.training.workers import Stream, cursors_from, streamed, worker_options
 
 log = logging.getLogger(__name__)
 
@@ -116,14 +115,6 @@ class Order(Sampler):
                 yield [(epoch, int(number)) for number in self.crew.share(chosen)]
             epoch, done = epoch + 1, 0
 
-    def cursors(self) -> Iterator[Cursor]:
-        """Where a run stands after each of these batches."""
-        epoch, done = self.start.epoch, self.start.batches_done
-        while True:
-            for k in range(done, self.batches_per_epoch):
-                yield Cursor(epoch, k + 1, ())
-            epoch, done = epoch + 1, 0
-
 
 class BrokenCount:
     """Broken samples that were met: the first few are told one by one, all are counted."""
@@ -141,46 +132,9 @@ class BrokenCount:
                 log.warning("sample skipped: %s%s", text, "; further ones are only counted" if self.count == self.TOLD else "")
 
 
-class PictureStream:
-    """Endless batches of pictures. Iterating gives (cursor after the batch, batch). A context manager: leaving it ends the workers."""
-
-    def __init__(self, views: Views, order: Order, maker: TargetMaker, num_workers: int, broken: BrokenCount) -> None:
-        self.order, self.maker, self.broken = order, maker, broken
-        self.loader = _loader(views, order, num_workers, maker.device)
-        self._iterator: Iterator[Loaded] | None = None
-
-    def __enter__(self) -> "PictureStream":
-        self._iterator = iter(self.loader)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._iterator = None  # the last reference to the workers
-
-    def __iter__(self) -> Iterator[tuple[Cursor, Batch]]:
-        batches = iter(self.loader) if self._iterator is None else self._iterator
-        for cursor, loaded in zip(self.order.cursors(), batches, strict=False):
-            yield cursor, on_device(loaded, self.maker, self.broken)
-
-
 def _loader(views: Views, order: Sampler, num_workers: int, device: torch.device) -> DataLoader:
     options = worker_options(num_workers, BATCHES_AHEAD)
     return DataLoader(views, batch_sampler=order, collate_fn=collate, pin_memory=device.type == "cuda", **options)
-
-
-def worker_options(num_workers: int, ahead: int) -> dict[str, Any]:
-    """A DataLoader's options for worker processes that read `ahead` batches each. To be called before it forks."""
-    import cv2
-
-    if not num_workers:
-        return {"num_workers": 0}
-    cv2.setNumThreads(1)  # in a worker OpenCV would wait for threads that only the main process has
-    return {"num_workers": num_workers, "prefetch_factor": ahead, "persistent_workers": True, "worker_init_fn": _leave_signals}
-
-
-def _leave_signals(_: int) -> None:
-    """In a worker: Ctrl-C is for the main process, which lets everybody end in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def on_device(loaded: Loaded | InputError, maker: TargetMaker, broken: BrokenCount) -> Batch:
@@ -213,9 +167,10 @@ class PictureSource:
     def __len__(self) -> int:
         return len(self.people)
 
-    def stream(self, batch_size: int, start: Cursor, crew: Crew) -> PictureStream:
+    def stream(self, batch_size: int, start: Cursor, crew: Crew) -> Stream:
         """Batches from `start` on. Raises InputError when there are too few people for a batch."""
         if batch_size > len(self.people):
             raise InputError(f"batch: got {batch_size}, but the data set holds only {len(self.people)} people; lower the batch")
         order = Order(len(self.people), batch_size, self.seed, start, crew)
-        return PictureStream(self.views, order, self.maker, self.num_workers, self.broken)
+        loader = _loader(self.views, order, self.num_workers, self.maker.device)
+        return streamed(loader, cursors_from(start, order.batches_per_epoch), lambda loaded: on_device(loaded, self.maker, self.broken))

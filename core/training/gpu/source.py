@@ -24,6 +24,7 @@ from core.training.metrics import Scores
 from core.training.objective import Objective
 from core.training.picture_validation import person_errors, scores_of
 from core.training.posing import FAMILY_NAMES
+from core.training.workers import Stream, cursors_from, streamed, worker_options
 
 log = logging.getLogger(__name__)
 
@@ -70,33 +71,6 @@ class Maker:
         return Batch((images,), made.targets, made.family, pictures=True)
 
 
-class RenderedStream:
-    """Endless batches from a cursor on: (cursor after the batch, batch). A context manager: leaving it ends the workers."""
-
-    def __init__(self, plans: Plans, maker: Maker, start: Cursor, per_epoch: int, workers: int) -> None:
-        from core.training.pictures import worker_options
-
-        first = start.epoch * per_epoch + start.batches_done
-        self.first, self.per_epoch, self.maker = first, per_epoch, maker
-        options = worker_options(workers, PLANS_AHEAD)
-        self.loader = DataLoader(plans, batch_size=None, sampler=Onwards(first), collate_fn=packed, **options)
-        self._iterator: Iterator[list[np.ndarray]] | None = None
-
-    def __enter__(self) -> "RenderedStream":
-        self._iterator = iter(self.loader)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._iterator = None  # the last reference to the workers
-
-    def __iter__(self) -> Iterator[tuple[Cursor, Batch]]:
-        number = self.first
-        for arrays in iter(self.loader) if self._iterator is None else self._iterator:
-            number += 1
-            epoch, done = divmod(number - 1, self.per_epoch)
-            yield Cursor(epoch, done + 1, ()), self.maker.batch(self.maker.people.make(unpacked(arrays)))
-
-
 class RenderedSource:
     """Endless people of one configuration; `epoch` people are called an epoch. Batch n is the same in whatever session it is made."""
 
@@ -110,11 +84,17 @@ class RenderedSource:
     def __len__(self) -> int:
         return self.epoch
 
-    def stream(self, batch_size: int, start: Cursor, crew: Crew) -> RenderedStream:
+    def stream(self, batch_size: int, start: Cursor, crew: Crew) -> Stream:
         """Batches from `start` on. Raises InputError for more than one process and for a batch of another size."""
         if crew.size > 1 or batch_size != self.plans.config.batch:
             raise InputError(f"rendered people: for one process and batches of {self.plans.config.batch}, got {crew.size} and {batch_size}")
-        return RenderedStream(self.plans, self.maker, start, self.per_epoch, self.workers)
+        numbers = Onwards(start.epoch * self.per_epoch + start.batches_done)
+        options = worker_options(self.workers, PLANS_AHEAD)
+        loader = DataLoader(self.plans, batch_size=None, sampler=numbers, collate_fn=packed, **options)
+        return streamed(loader, cursors_from(start, self.per_epoch), self._batch)
+
+    def _batch(self, arrays: list[np.ndarray]) -> Batch:
+        return self.maker.batch(self.maker.people.make(unpacked(arrays)))
 
 
 class RenderedValidation:

@@ -22,6 +22,7 @@ from core.training.run_config import read_run_config
 from core.training.stopping import StopRequest
 from core.training.train import main, use_threads
 from core.training.trainer import Trainer, read_state
+from core.training.workers import cursors_from
 from tests.core.training.toy_people import write_toy_shards
 from tests.core.training.toy_run import PLAIN, register, write_config
 
@@ -150,7 +151,7 @@ def test_a_state_needs_no_other_file(tmp_path: Path, people: Path, validation: P
 
 def test_the_order_shows_everyone_once_an_epoch_and_goes_on_anywhere() -> None:
     def taken(order: Order, count: int) -> list:
-        batches, cursors = iter(order), order.cursors()
+        batches, cursors = iter(order), cursors_from(order.start, order.batches_per_epoch)
         return [(next(batches), next(cursors)) for _ in range(count)]
 
     order = taken(Order(21, 4, 3, Cursor(0, 0, ()), Crew()), 12)
