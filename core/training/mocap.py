@@ -7,7 +7,7 @@ a body at rest faces the camera, so its left side is at +x. Bones' lengths are t
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,14 +74,10 @@ def load_pose_bank(folder: Path, body: AnnyBody, stride: int) -> PoseBank:
     if stride < 1:
         raise InputError(f"stride {stride}: expected 1 or more frames")
     reference = Reference.of(body)
-    names, parts = [], []
-    for motion in read_motions(folder, reference, stride):
-        names.append(motion.name)
-        parts.append(retarget(motion, reference))
-    if not parts:
+    bank = bank_of(read_motions(folder, reference, stride), reference, body.bone_names)
+    if bank is None:
         raise InputError(f"motion capture folder {folder}: found no cmu_expmap.npz, deepmimic/*.txt or makehuman_cc0/*.bvh")
-    clip_index = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-    return PoseBank(np.concatenate(parts), tuple(names), clip_index, body.bone_names)
+    return bank
 
 
 @dataclass(frozen=True)
@@ -172,6 +168,18 @@ def retarget(motion: Motion, reference: Reference) -> np.ndarray:
         slots[f"lowerleg01.{side}"] = transpose(upper) @ lower
         slots[f"foot.{side}"] = transpose(lower) @ motion.rotation(f"ankle.{side}")
     return np.stack([slots[name] for name in SLOTS], 1).astype(np.float32)
+
+
+def bank_of(motions: Iterable[Motion], reference: Reference, bone_names: tuple[str, ...]) -> PoseBank | None:
+    """Clips as poses of the body that `reference` was measured on; None for no clips."""
+    names, parts = [], []
+    for motion in motions:
+        names.append(motion.name)
+        parts.append(retarget(motion, reference))
+    if not parts:
+        return None
+    clip_index = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+    return PoseBank(np.concatenate(parts), tuple(names), clip_index, bone_names)
 
 
 def _limb(

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.registry import Registry
-from core.training.mocap import Motion, PoseBank, Reference, read_cmu, read_deepmimic, retarget
+from core.training.mocap import Motion, PoseBank, Reference, bank_of, read_cmu, read_deepmimic
 from core.training.pose_files import read_amass, read_any_bvh
 from core.training.rotations import without_heading
 
@@ -93,16 +93,12 @@ def open_pose_source(name: str | Path, body: AnnyBody) -> PoseSource:
     check_names([name])
     path = Path(name)
     reference = Reference.of(body)
-    names, parts = [], []
-    for file, kind in _files(path):
-        for motion in _read(file, kind, reference):
-            names.append(motion.name)
-            parts.append(retarget(motion, reference))
-    if not parts:
-        raise InputError(f"pose source {path}: its {len(_files(path))} files hold no frame")
-    clip_index = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-    log.info("pose source %s: %d clips, %d frames", path, len(parts), len(clip_index))
-    return RecordedPoses(PoseBank(np.concatenate(parts), tuple(names), clip_index, body.bone_names))
+    files = _files(path)
+    bank = bank_of((motion for file, kind in files for motion in _read(file, kind, reference)), reference, body.bone_names)
+    if bank is None:
+        raise InputError(f"pose source {path}: its {len(files)} files hold no frame")
+    log.info("pose source %s: %d clips, %d frames", path, len(bank.names), len(bank))
+    return RecordedPoses(bank)
 
 
 def kind_of_file(path: Path) -> str | None:

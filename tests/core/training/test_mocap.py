@@ -82,6 +82,16 @@ def test_limbs_of_random_skeletons_point_as_the_source(tmp_path, body, reference
         assert np.abs(torso - motion.rotation(part) @ motion.rest_torso()).max() < 1e-4
 
 
+def test_a_bank_holds_the_clips_one_after_the_other(tmp_path, body, reference):
+    path = deepmimic_file(tmp_path, [deepmimic_frame(knee=-0.1 * k) for k in range(5)])
+    (long,), (short,) = mocap.read_deepmimic(path, 1), mocap.read_deepmimic(path, 2)
+    bank = mocap.bank_of(iter((long, short)), reference, body.bone_names)
+    assert bank.names == ("deepmimic/made", "deepmimic/made")
+    assert bank.clip_index.tolist() == [0] * 5 + [1] * 3 and bank.clip_index.dtype == np.int32
+    assert np.array_equal(bank.slots, np.concatenate([mocap.retarget(long, reference), mocap.retarget(short, reference)]))
+    assert mocap.bank_of(iter(()), reference, body.bone_names) is None
+
+
 def test_knees_bend_back_and_elbows_to_the_front(tmp_path, body, reference, heads_of):
     path = deepmimic_file(tmp_path, [deepmimic_frame(), deepmimic_frame(knee=-1.5, elbow=1.5)])
     (motion,) = mocap.read_deepmimic(path, 1)

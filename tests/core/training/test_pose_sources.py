@@ -139,6 +139,9 @@ def test_foreign_content_gives_one_line(tmp_path, body):
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(InputError, match=complaint):
             open_pose_sources([tmp_path / "a.npz"], body)
+    write_mixamo(tmp_path / "none.bvh", {}, frames=0)
+    with pytest.raises(InputError, match="its 1 files hold no frame"):
+        open_pose_sources([tmp_path / "none.bvh"], body)
     with pytest.raises(InputError, match="not found"):
         open_pose_sources([tmp_path / "nowhere"], body)
     (tmp_path / "empty").mkdir()
