@@ -32,7 +32,8 @@ HELD_OUT = 5
 def synthetic_crops(count: int) -> np.ndarray:
     """(count, 224, 224, 3) uint8: the first people of seed 0, before plain backgrounds."""
     from core.bodies import load_body
-    from core.training.people import People, PeopleConfig
+    from core.training.people import People
+    from core.training.people_config import PeopleConfig
 
     people = People(load_body("anny"), PeopleConfig())
     return np.stack([people.make(index).image for index in range(count)])

@@ -7,56 +7,23 @@ from a small crowd that is rendered once for every few thousand pictures.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
 from core.bodies.anny import AnnyBody
-from core.errors import InputError
-from core.training.pose_sources import FITTED, check_names
+from core.training.people_config import PeopleConfig
 from core.training.posing import Posing, plausible
 from core.training.render import Cutout, Renderer
-from core.training.scenery import check_folders
 from core.training.shapes import draw_shapes
 from core.training.views import FRAMING_NAMES, draw_leans, draw_views, levelling
 
-VALIDATION_SEED = 1_000_000_000
-"""Seeds from here on are for validation: training refuses them."""
 BLOCK_SIZE = 4
 """Posed together; larger blocks cost as much a person, and more where somebody asks for people out of order."""
 CROWD_SIZE, PICTURES_PER_CROWD, MOST_BLOCKS = 12, 1024, 16
 BLOCKS_KEPT, CROWDS_KEPT = 8, 16
 JPEG_QUALITY = (35, 96)
-
-
-@dataclass(frozen=True)
-class PeopleConfig:
-    """What people to make. recorded_share of the poses come from `poses`, names for core.training.pose_sources.
-
-    backgrounds: folders; held_out: shapes, outfits and backgrounds that training never sees
-    levelled_share: of the people are turned in the picture until they stand upright, see core.levelling; of those held out nobody
-    """
-
-    seed: int = 0
-    backgrounds: tuple[Path, ...] = ()
-    poses: tuple[str, ...] = (FITTED,)
-    recorded_share: float = 0.35
-    held_out: bool = False
-    levelled_share: float = 0.6
-
-    def check(self) -> None:
-        """Raise InputError for numbers out of range, and for folders and files that are not there."""
-        low = VALIDATION_SEED if self.held_out else 0
-        if not low <= self.seed < low + VALIDATION_SEED:
-            raise InputError(f"synthetic people: got seed {self.seed - low}, expected 0 to {VALIDATION_SEED - 1}")
-        if not 0 <= self.recorded_share <= 1:
-            raise InputError(f"synthetic people: got a share of recorded poses (recorded_share) of {self.recorded_share}, expected 0 to 1")
-        if not 0 <= self.levelled_share <= 1:
-            raise InputError(f"synthetic people: got a share of levelled people (levelled_share) of {self.levelled_share}, expected 0 to 1")
-        check_folders(self.backgrounds)
-        check_names(self.poses)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 from core.bodies import Body, load_body
 from core.errors import InputError
 from core.geometry import HALF_CROP_PX
-from core.training.people import VALIDATION_SEED, People, PeopleConfig
+from core.training.people import People
+from core.training.people_config import VALIDATION_SEED, PeopleConfig
 from core.training.pose_sources import FITTED
 from core.training.posing import FAMILY_NAMES
 from core.training.samples import BOX_UNIT_PX, DATASETS, Sample

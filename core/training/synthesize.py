@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 
 from core.errors import InputError, exit_code
-from core.training.people import VALIDATION_SEED, People, PeopleConfig
+from core.training.people import People
+from core.training.people_config import VALIDATION_SEED, PeopleConfig
 from core.training.pose_sources import FITTED
 from core.training.posing import FAMILY_NAMES
 from core.training.shapes import GROUP_NAMES

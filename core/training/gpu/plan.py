@@ -5,7 +5,6 @@ Batch `number` of a seed is always the same, whoever draws it: that is what lets
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,7 +16,7 @@ from core.bodies.anny import AnnyBody
 from core.training.appearance import LEATHER, Outfit, skin_colour
 from core.training.fabrics import DENIM, HAIR_COLOURS, cloth_colour, random_colour
 from core.training.lighting import Light
-from core.training.pose_sources import FITTED
+from core.training.people_config import PeopleConfig
 from core.training.posing import Posing
 from core.training.scenery import Scenery
 from core.training.shapes import draw_shapes
@@ -45,17 +44,11 @@ OUTFIT_NUMBERS = (
 
 
 @dataclass(frozen=True)
-class PlanConfig:
-    """What people to make. scenes: fresh ones for each batch; see core.training.people.PeopleConfig for the rest."""
+class PlanConfig(PeopleConfig):
+    """What people to make, `batch` at once. scenes: fresh ones for each batch."""
 
-    seed: int = 0
     batch: int = 256
     scenes: int = 64
-    backgrounds: tuple[Path, ...] = ()
-    poses: tuple[str, ...] = (FITTED,)
-    recorded_share: float = 0.35
-    held_out: bool = False
-    levelled_share: float = 0.6
 
 
 @dataclass(frozen=True)

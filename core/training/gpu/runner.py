@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from core.training.gpu.pieces import split
 from core.training.gpu.plan import PlanConfig, Plans
 from core.training.gpu.source import Maker, RenderedSource, RenderedValidation
 from core.training.loop import run as run_loop
-from core.training.pose_sources import FITTED
+from core.training.people_config import VALIDATION_SEED
 from core.training.run_config import RunConfig, run_config
 from core.training.stopping import StopRequest
 from core.training.trainer import Origin, Scorer, Trainer
@@ -36,7 +36,6 @@ from core.training.trainer import Origin, Scorer, Trainer
 log = logging.getLogger(__name__)
 
 KIND = "rendered"
-HELD_OUT_SEED = 1_000_000_000
 CHECKPOINT = "checkpoint.safetensors"
 DEFAULTS: dict[str, Any] = {
     "model": {"variant": "fastmetro-s-blazepose-heavy", "backbone": "", "init": ""},
@@ -193,11 +192,13 @@ def _check(config: RunConfig) -> None:
 
 
 def _plans(options: dict[str, Any], batch: int, held_out: bool) -> PlanConfig:
-    config = PlanConfig(batch=batch, held_out=held_out, seed=options.get("seed", 0) + HELD_OUT_SEED * held_out)
-    return replace(
-        config, scenes=options["scenes"], backgrounds=tuple(map(Path, options["backgrounds"])), recorded_share=options["recorded_share"],
-        poses=tuple(options.get("poses", (FITTED,))), levelled_share=options.get("levelled_share", PlanConfig.levelled_share),
+    config = PlanConfig(
+        seed=options.get("seed", 0) + VALIDATION_SEED * held_out, backgrounds=tuple(map(Path, options["backgrounds"])),
+        poses=tuple(options.get("poses", PlanConfig.poses)), recorded_share=options["recorded_share"], held_out=held_out,
+        levelled_share=options.get("levelled_share", PlanConfig.levelled_share), batch=batch, scenes=options["scenes"],
     )  # fmt: skip
+    config.check()
+    return config
 
 
 @contextmanager

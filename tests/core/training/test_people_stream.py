@@ -9,7 +9,8 @@ import torch
 from core.bodies import load_body
 from core.errors import InputError
 from core.joints import JOINT_NAMES
-from core.training.people import BLOCK_SIZE, VALIDATION_SEED, PeopleConfig
+from core.training.people import BLOCK_SIZE
+from core.training.people_config import VALIDATION_SEED, PeopleConfig
 from core.training.samples import open_dataset
 from core.training.shards import load_pictures, load_shard
 from core.training.synthesize import SIGNATURE, SynthesisConfig, main, synthesize

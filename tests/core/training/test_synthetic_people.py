@@ -12,7 +12,7 @@ from core.training.appearance import BodySurface, Outfit, Part, label
 from core.training.fabrics import CLOTHS
 from core.training.garments import ACCESSORIES, Wardrobe
 from core.training.lighting import Light, probe_light
-from core.training.people import PeopleConfig
+from core.training.people_config import PeopleConfig
 from core.training.places import PLACES
 from core.training.poses import FAMILIES, PoseSampler
 from core.training.render import Renderer

@@ -149,5 +149,8 @@ def test_bad_input_is_one_line(tmp_path: Path, trunk: Path, capsys: pytest.Captu
     assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--minutes", "0"]) == 1
     assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--set", "model.backbone=random", "data.train.kind=tsv"]) == 1
     assert "has to be of the kind 'rendered'" in capsys.readouterr().err
+    wrong = ["model.variant=fastmetro-xs-blazepose", "model.backbone=random", 'data.validation.backgrounds=["nowhere"]']
+    assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--set", *wrong]) == 1
+    assert capsys.readouterr().err.startswith("background folder nowhere: not found")
     with pytest.raises(InputError, match="KEY=VALUE"):
         read_settings(None, ["training.batch"])

@@ -1,0 +1,39 @@
+"""What synthetic people to make: the settings that both renderers share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import InputError
+from core.training.pose_sources import FITTED, check_names
+from core.training.scenery import check_folders
+
+VALIDATION_SEED = 1_000_000_000
+"""Seeds from here on are for validation: training refuses them."""
+
+
+@dataclass(frozen=True)
+class PeopleConfig:
+    """What people to make. recorded_share of the poses come from `poses`, names for core.training.pose_sources.
+
+    backgrounds: folders; held_out: shapes, outfits and backgrounds that training never sees
+    levelled_share: of the people are turned in the picture until they stand upright, see core.levelling; of those held out nobody
+    """
+
+    seed: int = 0
+    backgrounds: tuple[Path, ...] = ()
+    poses: tuple[str, ...] = (FITTED,)
+    recorded_share: float = 0.35
+    held_out: bool = False
+    levelled_share: float = 0.6
+
+    def check(self) -> None:
+        """Raise InputError for numbers out of range, and for folders and files that are not there."""
+        low = VALIDATION_SEED if self.held_out else 0
+        if not low <= self.seed < low + VALIDATION_SEED:
+            raise InputError(f"synthetic people: got seed {self.seed - low}, expected 0 to {VALIDATION_SEED - 1}")
+        if not 0 <= self.recorded_share <= 1:
+            raise InputError(f"synthetic people: got a share of recorded poses (recorded_share) of {self.recorded_share}, expected 0 to 1")
+        if not 0 <= self.levelled_share <= 1:
+            raise InputError(f"synthetic people: got a share of levelled people (levelled_share) of {self.levelled_share}, expected 0 to 1")
+        check_folders(self.backgrounds)
+        check_names(self.poses)
