@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from app.files import check_file
 from app.session_format import (
     BACKGROUND_RGB,
     FORMAT,
@@ -163,7 +164,7 @@ class SessionReader:
     def __init__(self, path: Path | str) -> None:
         """Open the file and see how far it goes. Raises InputError when it is no session or holds not one frame."""
         self.path = Path(path)
-        _check_file(self.path)
+        check_file(self.path, "a file of --record")
         with self._rows() as rows:
             first = next(rows, None)
             if first is None:
@@ -234,15 +235,6 @@ def _whole_rows(stream: pa.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
             return
         for row in range(batch.num_rows):
             yield batch.slice(row, 1)
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path}: a folder, expected a file of --record")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; expected a file of --record")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: empty (0 bytes), expected a file of --record")
 
 
 def _last_bytes(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from app.files import check_file
 from app.types import Frame
 from core.errors import InputError
 
@@ -82,7 +83,7 @@ class VideoSource:
         """Open the file and read its first frame. Raises InputError when it is no readable video."""
         self.path = Path(path)
         self.warning: str | None = None
-        _check_file(self.path)
+        check_file(self.path, "a video file", "for all videos in it: python -m app.many (--images takes folders of pictures)")
         with _open_video(self.path) as (container, stream):
             self.start_time_s = max(container.start_time or 0, 0) / av.time_base
             self.fps, fps_problem = _average_fps(stream)
@@ -168,17 +169,6 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     if stream.codec_context.name in _NOT_A_VIDEO_CODECS:
         raise InputError(f"{path}: a text file, expected a video file")
     return stream
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(
-            f"{path}: a folder, expected a video file; for all videos in it: python -m app.many (--images takes folders of pictures)"
-        )
-    if not path.exists():
-        raise InputError(f"{path}: no such file; expected the path of a video")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: empty (0 bytes), expected a video; copy or download it again")
 
 
 def _describe(path: Path) -> str:
@@ -280,13 +270,10 @@ class ImageSource:
 def read_picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB, turned as its EXIF tag says. Raises InputError."""
     try:
+        check_file(path, "a picture")
         data = np.fromfile(path, np.uint8)  # not cv2.imread: that cannot open non-ASCII names on Windows
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected a picture") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a picture") from error
-    if data.size == 0:
-        raise InputError(f"{path}: empty (0 bytes), expected a picture; copy or download it again")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:

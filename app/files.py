@@ -1,0 +1,18 @@
+"""Files that the user names."""
+
+from pathlib import Path
+
+from core.errors import InputError
+
+
+def check_file(path: Path, expected: str, of_folder: str = "") -> None:
+    """Raise InputError where there is no file with something in it.
+
+    expected: what was asked for, in words; of_folder: what to do with a folder of such files
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, expected {expected}{of_folder and f'; {of_folder}'}")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected {expected}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: empty (0 bytes), expected {expected}; copy or download it again")

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+
+from app.files import check_file
+from app.session import SessionReader
+from app.sources import VideoSource, read_picture
+from core.errors import InputError
+
+
+def test_a_file_with_something_in_it_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    check_file(tmp_path / "a", "a letter")
+
+
+@pytest.mark.parametrize(
+    ("read", "expected", "of_folder"), [
+        (VideoSource, "a video file", r"; for all videos in it: python -m app\.many"),
+        (SessionReader, "a file of --record", "$"),
+        (read_picture, "a picture", "$"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_file_is_said_alike(read: type, expected: str, of_folder: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for name, text in (
+        ("", f"a folder, expected {expected}{of_folder}"),
+        ("nowhere", f"no such file; expected {expected}$"),
+        ("empty", rf"empty \(0 bytes\), expected {expected}; copy or download it again$"),
+    ):
+        with pytest.raises(InputError, match=text):
+            read(tmp_path / name)
