@@ -273,12 +273,6 @@ class Keypoints:
         self.visible += visible.sum(0)
         self.num_people += int(visible.any(1).sum())
 
-    def note(self, text: str) -> None:
-        """Something that a reader of the figures must know, told once."""
-        if text not in self.notes:
-            self.notes.append(text)
-            log.warning("%s", text)
-
     def report(self) -> dict[str, Any]:
         """Overall and per joint."""
         return {
