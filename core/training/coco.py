@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from core.crop import crop_person
 from core.errors import InputError
-from core.joints import LIMB_JOINT_NAMES
+from core.geometry import crop_px_from_unit
+from core.joints import LIMB_JOINT_NAMES, indices
 from core.training.metrics import pck
 
 MIN_KEYPOINTS = 12
+LIMBS = indices(LIMB_JOINT_NAMES)
+"""Of our joints those that COCO has keypoints for."""
 SIDES = {"R": "right", "L": "left"}
 HIDDEN, VISIBLE = 1, 2
 """COCO's flags of a labelled keypoint; 0 = not labelled."""
@@ -110,3 +114,15 @@ def keypoint_scores(people: list[KeypointPerson], predicted_px: np.ndarray) -> K
         pck=pck(predicted_px, true_px, flags >= VISIBLE),
         pck_labelled=pck(predicted_px, true_px, flags >= HIDDEN),
     )
+
+
+def crops_of(people: list[KeypointPerson], scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 224, 224, 3) uint8 crops of people, and (B, 2, 3) where each lies in its picture. scale: as in core.crop."""
+    crops = [crop_person(read_picture(person.picture), person.box_px, scale) for person in people]
+    return np.stack([crop.image for crop in crops]), np.stack([crop.frame_from_crop for crop in crops])
+
+
+def crop_scores(people: list[KeypointPerson], joints_crop: np.ndarray, frames_from_crops: np.ndarray) -> KeypointScores:
+    """Scores of joints (B, 14, 2) that were found in crops, in crop units; frames_from_crops: (B, 2, 3), see `crops_of`."""
+    linear, shift_px = frames_from_crops[:, :, :2], frames_from_crops[:, None, :, 2]
+    return keypoint_scores(people, crop_px_from_unit(joints_crop[:, LIMBS]) @ linear.swapaxes(1, 2) + shift_px)

@@ -15,10 +15,10 @@ from core.crop import crop_person
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.joints import JOINT_NAMES
-from core.training.coco import VISIBLE, KeypointPerson, keypoint_scores, read_people, read_picture
+from core.training.coco import LIMBS, VISIBLE, KeypointPerson, keypoint_scores, read_people, read_picture
 from core.training.metrics import correct_keypoints
 from core.training.samples import BrokenSample, Sample, SampleDataset, open_dataset
-from core.training.scoring import LIMBS, PeopleScorer, shares
+from core.training.scoring import PeopleScorer, shares
 from core.training.sheet import Panel
 from core.training.tsv_sets import BrokenRows
 from core.types import CROP_SIZE_PX, MeshEstimate, PersonCrop

@@ -12,7 +12,8 @@ import torch
 from core.bodies import Body
 from core.errors import InputError
 from core.geometry import HALF_CROP_PX, rotmats_from_rotvecs
-from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES, indices
+from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES
+from core.training.coco import LIMBS
 from core.training.metrics import (
     MM_PER_M,
     PersonErrors,
@@ -33,7 +34,6 @@ from core.types import MeshEstimate, PersonCrop
 
 log = logging.getLogger(__name__)
 
-LIMBS = indices(LIMB_JOINT_NAMES)
 ON_INTERMEDIATE = "MPVPE is of the intermediate mesh, as the truth does not hold all vertices"
 Meshes = tuple[np.ndarray, np.ndarray]
 """Joints (B, 14, 3) and full mesh (B, V, 3), metres."""

@@ -7,18 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.crop import crop_person
-from core.geometry import crop_px_from_unit
-from core.joints import LIMB_JOINT_NAMES, indices
 from core.pixels import Normaliser
 from core.training.batches import People
-from core.training.coco import KeypointPerson, KeypointScores, keypoint_scores, read_people, read_picture
+from core.training.coco import KeypointPerson, KeypointScores, crop_scores, crops_of, read_people
 from core.training.crew import Crew
 from core.training.metrics import Estimates, Scores, joined, score
 from core.training.objective import Objective
 
 BATCH_SIZE = 64
-LIMBS = indices(LIMB_JOINT_NAMES)
 
 
 class Validation:
@@ -53,9 +49,8 @@ class Validation:
             self._coco = prepared(self.keypoint_people, network)
         features, frames_from_crops = self._coco
         parts = [tuple(tensor.to(network.device) for tensor in part) for part in _split(features)]
-        projected = joined([network.estimates(part) for part in parts]).joints_crop[:, LIMBS]
-        homogeneous = np.concatenate([crop_px_from_unit(projected), np.ones((*projected.shape[:2], 1))], axis=-1)
-        return keypoint_scores(self.keypoint_people, np.einsum("bij,bkj->bki", frames_from_crops, homogeneous))
+        found = joined([network.estimates(part) for part in parts])
+        return crop_scores(self.keypoint_people, found.joints_crop, frames_from_crops)
 
 
 def spread(count: int, limit: int) -> np.ndarray:
@@ -70,9 +65,9 @@ def _split(features: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
 @torch.inference_mode()
 def prepared(people: list[KeypointPerson], network: Objective) -> tuple[tuple[Tensor, ...], np.ndarray]:
     """Frozen features of people's crops, and (B, 2, 3) where each crop lies in its picture."""
-    crops = [crop_person(read_picture(person.picture), person.box_px, network.model.config.crop_scale) for person in people]
-    images = Normaliser(network.model.backbone)(torch.from_numpy(np.stack([crop.image for crop in crops])))
+    pictures, frames_from_crops = crops_of(people, network.model.config.crop_scale)
+    images = Normaliser(network.model.backbone)(torch.from_numpy(pictures))
     with network.autocast():
         kept = [network.model.backbone.frozen(part.to(network.device)) for part in images.split(BATCH_SIZE)]
     features = tuple(torch.cat(tensors).to(network.dtype) for tensors in zip(*kept, strict=True))
-    return features, np.stack([crop.frame_from_crop for crop in crops])
+    return features, frames_from_crops

@@ -10,13 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from core.bodies.anny import AnnyBody
-from core.crop import crop_person
 from core.errors import InputError
-from core.geometry import crop_px_from_unit
-from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES, indices
+from core.joints import JOINT_NAMES
 from core.pixels import Normaliser
 from core.training.batches import Batch, Cursor
-from core.training.coco import KeypointScores, keypoint_scores, read_people, read_picture
+from core.training.coco import KeypointScores, crop_scores, crops_of, read_people
 from core.training.crew import Crew
 from core.training.gpu.people import BatchPeople, Made
 from core.training.gpu.plan import Plan, PlanConfig, Plans
@@ -30,7 +28,6 @@ log = logging.getLogger(__name__)
 
 PLANS_AHEAD = 2
 """Of each worker."""
-LIMBS = indices(LIMB_JOINT_NAMES)
 
 
 def packed(plan: Plan) -> list[np.ndarray]:
@@ -130,11 +127,7 @@ class RenderedValidation:
     def _keypoints(self, objective: Objective) -> KeypointScores | None:
         if not self.keypoint_people:
             return None
-        scale = objective.model.config.crop_scale
-        crops = [crop_person(read_picture(person.picture), person.box_px, scale) for person in self.keypoint_people]
-        pictures = torch.from_numpy(np.stack([crop.image for crop in crops])).to(objective.device)
-        projected = [objective.estimates((self.maker.normalise(part),), pictures=True).joints_crop for part in pictures.split(64)]
-        unit = np.concatenate(projected)[:, LIMBS]
-        homogeneous = np.concatenate([crop_px_from_unit(unit), np.ones((*unit.shape[:2], 1))], axis=-1)
-        frames = np.stack([crop.frame_from_crop for crop in crops])
-        return keypoint_scores(self.keypoint_people, np.einsum("bij,bkj->bki", frames, homogeneous))
+        pictures, frames_from_crops = crops_of(self.keypoint_people, objective.model.config.crop_scale)
+        parts = torch.from_numpy(pictures).to(objective.device).split(64)
+        joints_crop = np.concatenate([objective.estimates((self.maker.normalise(part),), pictures=True).joints_crop for part in parts])
+        return crop_scores(self.keypoint_people, joints_crop, frames_from_crops)

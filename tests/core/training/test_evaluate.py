@@ -11,9 +11,8 @@ from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES
 from core.training import evaluate, scored_sets, shard_people
-from core.training.coco import coco_name, keypoint_scores, read_people
+from core.training.coco import LIMBS, coco_name, crop_scores, crops_of, keypoint_scores, read_people
 from core.training.scored_sets import PeopleSet, spread
-from core.training.scoring import LIMBS
 from core.training.tables import report_tables
 from core.types import MeshEstimate
 from tests.core.training.toy_people import FAMILIES, tiny_model, write_toy_shards
@@ -70,6 +69,20 @@ def test_hidden_keypoints_count_in_their_own_score_only(coco: Path) -> None:
     scores = keypoint_scores(people, predicted_px)
     assert (scores.num_visible, scores.pck) == (10, 1.0)
     assert scores.pck_labelled == pytest.approx(10 / 11)
+
+
+def test_joints_found_in_crops_are_scored_in_their_pictures(coco: Path) -> None:
+    people = read_people(coco) * 2
+    pictures, frames_from_crops = crops_of(people, 1.2)
+    assert pictures.shape == (2, 224, 224, 3)
+    assert pictures.dtype == np.uint8
+    joints_crop = np.full((2, len(JOINT_NAMES), 2), 9, np.float32)
+    for joints, person, place in zip(joints_crop, people, frames_from_crops, strict=True):
+        crop_px = (person.keypoints_px - place[:, 2]) @ np.linalg.inv(place[:, :2]).T
+        joints[LIMBS] = crop_px / 112 - 1
+    assert crop_scores(people, joints_crop, frames_from_crops).pck == 1.0
+    joints_crop[1] += 1
+    assert crop_scores(people, joints_crop, frames_from_crops).pck == 0.5
 
 
 def test_pictures_reach_the_estimator_as_rgb_with_cocos_box(coco: Path) -> None:
