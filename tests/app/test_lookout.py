@@ -2,16 +2,19 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from app.config import LiveConfig
+from app.governor import Plan
 from app.live import LivePipeline, moved_on
 from app.lookout import LOOKOUTS, Lookout, Question
 from app.types import Frame, Person
-from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame, walk
+from core.types import CROP_SIZE_PX, MeshEstimate, PersonCrop
+from tests.app.fakes import WHITE_ABOVE, RectangleDetector, TubeEstimator, rectangle_frame, walk
 
 CONFIG = LiveConfig(smoothing="none")
 BOX = (100, 40, 160, 200)
@@ -110,6 +113,75 @@ def test_no_frame_waits_for_a_look_and_a_late_answer_keeps_the_person() -> None:
     assert scene.frame.time_s - asked_s > 0.4, "the answer is about a picture of long ago"
     assert [mesh.track_id for mesh in scene.meshes] == [1]
     assert detector.threads == {"live-look"}
+
+
+class SeeingEstimator(TubeEstimator):
+    """Lays the toy body over what is white in the crop, as a good network would."""
+
+    def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
+        estimates = []
+        for crop, estimate in zip(crops, super().from_crops(crops), strict=True):
+            rows, columns = np.nonzero(crop.image[..., 0] > WHITE_ABOVE)
+            middle = np.array([columns.min() + columns.max() + 1, rows.min() + rows.max() + 1]) / CROP_SIZE_PX - 1
+            scale = 2 * (rows.max() + 1 - rows.min()) / CROP_SIZE_PX / np.ptp(estimate.vertices_m[:, 1])
+            shift = middle / scale - (estimate.vertices_m.max(0) + estimate.vertices_m.min(0))[:2] / 2
+            estimates.append(replace(estimate, camera=np.array([scale, *shift], np.float32)))
+        return estimates
+
+
+FPS, ASKED = 30.0, 45
+PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {
+    "goes on": lambda time_s: (40 + 80 * time_s, 60, 80 + 80 * time_s, 180),
+    "turns round": lambda time_s: (160 - abs(120 - 80 * time_s), 60, 200 - abs(120 - 80 * time_s), 180),
+    "comes nearer": lambda time_s: (186 - 6 * time_s, 80 - 20 * time_s, 214 + 6 * time_s, 170 + 20 * time_s),
+}
+"""Time -> box of somebody who walks; who turns does so at frame ASKED, when the detector is asked."""
+
+
+@pytest.mark.parametrize("late_by", [1, 6, 15])
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_a_late_look_places_the_box_where_the_person_is_by_now(path: str, late_by: int) -> None:
+    detector, plan = HeldDetector(), Plan(detect_stride=15)
+    live = LivePipeline(SeeingEstimator(), detector, CONFIG, "beside")
+    frames = [rectangle_frame(index, index / FPS, PATHS[path](index / FPS)) for index in range(ASKED + late_by + 10)]
+    for frame in frames[:ASKED]:
+        live.process(frame, plan)
+        wait_for_the_look(live)
+    detector.gate.clear()
+    live._looks.soon = True
+    for frame in frames[ASKED : ASKED + late_by]:
+        live.process(frame, plan)
+        assert live._lookout.busy
+    detector.gate.set()
+    wait_for_the_look(live)
+    for frame in frames[ASKED + late_by :]:  # the look's own frame, and those that follow the mesh from there
+        scene = live.process(frame, plan)
+        wait_for_the_look(live)
+        (person,) = scene.meshes
+        off_px = np.abs(person.box_px - PATHS[path](frame.time_s)).max()
+        assert off_px < 6, f"{off_px:.1f} px off at frame {frame.index}"
+    live.close()
+    assert scene.meshes[0].track_id == 1
+
+
+def test_a_late_look_at_somebody_new_lets_them_go_on_as_they_went() -> None:
+    """Two looks, as late as each other, find them where they were; nothing has followed them meanwhile."""
+    path, late_by = PATHS["goes on"], 6
+    detector = HeldDetector()
+    live = LivePipeline(SeeingEstimator(), detector, CONFIG, "beside")
+    frames = [rectangle_frame(index, index / FPS, path(index / FPS)) for index in range(2 * late_by + 4)]
+    detector.gate.clear()
+    for frame in frames:
+        scene = live.process(frame)
+        assert len(scene.meshes) == (frame.index >= 2 * late_by)
+        for person in scene.meshes:
+            assert np.abs(person.box_px - path(frame.time_s)).max() < 6, frame.index
+        if frame.index in (late_by - 1, 2 * late_by - 1):
+            detector.gate.set()
+            wait_for_the_look(live)
+            detector.gate.clear()
+    detector.gate.set()
+    live.close()
 
 
 def test_an_answer_about_what_was_before_a_cut_is_dropped() -> None:
