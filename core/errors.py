@@ -9,12 +9,12 @@ class InputError(ValueError):
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Do a command's work; its exit code, 0 where it gives none. Bad input and what the system refuses are one line on stderr, and 1.
+    """Do a command's work; its exit code, 0 where it gives none. Bad input and what the system refuses are told on stderr, and 1.
 
     Everything else goes on up: a bug keeps its traceback, Ctrl-C ends the process.
     """
     try:
         return work() or 0
     except (InputError, OSError) as error:
-        print(*str(error).splitlines(), file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
