@@ -46,7 +46,7 @@ class NpzSink(ClosingSink):
         self._partial = recording.folder / "meshes.partial.npz"
         self._rows_path = recording.folder / "meshes.rows.partial"
         self._intrinsics: Intrinsics | None = None
-        self._num_rows = 0
+        self._num_rows, self._was_full = 0, False
         self._row_dtype = row_dtype(recording.parameters)
         self._vertices_start = len(_entry("vertices_m", 0, 0, 0).FileHeader(zip64=True)) + NPY_HEADER_BYTES
         self._vertices: BinaryIO | None = self._partial.open("w+b", buffering=0)
@@ -62,17 +62,21 @@ class NpzSink(ClosingSink):
             self._write_row(self._row(scene, mesh), mesh.vertices_m)
 
     def close(self) -> None:
-        """Turn what was written into a finished .npz and give it its name."""
+        """Turn what was written into a finished .npz and give it its name. Raises OSError when rows had to go for want of room."""
         if self._vertices is None:
             return
         file, self._vertices = self._vertices, None
         try:
-            self._finish(file)
+            lost = self._finish(file)
         finally:
             file.close()
             self._rows.close()
         self._partial.replace(self.path)
         self._rows_path.unlink()
+        if lost is not None and not self._was_full:
+            raise lost
+        if lost is not None:
+            self.warnings.append(lost.strerror)  # `write` has raised the error already
 
     def _row(self, scene: Scene, mesh: SmoothedMesh) -> np.ndarray:
         """() of the row's dtype. Raises ValueError when parameters are to be written and the mesh has none."""
@@ -100,6 +104,7 @@ class NpzSink(ClosingSink):
             _write_all(self._vertices, np.ascontiguousarray(vertices_m).view(np.uint8).reshape(-1))
             _write_all(self._rows, row.reshape(1).view(np.uint8))
         except OSError as error:
+            self._was_full = True
             self._cut_to(self._vertices, self._num_rows)
             raise _explained(error, self._partial) from error
         except BaseException:  # Ctrl-C between the two files
@@ -114,9 +119,9 @@ class NpzSink(ClosingSink):
             handle.truncate(end)
             handle.seek(end)
 
-    def _finish(self, file: BinaryIO) -> None:
-        """Finish the zip; on a full disk give up the last rows until the rest fits."""
-        num_rows = self._num_rows
+    def _finish(self, file: BinaryIO) -> OSError | None:
+        """Finish the zip; on a full disk give up the last rows until the rest fits, and return an error that says so."""
+        num_rows, full = self._num_rows, errno.ENOSPC
         while True:
             try:
                 self._write_zip(file)
@@ -124,10 +129,12 @@ class NpzSink(ClosingSink):
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or self._num_rows == 0:
                     raise _explained(error, self._partial) from error
+                full = error.errno
                 needed_bytes = self._num_rows * self._row_dtype.itemsize + self._recording.faces.nbytes + ROOM_FOR_INDEX_BYTES
                 self._cut_to(file, max(0, self._num_rows - 1 - needed_bytes // self._row_bytes))
-        if self._num_rows < num_rows:
-            self.warnings.append(f"the disk is full: meshes.npz keeps {self._num_rows} of {num_rows} rows")
+        if self._num_rows == num_rows:
+            return None
+        return OSError(full, f"the disk is full: meshes.npz keeps {self._num_rows} of {num_rows} rows", str(self.path))
 
     def _write_zip(self, file: BinaryIO) -> None:
         num_rows = self._num_rows

@@ -107,7 +107,8 @@ class ClosingSink:
         except Exception as trouble:
             if error is None:
                 raise
-            log.warning("closing after an error: %s", trouble)  # the error itself says why
+            same = isinstance(trouble, OSError) and isinstance(error, OSError) and trouble.errno == error.errno
+            log.log(logging.DEBUG if same else logging.WARNING, "closing after an error: %s", trouble)  # the error itself says why
 
     def close(self) -> None:
         """Finish the file."""
@@ -204,7 +205,7 @@ class SinkGroup(ClosingSink):
         for name, sink in self._sinks.items():
             if name == "summary.json":
                 sink.warnings[:] = self.warnings + [f"{type(error).__name__}: {error}" for error in errors]
-                sink.busy_s = self.busy_s
+                sink.busy_s, sink.complete = self.busy_s, not errors
             try:
                 sink.close()
             except Exception as error:  # each remaining sink must still be closed

@@ -132,13 +132,15 @@ class _JitterRecord:
 class SummarySink(ClosingSink):
     """Counts while the video runs; writes once, when closed.
 
-    Whoever closes it puts the run's warnings into `warnings` before, and into `busy_s` the seconds that each of its threads has worked.
+    Whoever closes it puts the run's warnings into `warnings` before, into `busy_s` the seconds that each of its threads has worked, and
+    into `complete` whether the other files are; a run is not where they are not.
     """
 
     def __init__(self, recording: Recording) -> None:
         self.path = recording.folder / "summary.json"
         self.warnings: list[str] = []
         self.busy_s: Mapping[str, float] = {}
+        self.complete = True
         self._recording = recording
         self._people: dict[int, _PersonRecord] = {}
         self._stages: dict[str, _StageRecord] = {}
@@ -186,7 +188,7 @@ class SummarySink(ClosingSink):
             "threads": {name: self._thread_as_json(busy_s, elapsed_s) for name, busy_s in self.busy_s.items()},
             "jitter_m_s3": self._jitter.as_json(),
             "body": recording.body,
-            "settings": dict(recording.settings),
+            "settings": dict(recording.settings) | ({} if self.complete else {"state": "failed"}),
             "versions": installed_versions(),
             "warnings": list(self.warnings),
         }

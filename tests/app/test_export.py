@@ -171,6 +171,22 @@ def test_npz_on_a_full_disk_keeps_all_but_the_last_rows(tmp_path: Path, monkeypa
     assert "disk is full" in sink.warnings[0]
 
 
+def test_npz_that_loses_rows_only_at_its_end_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows had room, what comes behind them has not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(npz, "ROOM_FOR_INDEX_BYTES", 6000)
+        patch.setattr(Path, "open", lambda path, mode, buffering=-1: _SmallDisk(str(path), mode))
+        patch.setattr(_SmallDisk, "room", 120_000)
+        patch.setattr(_SmallDisk, "ends", {})
+        sink = NpzSink(recording(tmp_path))
+        for i in range(21):
+            sink.write(scene(_moving(i, 0), index=i))
+        with pytest.raises(OSError, match=r"the disk is full: meshes\.npz keeps \d+ of 21 rows") as error:
+            sink.close()
+    assert error.value.errno == errno.ENOSPC
+    assert 0 < len(_load(tmp_path / "meshes.npz")["frame_index"]) < 21
+
+
 def test_npz_refuses_a_mesh_of_another_body(tmp_path: Path) -> None:
     with NpzSink(recording(tmp_path)) as sink, pytest.raises(ValueError, match="got a mesh of 5 vertices"):
         sink.write(scene(mesh(vertices_m=SPHERE_VERTICES_M[:5])))
@@ -335,13 +351,15 @@ def test_group_closes_the_others_when_one_fails(tmp_path: Path, monkeypatch: pyt
     def broken(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    sinks = SinkGroup(recording(tmp_path))
+    sinks = SinkGroup(recording(tmp_path, settings={"state": "complete"}))
     sinks.write(scene(mesh()))
     monkeypatch.setattr(OverlaySink, "close", broken)
     with pytest.raises(OSError, match="No space left"):
         sinks.close()
     assert len(_load(tmp_path / "meshes.npz")["track_id"]) == 1
-    assert "No space left" in json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["warnings"][0]
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert "No space left" in summary["warnings"][0]
+    assert summary["settings"]["state"] == "failed", "the next run does it again"
 
 
 def test_an_unwritable_folder_is_an_oserror(tmp_path: Path) -> None:

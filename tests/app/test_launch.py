@@ -20,6 +20,7 @@ import app.jobs
 import launch
 from app.config import LiveConfig
 from app.export.npz import NpzSink
+from app.export.overlay import OverlaySink
 from app.export.pictures import write_picture
 from app.jobs import Engine, process_picture, process_video, result_folders, run_videos
 from app.progress import Cancelled
@@ -188,8 +189,13 @@ def test_a_full_disk_ends_a_run_with_one_line_and_leaves_no_thread(
             raise OSError(errno.ENOSPC, "No space left on device", "here")
         write(sink, scene)
 
-    write, before = NpzSink.write, set(threading.enumerate())
+    def unfinished(sink: OverlaySink) -> None:
+        close(sink)
+        raise OSError(errno.ENOSPC, "No space left on device", "there")
+
+    write, close, before = NpzSink.write, OverlaySink.close, set(threading.enumerate())
     monkeypatch.setattr(NpzSink, "write", full)
+    monkeypatch.setattr(OverlaySink, "close", unfinished)
     code, _, err = outcome(capsys, "--video", clip, "--out", tmp_path / "out")
     assert code == 1
     assert [line for line in caplog.messages if "No space" in line] == [f"{clip}: [Errno {errno.ENOSPC}] No space left on device: 'here'"]
