@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from app.export.sink import SINKS, ClosingSink, Parameters, Recording
+from app.export.sink import SINKS, ClosingSink, Parameters, Recording, named
 from app.types import Intrinsics, Scene, SmoothedMesh
 from core.joints import JOINT_NAMES
 
@@ -106,7 +106,7 @@ class NpzSink(ClosingSink):
         except OSError as error:
             self._was_full = True
             self._cut_to(self._vertices, self._num_rows)
-            raise _explained(error, self._partial) from error
+            raise named(error, self._partial) from error
         except BaseException:  # Ctrl-C between the two files
             self._cut_to(self._vertices, self._num_rows)
             raise
@@ -128,7 +128,7 @@ class NpzSink(ClosingSink):
                 break
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or self._num_rows == 0:
-                    raise _explained(error, self._partial) from error
+                    raise named(error, self._partial) from error
                 full = error.errno
                 needed_bytes = self._num_rows * self._row_dtype.itemsize + self._recording.faces.nbytes + ROOM_FOR_INDEX_BYTES
                 self._cut_to(file, max(0, self._num_rows - 1 - needed_bytes // self._row_bytes))
@@ -286,8 +286,3 @@ def _crc32(file: BinaryIO, start: int, num_bytes: int) -> int:
         crc = zlib.crc32(chunk, crc)
         num_bytes -= len(chunk)
     return crc
-
-
-def _explained(error: OSError, path: Path) -> OSError:
-    """The same error, naming the file: writing to an open file does not."""
-    return error if error.filename else type(error)(error.errno, error.strerror or str(error), str(path))

@@ -115,6 +115,11 @@ class ClosingSink:
         raise NotImplementedError
 
 
+def named(error: OSError, path: Path) -> OSError:
+    """The same error, naming the file: writing to an open file does not."""
+    return error if error.filename else type(error)(error.errno, error.strerror or str(error), str(path))
+
+
 SINKS: Registry[Callable[[Recording], Sink]] = Registry("output file")
 """File name -> class(recording) of the sink that writes it."""
 

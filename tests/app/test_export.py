@@ -403,3 +403,22 @@ def test_a_run_without_a_frame_leaves_no_earlier_overlay(tmp_path: Path) -> None
     with SinkGroup(recording(tmp_path)):
         pass
     assert not (tmp_path / "overlay.mp4").exists()
+
+
+@pytest.mark.parametrize("name", ["overlay.png", "summary.json"])
+def test_half_a_file_leaves_the_room_to_others_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def full(path: Path, data: bytes | str, **_: object) -> None:
+        with path.open("wb") as file:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write() -> None:
+        sink.write(scene(mesh()))
+        sink.close()
+
+    sink = SINKS[name](recording(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '.*{name}'"):
+        write()
+    assert not list(tmp_path.iterdir())
