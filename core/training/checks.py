@@ -15,7 +15,7 @@ from core.errors import InputError
 from core.training.config import RunFolder
 from core.training.crew import Crew
 from core.training.parts import Parts
-from core.training.picture_run import first_parts, open_people, open_validation
+from core.training.picture_run import RANDOM, first_parts, open_people, open_validation
 from core.training.pictures import PictureSource, Seen, Views
 from core.training.run_config import RunConfig
 from core.training.samples import SampleDataset
@@ -56,7 +56,9 @@ def check_everything(config: RunConfig) -> None:
     found = Findings([], [])
     found.tried(lambda: check_folder(RunFolder(Path(config.out))))
     parts = found.tried(lambda: first_parts(config))
-    if parts is not None:
+    if parts is None:
+        found.problems += missing_files(config, found.problems)
+    else:
         described(parts, found)
         people = found.tried(lambda: open_people(config.train, parts))
         others = found.tried(lambda: open_people(config.validation, parts)) if config.validation else None
@@ -70,6 +72,18 @@ def check_everything(config: RunConfig) -> None:
     if found.problems:
         raise InputError("\n".join(f"problem: {problem}" for problem in found.problems))
     print("no problem found; start it without --dry-run")
+
+
+def missing_files(config: RunConfig, told: list[str]) -> list[str]:
+    """What else is not there, where there is no network to open the data with; `told` names some of it already."""
+    backbone = "" if config.model.backbone == RANDOM else config.model.backbone
+    files = {"model.backbone": backbone, "data.train": config.train.get("path"), "data.validation": (config.validation or {}).get("path")}
+    absent = {what: path for what, path in files.items() if isinstance(path, str) and path and not Path(path).exists()}
+    return [
+        f"{what}: {path} is not there; docs/training.md says where such files come from"
+        for what, path in absent.items()
+        if not any(path in problem for problem in told)
+    ]
 
 
 def check_folder(folder: RunFolder) -> None:

@@ -365,6 +365,15 @@ def test_a_dry_run_finds_each_problem_in_a_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_else_is_missing_is_told_where_there_is_no_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    settings = [f"model.mesh_dir={tmp_path}", "data.train.path=no/train.yaml", "data.validation.path=no/valid.yaml"]
+    assert main(["paper-s-r50", "--out", str(tmp_path / "run"), "--dry-run", "--set", *settings, "model.backbone=no/r50.pth"]) == 1
+    problems = capsys.readouterr().err.splitlines()
+    told = [next(line for line in problems if name in line) for name in ("mesh_downsampling.npz", "r50.pth", "train.yaml", "valid.yaml")]
+    assert all(line.startswith("problem: ") for line in told)
+    assert len(set(told)) == 4
+
+
 def test_every_problem_is_told_at_once(tmp_path: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = write_config(tmp_path / "c.yaml", people, None, regressor={"shape": 1}, model={"parametric": True})
     assert main([str(place), "--dry-run", "--set", "data.validation={kind: shards, path: nowhere}"]) == 1
