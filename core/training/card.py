@@ -205,7 +205,8 @@ def architecture(facts: Facts) -> str:
         f"{layers} encoder and {layers} decoder layer{'s' * (layers > 1)}, on the body {config.get('body')}; "
         f"{facts.num_parameters / 1e6:.1f} M parameters in {size_mb:.1f} MB.\n\n"
         f"It takes a crop of 224 x 224 px, {config.get('crop_scale')} times as wide as the longer side of the person's box, and gives "
-        "three levels of mesh, 14 joints and a weak-perspective camera.\n\n"
+        "three levels of mesh, 14 joints and a weak-perspective camera."
+        f"{' People who lean by far are turned upright before it sees them.' if config.get('levelled') else ''}\n\n"
         f"sha256 of `{facts.path.name}`: `{digest}`"
     )
 
