@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.backbones import BACKBONES
+from core.bodies import BODIES
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.config import ModelConfig
+from core.model import FastMETRO
+from core.training import blend
+from tests.toy import ToyBackbone, ToyBody
+
+CONFIG = ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4)
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BODIES._entries, "toy", lambda mesh_dir: ToyBody())
+    monkeypatch.setitem(BACKBONES._entries, "toy", ToyBackbone)
+
+
+def written(path: Path, seed: int, metadata: dict, **changes: object) -> Path:
+    torch.manual_seed(seed)
+    config = ModelConfig(**{**CONFIG.to_dict(), **changes})
+    save_checkpoint(path, FastMETRO(config, ToyBackbone(), ToyBody()), config, metadata)
+    return path
+
+
+def test_weights_lie_between_and_the_file_says_of_what(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    before = written(tmp_path / "a.safetensors", 0, {"licence": "MIT", "samples_seen": 5})
+    after = written(tmp_path / "b.safetensors", 1, {"licence": "MIT, too", "scores": {"pck": 0.9}, "samples_seen": 7}, levelled=True)
+    out = tmp_path / "c.safetensors"
+    assert blend.main([str(before), str(after), str(out), "--weight", "0.25", "--full"]) == 0
+    assert "0.75 of a.safetensors and 0.25 of b.safetensors" in capsys.readouterr().out
+    first, second, mixed = (load_checkpoint(path) for path in (before, after, out))
+    assert mixed.model.config.levelled, "crops are made as for the later one"
+    for name, value in mixed.model.state_dict().items():
+        ends = first.model.state_dict()[name], second.model.state_dict()[name]
+        if value.is_floating_point():
+            np.testing.assert_allclose(value, 0.75 * ends[0] + 0.25 * ends[1], atol=1e-6)
+    assert "scores" not in mixed.metadata
+    said = mixed.metadata["blend"]
+    assert (said["weight"], said["before"]["samples_seen"], said["after"]["licence"]) == (0.25, 5, "MIT, too")
+    assert len(said["before"]["sha256"]) == 64
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    one = written(tmp_path / "a.safetensors", 0, {})
+    other = written(tmp_path / "b.safetensors", 0, {}, name="other", widths=(64, 16))
+    out = tmp_path / "c.safetensors"
+    for arguments, complaint in (
+        ([one, other, out], "expected one architecture"),
+        ([one, one, out, "--weight", "1.5"], "weight of 1.5"),
+        ([one, one, tmp_path / "c.bin"], ".safetensors"),
+        ([one, tmp_path / "none.safetensors", out], "none.safetensors"),
+    ):
+        assert blend.main([str(argument) for argument in arguments]) == 1
+        assert complaint in capsys.readouterr().err
+    assert not out.exists()
