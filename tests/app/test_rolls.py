@@ -13,7 +13,7 @@ from app.pipeline import VideoPipeline
 from app.rolls import Rolls
 from app.types import Frame
 from core.crop import rotation_2d
-from core.geometry import weak_to_frame_px
+from core.geometry import project_pinhole, weak_to_frame_px
 from core.levelling import LEFT_LEANING_RAD, wanted_roll_rad
 from core.types import MeshEstimate, PersonCrop
 from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame
@@ -95,3 +95,32 @@ def test_what_is_remembered_of_somebody() -> None:
     assert abs(rolls.of(7)) < LEAN_RAD - LEFT_LEANING_RAD + 0.2
     rolls.forget(7)
     assert rolls.of(7) == 0.0
+
+
+@pytest.mark.parametrize("quarter_turns", [1, 2])
+def test_the_shipped_network_sees_a_walker_who_lies_as_one_who_walks(quarter_turns: int) -> None:
+    from app.walker import Walker
+    from core import load_estimator
+    from core.bodies.anny import AnnyBody
+    from core.geometry import procrustes_align
+
+    estimator = load_estimator("default", device="cpu", precision="fp32")
+    walker = Walker(AnnyBody())
+    errors = {"walking": [], "lying": []}
+    for time_s in (0.4, 2.0, 3.7, 5.1):
+        frame = walker.frame(time_s)
+        px = project_pinhole(frame.joints_m + frame.translation_m, walker.intrinsics.focal_px, walker.intrinsics.principal_px)
+        box = np.concatenate([px.min(0) - 15, px.max(0) + 15])
+        height, width = frame.image.shape[:2]
+        image = np.ascontiguousarray(np.rot90(frame.image, -quarter_turns))  # clockwise
+        turn, shift = rotation_2d(quarter_turns * math.pi / 2), {1: (height, 0), 2: (width, height)}[quarter_turns]
+        corners = box.reshape(2, 2) @ turn.T + shift
+        lying_box = np.concatenate([corners.min(0), corners.max(0)])
+        truth = {"walking": frame.joints_m, "lying": frame.joints_m @ np.block([[turn.T, np.zeros((2, 1))], [0, 0, 1]])}
+        for name, (picture, place) in {"walking": (frame.image, box), "lying": (image, lying_box)}.items():
+            found = estimator.from_boxes(picture, place[None])[0].joints_m
+            aligned = procrustes_align(found.astype(np.float64), truth[name].astype(np.float64))
+            errors[name].append((np.linalg.norm(found - truth[name], axis=1).mean(), np.linalg.norm(aligned - truth[name], axis=1).mean()))
+    (walking_m, walking_pa_m), (lying_m, lying_pa_m) = (np.mean(errors[name], 0) for name in ("walking", "lying"))
+    assert lying_pa_m < walking_pa_m + 0.03
+    assert lying_m < walking_m + 0.1
