@@ -142,7 +142,7 @@ class Recorder:
         self._loop, self._config, self._folder = loop, config, folder
         self._current: SessionRecorder | None = None
         self._wanted = config.record is not None
-        self.paths: list[Path] = []
+        self._recorders: list[SessionRecorder] = []
 
     @property
     def text(self) -> str:
@@ -150,7 +150,7 @@ class Recorder:
         if self._current is None:
             return ""
         if self._current.problem:
-            return f"recording stopped: {self._current.problem}"
+            return f"! {self._current.problem}"
         return f"recording {self._current.path.name}, {self._current.num_frames} frames"
 
     @property
@@ -158,7 +158,13 @@ class Recorder:
         """What was recorded, for the last line."""
         if self._wanted:
             return f"; nothing recorded to {self._config.record}: the session ended before the network was loaded"
-        return f"; recorded {', '.join(map(str, self.paths))}" if self.paths else ""
+        recorded = [f"{item.path} (only {item.num_frames} frames)" if item.problem else str(item.path) for item in self._recorders]
+        return f"; recorded {', '.join(recorded)}" if recorded else ""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of what was recorded, and of what is being recorded."""
+        return [item.path for item in self._recorders]
 
     def start_if_wanted(self) -> None:
         """--record: begin as soon as the network is loaded."""
@@ -185,7 +191,7 @@ class Recorder:
         settings = {"checkpoint": config.checkpoint, "smoothing": config.smoothing, "focal_px": config.focal_px}
         info = SessionInfo.of(self._loop.pipeline.body, settings, config.parametric)
         self._current = SessionRecorder(path, info, config.record_pictures)
-        self.paths.append(path)
+        self._recorders.append(self._current)
         self._loop.attach(RECORDING, self._current)
 
 

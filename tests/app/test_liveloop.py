@@ -1,5 +1,6 @@
 """The loop with a fake camera and fake sinks, and --webcam without a window."""
 
+import errno
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from app.governor import Governor
 from app.hud import Hud, HudMeter
 from app.live import LivePipeline
 from app.liveloop import LiveLoop, Moment
-from app.session import SessionReader
+from app.session import SessionReader, SessionRecorder
 from app.types import Scene
 from app.webcam import LiveSession, Recorder, run_webcam
 from core.errors import InputError
@@ -258,6 +259,25 @@ def test_the_record_key_starts_and_stops(tmp_path: Path) -> None:
         scenes = list(reader)
         assert scenes
         assert scenes[-1].meshes[0].vertices_m.shape == (30, 3)
+
+
+def test_a_recording_that_stops_is_no_whole_one_in_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(recorder: SessionRecorder, scene: Scene) -> None:
+        if recorder.num_frames == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(recorder, scene)
+
+    write = SessionRecorder._write
+    monkeypatch.setattr(SessionRecorder, "_write", full)
+    path = tmp_path / "a.arrows"
+    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+        recorder = Recorder(loop, replace(CONFIG, record=path), tmp_path)
+        until(lambda: somebody(loop))
+        recorder.start_if_wanted()
+        until(lambda: "No space left" in recorder.text)
+        assert recorder.text == f"! the recording {path} stopped after 3 frames: [Errno {errno.ENOSPC}] No space left on device"
+    assert recorder.summary == f"; recorded {path} (only 3 frames)"
+    assert SessionReader(path).num_frames == 3
 
 
 def test_hud_lines_and_dict() -> None:
