@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from core.errors import InputError
 log = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+OTHER_PICTURE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+"""Not read from a folder, but missed there."""
 FALLBACK_FPS = 30.0
 MAX_FPS = 1000.0
 MIN_PIXEL_STRETCH = 0.02
@@ -289,6 +292,10 @@ def _picture_files(path: Path) -> list[Path]:
             raise InputError(f"{path}: no such file or folder; expected a picture or a folder of pictures")
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
+    others = Counter(suffix for file in path.iterdir() if (suffix := file.suffix.lower()) in OTHER_PICTURE_SUFFIXES)
+    if files and others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        log.warning("%s: pictures of other kinds left out (%s); save them as .jpg or .png", path, kinds)
     if not files:
         raise InputError(f"{path}: no pictures in this folder; expected files ending in {' '.join(PICTURE_SUFFIXES)}")
     return files

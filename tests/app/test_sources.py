@@ -217,6 +217,14 @@ def test_a_folder_of_pictures_in_order(tmp_path: Path) -> None:
     assert all(_red_corner(frame.image) == ("top", "left") and frame.size_px == (40, 30) for frame in frames)
 
 
+def test_pictures_of_other_kinds_in_a_folder_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _save(tmp_path / "a.jpg", quarter_picture(40, 30))
+    for name in ("b.HEIC", "c.heic", "d.tif", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in ImageSource(tmp_path).paths] == ["a.jpg"]
+    assert caplog.messages == [f"{tmp_path}: pictures of other kinds left out (2 .heic, 1 .tif); save them as .jpg or .png"]
+
+
 def test_exif_orientation(tmp_path: Path) -> None:
     """Tag 0x0112 = 6: the camera was held on its side; to be shown turned a quarter clockwise."""
     path = _save(tmp_path / "phone.jpg", quarter_picture(40, 30))
