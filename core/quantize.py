@@ -60,7 +60,8 @@ def shard_crops(folder: Path, count: int) -> np.ndarray:
 def quantise(model: FastMETRO, crops: np.ndarray, folder: Path | None = None) -> tuple[Path, float]:
     """Write the 8-bit network of `model`; where it lies, and the mean distance of its vertices from float32's, millimetres.
 
-    crops: (N, 224, 224, 3) uint8, N at least 5; folder: by default the cache. Raises InputError without NNCF or OpenVINO, OSError.
+    crops: (N, 224, 224, 3) uint8, N at least 5; folder: by default the cache. Raises InputError without NNCF or OpenVINO, and when
+    the result is no good, OSError.
     """
     try:
         openvino = silent_openvino()
@@ -79,7 +80,14 @@ def quantise(model: FastMETRO, crops: np.ndarray, folder: Path | None = None) ->
     )
     path = quantised_file(model, folder)
     write(openvino, network, path, "not compared with fp32 yet")
-    distances_m = (vertices(OpenVinoNetwork(model, "int8", folder), crops[measured]) - reference(model, crops[measured])).norm(dim=-1)
+    try:
+        network_of_8_bits = OpenVinoNetwork(model, "int8", folder)
+    except InputError as error:
+        for suffix in (".xml", ".bin", ".json"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        problem = "with 8 bits this network says something else on this processor, so none is kept"
+        raise InputError(f"quantisation: {problem}; use --precision bf16 or fp32, or try more --crops") from error
+    distances_m = (vertices(network_of_8_bits, crops[measured]) - reference(model, crops[measured])).norm(dim=-1)
     error_mm = 1e3 * float(distances_m.mean())
     write(openvino, network, path, f"vertices {error_mm:.1f} mm from fp32 on {int(measured.sum())} crops")
     return path, error_mm

@@ -270,6 +270,16 @@ def test_int8_is_made_once_measured_and_found_again(model: FastMETRO, tmp_path: 
         OpenVinoNetwork(model, "int8", tmp_path)
 
 
+def test_an_8_bit_network_that_is_no_good_is_not_kept(model: FastMETRO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf", reason="quantisation needs `pip install -r requirements-quantize.txt`")
+    monkeypatch.setitem(core.openvino_network.TOLERANCE, "int8", 0.0)
+    with pytest.raises(InputError, match="says something else on this processor, so none is kept; use --precision bf16"):
+        quantise(model, np.concatenate([CROPS] * 5), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="no 8-bit version here yet"):
+        OpenVinoNetwork(model, "int8", tmp_path)
+
+
 def test_shards_with_too_few_people_to_quantise_with_are_refused(tmp_path: Path) -> None:
     write_toy_shards(tmp_path, num_shards=1, count=4)
     with pytest.raises(InputError, match=r"got 4 people in .*, expected 5 or more"):
