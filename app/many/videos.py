@@ -86,9 +86,14 @@ def worker_name() -> str:
 def find_jobs(sources: list[Path], out: Path) -> tuple[Job, ...]:
     """A job for each video of these folders, list files and videos, the largest first, so that no worker ends long after the others.
 
-    Videos that are results of this app are left out, and said to be. Raises InputError when there is no video, a list cannot be read, or
-    two videos would get one name.
+    Videos that are results of this app are left out, and said to be. Raises InputError when a folder or list is not there, there is no
+    video, a list cannot be read, or two videos would get one name.
     """
+    for source in sources:
+        if not source.exists() and source.suffix.lower() not in VIDEO_SUFFIXES:  # a video that is gone fails alone
+            raise InputError(
+                f"{source}: no such file or folder; expected a folder of videos, a {LIST_SUFFIX} with one path a line, or a video"
+            )
     out = Path(os.path.abspath(out))
     jobs: dict[str, Job] = {}
     results: list[Path] = []

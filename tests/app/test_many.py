@@ -114,6 +114,9 @@ def test_names_that_do_not_go(folder: Path, out: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="own folder"):
         find_jobs([folder], folder)
     (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"nosuch: no such file or folder; expected a folder of videos"):
+        find_jobs([folder, tmp_path / "nosuch"], out)
+    assert "gone.mp4" in {job.name for job in find_jobs([folder, tmp_path / "gone.mp4"], out)}
     with pytest.raises(InputError, match="no videos"):
         find_jobs([tmp_path / "empty"], out)
 
