@@ -129,13 +129,12 @@ class People:
     def _pose(self, random: np.random.Generator) -> Block:
         """BLOCK_SIZE plausible people."""
         parts: list[Block] = []
-        share = 0.0 if self.config.held_out else self.config.levelled_share
         while (missing := BLOCK_SIZE - sum(len(part.family) for part in parts)) > 0:
             views = draw_views(random, missing)
             rotmats, family = self.posing.draw(random, views)
             shapes, group = draw_shapes(random, missing, self.config.held_out)
             vertices = self.body.vertices(rotmats, torch.from_numpy(shapes))
-            turn = levelling(self.body.joints(vertices).numpy(), draw_leans(random, missing, share))
+            turn = levelling(self.body.joints(vertices).numpy(), draw_leans(random, missing, self.config.share_to_level))
             vertices = vertices @ torch.from_numpy(turn.astype(np.float32)).mT
             joints, pelvis = self.body.joints(vertices).numpy(), self.body.pelvis(vertices).numpy()
             rows = (vertices.numpy(), joints, pelvis, family, group, views.framing)

@@ -1,5 +1,6 @@
 """What synthetic people to make: the settings that both renderers share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from core.training.scenery import check_folders
 
 VALIDATION_SEED = 1_000_000_000
 """Seeds from here on are for validation: training refuses them."""
+
+
+def several(names: str | Path | Sequence[str | Path]) -> tuple[str | Path, ...]:
+    """One name, or several: a config may say either."""
+    return (names,) if isinstance(names, str | Path) else tuple(names)
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,11 @@ class PeopleConfig:
     recorded_share: float = 0.35
     held_out: bool = False
     levelled_share: float = 0.6
+
+    @property
+    def share_to_level(self) -> float:
+        """levelled_share in training, 0 for those held out: an estimator levels these itself."""
+        return 0.0 if self.held_out else self.levelled_share
 
     def check(self) -> None:
         """Raise InputError for numbers out of range, and for folders and files that are not there."""

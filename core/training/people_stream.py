@@ -10,7 +10,7 @@ from core.bodies import Body, load_body
 from core.errors import InputError
 from core.geometry import HALF_CROP_PX
 from core.training.people import People
-from core.training.people_config import VALIDATION_SEED, PeopleConfig
+from core.training.people_config import VALIDATION_SEED, PeopleConfig, several
 from core.training.pose_sources import FITTED
 from core.training.posing import FAMILY_NAMES
 from core.training.samples import BOX_UNIT_PX, DATASETS, Sample
@@ -36,8 +36,7 @@ class PeopleStream:
             raise InputError(f"data set 'synthetic': shows the body 'anny', but the network has {body.name!r}; use data of that body")
         if epoch < 1:
             raise InputError(f"data set 'synthetic': got an epoch of {epoch} people, expected 1 or more")
-        folders = tuple(Path(folder) for folder in ([backgrounds] if isinstance(backgrounds, str | Path) else backgrounds))
-        names = (poses,) if isinstance(poses, str) else tuple(str(name) for name in poses)
+        folders, names = tuple(map(Path, several(backgrounds))), tuple(map(str, several(poses)))
         self.config = PeopleConfig(seed + VALIDATION_SEED * validation, folders, names, recorded_share, validation, levelled_share)
         self.config.check()
         self.epoch, self._people = epoch, None

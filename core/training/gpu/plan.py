@@ -132,7 +132,7 @@ class Plans(Dataset):
             shapes=torch.from_numpy(shapes),
             family=torch.from_numpy(family.astype(np.uint8)),
             framing=torch.from_numpy(views.framing.astype(np.int64)),
-            lean_rad=torch.from_numpy(draw_leans(random, spare, 0.0 if config.held_out else config.levelled_share).astype(np.float32)),
+            lean_rad=torch.from_numpy(draw_leans(random, spare, config.share_to_level).astype(np.float32)),
             uniform=torch.from_numpy(random.random((count, NUM_DICE)).astype(np.float32)),
             normal=torch.from_numpy(random.standard_normal((count, NUM_DICE)).astype(np.float32)),
             **{name: torch.from_numpy(array) for name, array in arrays.items()},

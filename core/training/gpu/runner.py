@@ -28,7 +28,7 @@ from core.training.gpu.pieces import split
 from core.training.gpu.plan import PlanConfig, Plans
 from core.training.gpu.source import Maker, RenderedSource, RenderedValidation
 from core.training.loop import run as run_loop
-from core.training.people_config import VALIDATION_SEED
+from core.training.people_config import VALIDATION_SEED, several
 from core.training.run_config import RunConfig, run_config
 from core.training.stopping import StopRequest
 from core.training.trainer import Origin, Scorer, Trainer
@@ -193,8 +193,8 @@ def _check(config: RunConfig) -> None:
 
 def _plans(options: dict[str, Any], batch: int, held_out: bool) -> PlanConfig:
     config = PlanConfig(
-        seed=options.get("seed", 0) + VALIDATION_SEED * held_out, backgrounds=tuple(map(Path, options["backgrounds"])),
-        poses=tuple(options.get("poses", PlanConfig.poses)), recorded_share=options["recorded_share"], held_out=held_out,
+        seed=options.get("seed", 0) + VALIDATION_SEED * held_out, backgrounds=tuple(map(Path, several(options["backgrounds"]))),
+        poses=tuple(map(str, several(options.get("poses", PlanConfig.poses)))), recorded_share=options["recorded_share"], held_out=held_out,
         levelled_share=options.get("levelled_share", PlanConfig.levelled_share), batch=batch, scenes=options["scenes"],
     )  # fmt: skip
     config.check()

@@ -152,5 +152,8 @@ def test_bad_input_is_one_line(tmp_path: Path, trunk: Path, capsys: pytest.Captu
     wrong = ["model.variant=fastmetro-xs-blazepose", "model.backbone=random", 'data.validation.backgrounds=["nowhere"]']
     assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--set", *wrong]) == 1
     assert capsys.readouterr().err.startswith("background folder nowhere: not found")
+    wrong[-1] = "data.validation.backgrounds=nowhere"  # one folder needs no list
+    assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--set", *wrong]) == 1
+    assert capsys.readouterr().err.startswith("background folder nowhere: not found")
     with pytest.raises(InputError, match="KEY=VALUE"):
         read_settings(None, ["training.batch"])
