@@ -118,7 +118,7 @@ class MeshEstimator:
         return estimates
 
     def _predict(self, crops: Sequence[PersonCrop]) -> Prediction:
-        if isinstance(self._runtime, CuttingRuntime) and all(isinstance(crop, PlacedCrop) for crop in crops):
+        if isinstance(self._runtime, CuttingRuntime) and all(map(_is_upright_place, crops)):
             return self._runtime.from_placed(crops)
         return self._runtime(np.stack([crop.image for crop in crops]))
 
@@ -222,6 +222,11 @@ def choose_precision(wanted: str, device: str) -> tuple[str, str]:
     if device == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
         return "bf16", "auto: this GPU multiplies bfloat16 natively"
     return "fp32", "auto: the safe choice on this GPU"
+
+
+def _is_upright_place(crop: PersonCrop) -> bool:
+    """Whether a runtime may cut it: only placed yet, and not turned."""
+    return isinstance(crop, PlacedCrop) and not roll_of_rad(crop.frame_from_crop)
 
 
 def _as_array(tensor: Tensor) -> np.ndarray:

@@ -48,7 +48,9 @@ class CuttingRuntime(Runtime, Protocol):
     """A runtime that cuts crops out of frames itself."""
 
     def from_placed(self, crops: Sequence[PlacedCrop]) -> Prediction:
-        """As the call, for crops that are only placed; those of one frame that follow each other share its way to the device."""
+        """As the call, for crops that are only placed, and not turned; those of one frame that follow each other share its way to the
+        device.
+        """
         ...
 
 

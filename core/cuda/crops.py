@@ -17,10 +17,12 @@ NUM_VALUES = 6
 def axis_values(sampling: Sampling | None) -> np.ndarray:
     """(2, 6) float64 for `cut`: for x and y scale and offset of a crop's pixel in the shrunk part, where the part begins in the frame,
     how many of the frame's pixels one of the part's is wide, how many the part has, and how many of the frame's are one mean before
-    all this. None = nothing of the frame is seen.
+    all this. None = nothing of the frame is seen. Raises ValueError for a crop that is turned: its rows are not the frame's.
     """
     if sampling is None:
         return np.array([[1.0, 0.0, 0.0, 1.0, 0.0, 1.0]] * 2)
+    if sampling.part_from_crop[0, 1] or sampling.part_from_crop[1, 0]:
+        raise ValueError(f"crop: got one that is turned, {sampling.part_from_crop.tolist()}; cut it by core.crop.sample_crop")
     scale, offset = np.diag(sampling.part_from_crop), sampling.part_from_crop[:, 2]
     cell = (sampling.high - sampling.low) / sampling.size_px
     grain = np.full(2, 2.0 if sampling.halved else 1.0)

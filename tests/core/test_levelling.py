@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.crop import crop_person, place_person, turned
+from core.crop import PlacedCrop, crop_person, place_person, sampling, turned
+from core.cuda.crops import axis_values
 from core.estimator import MeshEstimator
 from core.geometry import weak_to_frame_px
 from core.joints import JOINT_NAMES
@@ -89,7 +90,7 @@ def test_turned_back_everything_lies_where_it_lay() -> None:
 class _Compass:
     """A network that sees one thing, which way up the crop is: the neck of its toy body points to where the picture is bright."""
 
-    words, max_batch = "compass", 2
+    words, precision, max_batch = "compass", "fp32", 2
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
@@ -133,6 +134,27 @@ def test_a_second_look_at_whoever_leans_by_far(lean_deg: float, looks: int) -> N
     network.seen.clear()
     estimator.from_crops([known])
     assert len(network.seen) == 1
+
+
+def test_a_runtime_that_cuts_is_not_asked_to_turn() -> None:
+    class Cutter(_Compass):
+        placed = 0
+
+        def from_placed(self, crops: list[PlacedCrop]) -> Prediction:
+            self.placed += len(crops)
+            return self(np.stack([crop.image for crop in crops]))
+
+    network = Cutter()
+    estimator = MeshEstimator(FastMETRO(CONFIG, ToyBackbone(), ToyBody()), ToyBody())
+    estimator._runtime = network
+    estimator.config = dataclasses.replace(CONFIG, levelled=True)
+    image = blob(260, 200, (160.0, 130.0), 6.0)  # lies
+    found = estimator.from_boxes(image, BOX[None])[0]
+    assert (len(network.seen), network.placed) == (2, 1)
+    estimator.from_crops([place_person(image, BOX, roll_rad=wanted_roll_rad(found.joints_m)), place_person(image, BOX)])
+    assert network.placed == 1, "one that is turned: the host cuts the whole batch"
+    with pytest.raises(ValueError, match="turned"):
+        axis_values(sampling(200, 260, place_person(image, BOX, roll_rad=1.0).frame_from_crop))
 
 
 def test_other_networks_get_crops_as_they_are() -> None:
