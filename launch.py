@@ -19,6 +19,7 @@ from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_field
 from app.native_logs import quiet_native_libraries
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
+BENCH_SECTIONS = ("network", "stages", "recorded", "live", "start-up", "smoothing", "scaling")
 PAGELESS_MODES = ("video", "images", "replay", "demo", "check", "bench")
 SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
 MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
@@ -65,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
     modes.add_argument(
-        "--bench", nargs="*", metavar="SECTION", help="speed table of this machine, 2 to 3 minutes; or only: network stages recorded live "
-        "start-up smoothing; scaling is run when it is named",
+        "--bench", nargs="*", metavar="SECTION", help="speed table of this machine, 2 to 3 minutes; or only: "
+        f"{' '.join(BENCH_SECTIONS[:-1])}; {BENCH_SECTIONS[-1]} is run when it is named",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="with --bench: fewer runs of everything, less exact")
     parser.add_argument("--page", action="store_true", help="with --webcam: start the browser page where there is no display")
@@ -81,6 +82,9 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
         parser.error("--video and --images need --out DIR, the folder for the results")
     if flags.check and flags.out is not None:
         parser.error("--check writes nothing; --out has no effect there")
+    unknown = [name for name in flags.bench or () if name not in BENCH_SECTIONS]
+    if unknown:
+        parser.error(f"--bench: no section {unknown[0]!r}; there are {', '.join(BENCH_SECTIONS)}")
     if flags.quick and flags.bench is None:
         parser.error("--quick makes --bench shorter; it has no effect elsewhere")
     if flags.record is not None and getattr(flags, "webcam", None) is None:

@@ -4,10 +4,10 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.config import LiveConfig
 from core.errors import InputError
@@ -193,7 +193,14 @@ def file_facts(path: Path) -> dict[str, str]:
         allowed = "yes" if allowed else "no"
     if allowed is None and licence:
         allowed = "no" if "non-commercial" in licence.lower() else "yes" if "commercial use allowed" in licence.lower() else None
-    return {"licence": licence, "origin": str(said.get("origin") or ""), "commercial_use": str(allowed or "")}
+    return {"licence": licence, "origin": origin_of(said), "commercial_use": str(allowed or "")}
+
+
+def origin_of(said: Mapping[str, Any]) -> str:
+    """Where weights come from, in their file's own words; those that were made from others' first."""
+    origin, blend = str(said.get("origin") or ""), said.get("blend") or {}
+    first = origin_of(blend.get("before") or {}) if blend else ""
+    return f"{first}; then {origin}" if first else origin
 
 
 def sha256(path: Path) -> str:

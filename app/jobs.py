@@ -16,7 +16,7 @@ from app.finished import already_done, drawing_settings, file_version
 from app.parametric import shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
-from app.sources import ImageSource, VideoSource, read_picture
+from app.sources import ImageSource, VideoSource, check_video, read_picture
 from app.stages import Stage, Stages
 from app.threads import cores_shared
 from app.types import Frame, Scene
@@ -89,8 +89,12 @@ def open_engine(config: LiveConfig, estimator: MeshEstimator | None = None) -> I
 def run_videos(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
     """Every video into its own folder; one that fails is reported and the rest goes on. KeyboardInterrupt passes."""
     report = Report()
+    pairs = zip(paths, result_folders(paths, folder), strict=True)
+    there = [(path, target) for path, target in pairs if _accepted(report, lambda path=path: check_video(path))]
+    if not there:
+        return report
     with open_engine(config) as engine:
-        for path, target in zip(paths, result_folders(paths, folder), strict=True):
+        for path, target in there:
             _attempt(report, path, lambda path=path, target=target: process_video(path, target, engine))
     return report
 
@@ -100,11 +104,7 @@ def run_pictures(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
     report = Report()
     pictures: list[Path] = []
     for path in paths:
-        try:
-            pictures += ImageSource(path).paths
-        except InputError as error:
-            report.failed.append(str(error))
-            log.error("%s", error)
+        _accepted(report, lambda path=path: pictures.extend(ImageSource(path).paths))
     if not pictures:
         return report
     with open_engine(config) as engine:
@@ -114,6 +114,17 @@ def run_pictures(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
             progress.update()
         progress.close()
     return report
+
+
+def _accepted(report: Report, look: Callable[[], None]) -> bool:
+    """Whether an input is what it should be, before the network is loaded; what is wrong goes into the report."""
+    try:
+        look()
+    except InputError as error:
+        report.failed.append(str(error))
+        log.error("%s", error)
+        return False
+    return True
 
 
 def _attempt(report: Report, path: Path, work: Callable[[], str]) -> None:

@@ -71,6 +71,11 @@ def _orientation(frame: av.VideoFrame) -> _Orientation:
     return _Orientation(flip_x=a < 0, flip_y=d < 0)
 
 
+def check_video(path: Path) -> None:
+    """Raise InputError where there is no file; whether it holds a video shows when it is opened."""
+    check_file(path, "a video file", "for all videos in it: python -m app.many (--images takes folders of pictures)")
+
+
 class VideoSource:
     """A recorded video. Iterating gives Frames in order of presentation; each new loop starts at the beginning.
 
@@ -86,7 +91,7 @@ class VideoSource:
         """Open the file and read its first frame. Raises InputError when it is no readable video."""
         self.path = Path(path)
         self.warning: str | None = None
-        check_file(self.path, "a video file", "for all videos in it: python -m app.many (--images takes folders of pictures)")
+        check_video(self.path)
         with _open_video(self.path) as (container, stream):
             self.start_time_s = max(container.start_time or 0, 0) / av.time_base
             self.fps, fps_problem = _average_fps(stream)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import app.engine
+import launch
 from app.bench import chart, commands, flows, network, run, stages
 from app.bench.clips import MASTER_PX, Clip, Scenery
 from app.bench.commands import Started
@@ -95,14 +96,16 @@ def test_one_section(toy_bench: None, capsys: pytest.CaptureFixture[str], tmp_pa
     assert outcome(capsys, "--bench", "stages", "--quick", "--out", tmp_path)[0] == 0
     assert {row["section"] for row in read(tmp_path)["rows"]} == {"stages"}
     code, out, err = outcome(capsys, "--bench", "everything", "--out", tmp_path / "none")
-    assert (code, out) == (1, "")
-    assert "unknown section of the benchmark 'everything'" in err and "scaling" in err
+    assert (code, out) == (2, "")
+    assert "no section 'everything'" in err and "scaling" in err
     assert not (tmp_path / "none").exists()
 
 
 def test_the_help_names_all_sections(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(outcome(capsys, "--help")[1].split()).replace("- ", "-")
     assert all(name in text for name in SECTIONS)
+    assert set(launch.BENCH_SECTIONS) == set(SECTIONS)
+    assert launch.BENCH_SECTIONS[:-1] == ORDER
 
 
 @pytest.mark.parametrize("arguments", [("--quick",), ("--demo", "--quick"), ("--bench", "--demo"), ("--bench", "--port", "7000")])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import app.check
-from app.check import check
+from app.check import check, file_facts, origin_of
 from app.config import LiveConfig
 
 
@@ -61,3 +61,11 @@ def test_a_missing_file_is_a_problem_unless_only_training_needs_it(tmp_path: Pat
     report, usable = check(LiveConfig())
     assert not usable
     assert "missing: default.safetensors (network); it belongs to the repository" in report
+
+
+def test_a_blend_says_where_its_first_weights_come_from(repository: Path) -> None:
+    facts = file_facts(repository / "checkpoints" / "default.safetensors")
+    assert facts["origin"].startswith("BlazePose heavy landmark network (npm @mediapipe/pose")
+    assert "0.6 of" in facts["origin"]
+    assert origin_of({"origin": "random weights"}) == "random weights"
+    assert origin_of({}) == ""

@@ -62,7 +62,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 
 @pytest.mark.parametrize("arguments", [
     ("--out", "x"), ("--video",), ("--video", "a.mp4"), ("--images", "a.jpg"), ("--bogus",), ("--demo", "--check"),
-    ("--check", "--out", "x"),
+    ("--check", "--out", "x"), ("--bench", "everything"),
     ("--demo", "--max-people", "0"), ("--demo", "--focal-px", "-3"), ("--demo", "--device", "tpu"), ("--demo", "--smoothing", "kalman"),
     ("--demo", "--record", "x.arrows"), ("--demo", "--record-pictures"),
     ("--auth", "nobody"),
@@ -391,6 +391,28 @@ def test_bad_checkpoints_are_one_line(capsys: pytest.CaptureFixture[str], clip: 
     assert out == ""
     assert len(lines) == 1
     assert said in lines[0]
+
+
+def test_a_mistyped_video_is_told_before_the_network_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def loaded(config: LiveConfig) -> None:
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr(app.jobs, "open_estimator", loaded)
+    code, out, _ = outcome(capsys, "--video", tmp_path / "nosuch.mp4", tmp_path, "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert "nosuch.mp4: no such file" in caplog.text
+    assert "a folder, expected a video file" in caplog.text
+
+
+def test_one_mistyped_video_does_not_keep_the_others(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, clip: Path, tmp_path: Path
+) -> None:
+    code, out, _ = outcome(capsys, "--video", tmp_path / "nosuch.mp4", clip, "--out", tmp_path / "out")
+    assert code == 1
+    assert "clip.mp4: 30 frames" in out
+    assert caplog.text.count("no such file") == 1
 
 
 def test_inputs_of_one_name_get_different_folders() -> None:
