@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,6 +241,16 @@ def test_a_program_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     program.write_text("import sys\nsys.exit('broken')\n")
     broken = commands.start([])
     assert (broken.code, broken.first_mesh_ms, broken.errors) == (1, None, ["broken"])
+
+
+def test_a_session_without_a_mesh_is_told_as_that() -> None:
+    bench = SimpleNamespace(report=Report(IDLE, {}))
+    slow = Started(0, 12_000.0, None, 99.0, "clip: 0 frames, nobody", ["the network's status line"])
+    commands.add_row(bench, "--webcam, first mesh", [slow])
+    assert bench.report.skipped["start-up, --webcam, first mesh"] == "exit code 0, no mesh within 12 s"
+    commands.add_row(bench, "--help", [Started(1, 5.0, None, 9.0, "", ["launch.py: broken"])])
+    assert bench.report.skipped["start-up, --help"] == "launch.py: broken"
+    assert not bench.report.rows
 
 
 def test_the_scaling_pictures(tmp_path: Path) -> None:
