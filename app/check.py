@@ -198,9 +198,8 @@ def file_facts(path: Path) -> dict[str, str]:
 
 def origin_of(said: Mapping[str, Any]) -> str:
     """Where weights come from, in their file's own words; those that were made from others' first."""
-    origin, blend = str(said.get("origin") or ""), said.get("blend") or {}
-    first = origin_of(blend.get("before") or {}) if blend else ""
-    return f"{first}; then {origin}" if first else origin
+    before = (said.get("blend") or {}).get("before")
+    return "; then ".join(filter(None, [origin_of(before) if before else "", str(said.get("origin") or "")]))
 
 
 def sha256(path: Path) -> str:

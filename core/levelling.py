@@ -23,15 +23,26 @@ HIPS = indices(("R_Hip", "L_Hip"))
 NECK = indices(("Neck",))[0]
 
 
+def trunk_m(joints_m: np.ndarray) -> np.ndarray:
+    """(..., 14, 3) joints -> (..., 3) from between the hips to the neck."""
+    return joints_m[..., NECK, :] - joints_m[..., HIPS, :].mean(-2)
+
+
+def lean_rad(joints_m: np.ndarray) -> np.ndarray:
+    """(..., 14, 3) joints, x right, y down -> (...) how far people lean clockwise in the picture."""
+    trunk = trunk_m(joints_m)
+    return np.arctan2(trunk[..., 0], -trunk[..., 1])
+
+
 def wanted_roll_rad(joints_m: np.ndarray) -> float:
     """How far the crop of somebody is to be turned clockwise: as far as they lean in the picture, less what may stay.
 
     joints_m: (14, 3) metres, x right, y down. 0 for somebody upright, and towards 0 where the trunk points at the camera.
     """
-    trunk = joints_m[NECK] - joints_m[HIPS].mean(0)
+    trunk = trunk_m(joints_m)
     seen = math.hypot(trunk[0], trunk[1]) / max(float(np.linalg.norm(trunk)), 1e-9)
     certainty = min(max((seen - FORESHORTENED) / (SEEN_WHOLE - FORESHORTENED), 0.0), 1.0)
-    lean = math.atan2(trunk[0], -trunk[1])
+    lean = float(lean_rad(joints_m))
     return math.copysign(max(abs(lean) - LEFT_LEANING_RAD, 0.0), lean) * certainty
 
 

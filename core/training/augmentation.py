@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from core.bodies.smpl_files import SMPL_JOINTS
-from core.crop import sample_crop
+from core.crop import rotation_2d, sample_crop
 from core.errors import InputError
 from core.geometry import HALF_CROP_PX
 from core.joints import mirrored
@@ -106,8 +106,7 @@ def plain_view(sample: Sample) -> View:
 
 def changed(sample: Sample, change: Change) -> View:
     """The crop and the truth after `change`: scaled and moved, then turned, then mirrored."""
-    cosine, sine = np.cos(change.angle_rad), np.sin(change.angle_rad)
-    turn = np.array([[cosine, -sine], [sine, cosine]])
+    turn = rotation_2d(change.angle_rad)
     crop_from_frame = _crop_from_frame(sample, change, turn)
     linear, offset = crop_from_frame[:, :2], crop_from_frame[:, 2]
     frame_from_crop = np.linalg.inv(linear)

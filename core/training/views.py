@@ -9,6 +9,7 @@ import numpy as np
 
 from core.crop import CROP_SCALE
 from core.joints import JOINT_NAMES
+from core.levelling import lean_rad
 from core.training.rotations import about_x, about_y, about_z
 
 FRAMINGS = {"full": 0.36, "edge": 0.10, "wide": 0.09, "webcam": 0.24, "half": 0.13, "side": 0.05, "headless": 0.03}
@@ -61,10 +62,9 @@ def draw_leans(random: np.random.Generator, count: int, share: float) -> np.ndar
     return np.where(random.random(count) < share, np.radians(left_deg), np.inf)
 
 
-def levelling(joints_m: np.ndarray, lean_rad: np.ndarray) -> np.ndarray:
+def levelling(joints_m: np.ndarray, wanted_rad: np.ndarray) -> np.ndarray:
     """(B, 14, 3) joints -> (B, 3, 3) what turns people in the picture until they lean as `draw_leans` says."""
-    trunk = joints_m[:, NECK] - joints_m[:, HIPS].mean(1)
-    turn = lean_rad - np.arctan2(trunk[:, 0], -trunk[:, 1])
+    turn = wanted_rad - lean_rad(joints_m)
     return about_z(np.degrees(np.where(np.isfinite(turn), turn, 0.0)))
 
 
