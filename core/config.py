@@ -104,7 +104,11 @@ BACKBONE_ROWS: dict[str, dict[str, Any]] = {
     "h64": {"backbone": "hrnet-w64", "crop_scale": PAPER_CROP_SCALE},
     "blazepose": {"backbone": "blazepose", "levelled": True},
     "blazepose-heavy": {"backbone": "blazepose-heavy", "levelled": True},
-}
+    "movenet-thunder": {"backbone": "movenet-thunder", "levelled": True, "crop_scale": PAPER_CROP_SCALE},
+    "blazepose-heavy+movenet-thunder": {
+        "backbone": "blazepose-heavy+movenet-thunder", "levelled": True, "crop_scale": PAPER_CROP_SCALE,
+    },
+}  # fmt: skip
 """Short name -> what a backbone brings into a config."""
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -132,7 +136,7 @@ def _add_variants() -> None:
     for short, parts in BACKBONE_ROWS.items():
         for size, num_layers in SIZES.items():
             _add(f"fastmetro-{size}-{short}", num_layers=num_layers, **parts)
-    for short in ("blazepose", "blazepose-heavy"):
+    for short in ("blazepose", "blazepose-heavy", "movenet-thunder", "blazepose-heavy+movenet-thunder"):
         _add(f"fastmetro-xs-{short}", **BACKBONE_ROWS[short], **NARROW)
     for ablation, changes in ABLATIONS.items():
         _add(f"fastmetro-s-r50/{ablation}", num_layers=SIZES["s"], **BACKBONE_ROWS["r50"], **changes)

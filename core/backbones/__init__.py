@@ -44,4 +44,4 @@ class Backbone(Protocol):
 
 BACKBONES: Registry[Callable[[], nn.Module]] = Registry("backbone")
 
-from core.backbones import blazepose, hrnet, resnet  # noqa: E402, F401  they register themselves in BACKBONES
+from core.backbones import blazepose, hrnet, movenet, pair, resnet  # noqa: E402, F401  they register themselves in BACKBONES

@@ -14,6 +14,8 @@ WHERE = {
     "hrnet-w64": "get hrnetv2_w64_imagenet_pretrained.pth as the FastMETRO repository's docs/Download.md says, and give its path",
     "blazepose": "make it with `python -m core.backbones.convert_blazepose pose_landmark_full.tflite FILE.safetensors`",
     "blazepose-heavy": "make it with `python -m core.backbones.convert_blazepose pose_landmark_heavy.tflite FILE.safetensors`",
+    "movenet-thunder": "make it with `python -m core.backbones.convert_movenet movenet-thunder.json FILE.safetensors`",
+    "blazepose-heavy+movenet-thunder": "make it of both files with `python -m core.backbones.pair FIRST SECOND FILE.safetensors`",
 }
 """Where a backbone's first weights come from."""
 

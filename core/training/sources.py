@@ -49,12 +49,16 @@ for key, source in {
     "smpl": Source("SMPL", "body model", "non-commercial research, registration needed", NO),
     "blazepose": Source("BlazePose (full) trunk", TRUNK_ROLE, MEDIAPIPE, YES),
     "blazepose-heavy": Source("BlazePose (heavy) trunk", TRUNK_ROLE, MEDIAPIPE, YES),
+    "movenet-thunder": Source("MoveNet SinglePose Thunder trunk", TRUNK_ROLE, "Apache-2.0 (Google)", YES),
     "imagenet": Source("ImageNet weights", "first weights of the backbone", "code BSD or MIT, photographs for research", UNKNOWN),
 }.items():  # fmt: skip
     SOURCES.register(key)(source)
 
-TRUNKS = {"blazepose": "blazepose", "blazepose-heavy": "blazepose-heavy", "resnet50": "imagenet", "hrnet-w64": "imagenet"}
-"""Backbone -> where its first weights usually come from."""
+TRUNKS = {
+    **{name: name for name in ("blazepose", "blazepose-heavy", "movenet-thunder")},
+    "resnet50": "imagenet", "hrnet-w64": "imagenet",
+}  # fmt: skip
+"""Backbone, or one of a pair -> where its first weights usually come from."""
 MIX = "Tax-H36m-coco40k-Muco-UP-Mpii"
 MIX_SOURCES = ("human3.6m", "coco_smpl", "muco", "up3d", "mpii")
 """METRO's composite of five data sets."""
@@ -111,7 +115,7 @@ def sources_of(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[S
     keys, origin = [str(config.get("body", ""))], str(metadata.get("origin", ""))
     keys += [*MIX_SOURCES, "3dpw"] if origin.startswith(OFFICIAL) else []
     if not origin.startswith("random"):
-        keys.append(TRUNKS.get(str(config.get("backbone", "")), ""))
+        keys += [TRUNKS.get(trunk, "") for trunk in str(config.get("backbone", "")).split("+")]
     others: list[Source] = []
     named_sources = data.get("sources") or stream_sources(metadata)
     for named in named_sources:

@@ -1,0 +1,74 @@
+"""Two trunks side by side, as one backbone with the channels of both.
+
+python -m core.backbones.pair blazepose-heavy.safetensors movenet-thunder.safetensors pair.safetensors
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from core.backbones import BACKBONES
+from core.backbones.blazepose import blazepose_heavy
+from core.backbones.movenet import movenet_thunder
+from core.errors import exit_code
+
+NAME = "blazepose-heavy+movenet-thunder"
+
+
+class Pair(nn.Module):
+    """The features of `first`, then those of `second`. Both take RGB in [0, 1]. num_kept: how many tensors `first.frozen` gives."""
+
+    stride = 32
+    mean = (0.0, 0.0, 0.0)
+    std = (1.0, 1.0, 1.0)
+
+    def __init__(self, first: nn.Module, second: nn.Module, num_kept: int) -> None:
+        super().__init__()
+        self.first, self.second, self.num_kept = first, second, num_kept
+        self.channels = first.channels + second.channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> (B, C + C', H/32, W/32)."""
+        return torch.cat([self.first(images), self.second(images)], 1)
+
+    def frozen(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What both keep."""
+        return (*self.first.frozen(images), *self.second.frozen(images))
+
+    def tail(self, *kept: Tensor) -> Tensor:
+        """The features of both, from what was kept."""
+        return torch.cat([self.first.tail(*kept[: self.num_kept]), self.second.tail(*kept[self.num_kept :])], 1)
+
+    def tail_parameters(self) -> list[nn.Parameter]:
+        """What the tails train."""
+        return [*self.first.tail_parameters(), *self.second.tail_parameters()]
+
+
+@BACKBONES.register(NAME)
+def blazepose_heavy_and_movenet_thunder() -> Pair:
+    """BlazePose's heavy trunk, which knows depth, and MoveNet's, which finds keypoints on photographs better."""
+    return Pair(blazepose_heavy(), movenet_thunder(), num_kept=2)
+
+
+def main() -> None:
+    """Command line entry point: one file of two backbones' weights."""
+    from core.checkpoint import load_backbone, save_backbone
+
+    parser = argparse.ArgumentParser(description="Put the weights of two trunks into one file.")
+    parser.add_argument("first", type=Path, help="blazepose-heavy's weights (.safetensors)")
+    parser.add_argument("second", type=Path, help="movenet-thunder's weights (.safetensors)")
+    parser.add_argument("out", type=Path, help="safetensors file to write")
+    options = parser.parse_args()
+    pair = BACKBONES[NAME]()
+    parts = zip(NAME.split("+"), (options.first, options.second), (pair.first, pair.second), strict=True)
+    origins = {name: load_backbone(path, trunk, name) for name, path, trunk in parts}
+    licence = "; ".join(str(origin.get("licence", "not known")) for origin in origins.values())
+    save_backbone(options.out, pair, NAME, {"licence": licence, "origins": origins})
+    print(f"{options.out}: {NAME}, {sum(p.numel() for p in pair.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
