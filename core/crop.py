@@ -80,6 +80,11 @@ def turned(crop: PersonCrop, roll_rad: float) -> PersonCrop:
     return PersonCrop(sample_crop(crop.image, turn), frame_from_crop)
 
 
+def zoomed(image: np.ndarray, by: float) -> np.ndarray:
+    """(224, 224, 3): the middle of a crop, as if it had been cut with a scale `by` times smaller."""
+    return sample_crop(image, np.array([[1, 0, 0], [0, 1, 0]]) / by + (1 - 1 / by) * CROP_SIZE_PX / 2 * np.array([[0, 0, 1], [0, 0, 1]]))
+
+
 def composed(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """(2, 3): first `inner`, then `outer`, both (2, 3)."""
     return np.concatenate([outer[:, :2] @ inner[:, :2], outer @ np.append(inner[:, 2:], 1.0)[:, None]], 1)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoint import load_checkpoint
+from core.crop import zoomed
 from core.errors import InputError, exit_code
 from core.folding import fold_batch_norms
 from core.model import FastMETRO
@@ -29,25 +30,25 @@ HELD_OUT = 5
 """Every fifth crop measures the result instead of calibrating it."""
 
 
-def synthetic_crops(count: int) -> np.ndarray:
-    """(count, 224, 224, 3) uint8: the first people of seed 0, before plain backgrounds."""
+def synthetic_crops(count: int, crop_scale: float) -> np.ndarray:
+    """(count, 224, 224, 3) uint8: the first people of seed 0, before plain backgrounds. crop_scale: of the network."""
     from core.bodies import load_body
     from core.training.people import People
     from core.training.people_config import PeopleConfig
 
-    people = People(load_body("anny"), PeopleConfig())
+    people = People(load_body("anny"), PeopleConfig(crop_scale=crop_scale))
     return np.stack([people.make(index).image for index in range(count)])
 
 
-def shard_crops(folder: Path, count: int) -> np.ndarray:
-    """(count or fewer, 224, 224, 3) uint8, from the first shards. Raises InputError when there are fewer than HELD_OUT."""
-    from core.training.shards import list_shards, load_pictures
+def shard_crops(folder: Path, count: int, crop_scale: float) -> np.ndarray:
+    """(count or fewer, 224, 224, 3) uint8, from the first shards. crop_scale: of the network. InputError when there are too few."""
+    from core.training.shards import list_shards, load_pictures, load_shard
 
     crops: list[np.ndarray] = []
     for path in list_shards(folder):
         try:
-            pictures = load_pictures(path)
-            crops += [pictures.decoded(index) for index in range(min(len(pictures), count - len(crops)))]
+            pictures, zoom = load_pictures(path), load_shard(path).zoom(crop_scale)
+            crops += [zoomed(pictures.decoded(index), zoom) for index in range(min(len(pictures), count - len(crops)))]
         except (ValueError, OSError) as error:
             raise InputError(f"--shards: {error}") from error
         if len(crops) == count:
@@ -121,7 +122,8 @@ def quantise_checkpoint(options: argparse.Namespace) -> None:
     if options.crops < HELD_OUT:
         raise InputError(f"--crops: got {options.crops}, expected {HELD_OUT} or more")
     model = load_checkpoint(options.checkpoint, options.mesh_dir).model
-    crops = shard_crops(options.shards, options.crops) if options.shards else synthetic_crops(options.crops)
+    scale = model.config.crop_scale
+    crops = shard_crops(options.shards, options.crops, scale) if options.shards else synthetic_crops(options.crops, scale)
     path, error_mm = quantise(model, crops, options.out)
     print(f"{path}: vertices {error_mm:.1f} mm from fp32 in the mean; score it with core.training.evaluate --precision int8")
 

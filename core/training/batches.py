@@ -81,7 +81,8 @@ class People:
             features = self.cache.load(shard.path)
             if any(len(tensor) != len(shard) for tensor in features):
                 raise InputError(f"features: those of {shard.path.name} are for another shard; delete {self.cache.folder}")
-            self.shards.append(shard)
+            truth = shard.truth.zoomed(shard.zoom(self.cache.crop_scale))
+            self.shards.append(replace(shard, truth=truth))
             self.features.append(features)
         self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])])
 

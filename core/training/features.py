@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.crop import CROP_SCALE, zoomed
 from core.errors import InputError, exit_code
 from core.pixels import Normaliser
-from core.training.shards import SHARD_PATTERN, JpegPictures, list_shards, load_pictures
+from core.training.shards import SHARD_PATTERN, JpegPictures, list_shards, load_pictures, load_shard
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,11 @@ POLL_S = 5.0
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where the features of one backbone lie beside the shards."""
+    """Where the features of one backbone lie beside the shards. crop_scale: of the network; pictures cut wider are zoomed first."""
 
     folder: Path
     num_tensors: int
+    crop_scale: float = CROP_SCALE
 
     def paths(self, shard: Path) -> list[Path]:
         """The files of a shard's features, finished or not."""
@@ -75,19 +77,20 @@ def fingerprint(backbone: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def open_cache(shards: Path, backbone_name: str, backbone: torch.nn.Module) -> FeatureCache:
-    """The cache of a backbone; InputError when that folder was made with other frozen weights."""
+def open_cache(shards: Path, backbone_name: str, backbone: torch.nn.Module, crop_scale: float = CROP_SCALE) -> FeatureCache:
+    """The cache of a backbone; InputError when that folder was made with other frozen weights, or for another scale of crops."""
     folder = shards / f"features-{backbone_name}"
     with torch.inference_mode():
         kept = backbone.frozen(torch.zeros(1, 3, 224, 224))
-    made_with = {"backbone": backbone_name, "weights": fingerprint(backbone), "shapes": [list(tensor.shape[1:]) for tensor in kept]}
+    shapes = [list(tensor.shape[1:]) for tensor in kept]
+    made_with = {"backbone": backbone_name, "weights": fingerprint(backbone), "shapes": shapes, "crop_scale": crop_scale}
     description = folder / "backbone.json"
     if not description.exists():
         folder.mkdir(parents=True, exist_ok=True)
         description.write_text(json.dumps(made_with, indent=1))
-    elif (found := json.loads(description.read_text())) != made_with:
+    elif (found := {"crop_scale": CROP_SCALE, **json.loads(description.read_text())}) != made_with:
         raise InputError(f"features: {folder} was made with {found}, got {made_with}; use that --trunk or delete the folder")
-    return FeatureCache(folder, len(kept))
+    return FeatureCache(folder, len(kept), crop_scale)
 
 
 def stored(tensor: Tensor) -> np.ndarray:
@@ -96,12 +99,14 @@ def stored(tensor: Tensor) -> np.ndarray:
     return tensor.half().contiguous().numpy()
 
 
-def features_of(pictures: JpegPictures, backbone: torch.nn.Module, precision: str, batch_size: int = BATCH_SIZE) -> list[np.ndarray]:
-    """The kept tensors of all pictures of a shard: one float16 array (n, ...) each."""
+def features_of(
+    pictures: JpegPictures, backbone: torch.nn.Module, precision: str, batch_size: int = BATCH_SIZE, zoom: float = 1.0
+) -> list[np.ndarray]:
+    """The kept tensors of all pictures of a shard: one float16 array (n, ...) each. zoom: enlarge the pictures by that first."""
     parts: list[list[np.ndarray]] = []
     normalise = Normaliser(backbone)
     for start in range(0, len(pictures), batch_size):
-        decoded = np.stack([pictures.decoded(i) for i in range(start, min(start + batch_size, len(pictures)))])
+        decoded = np.stack([zoomed(pictures.decoded(i), zoom) for i in range(start, min(start + batch_size, len(pictures)))])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             kept = backbone.frozen(normalise(torch.from_numpy(decoded)))
         parts.append([stored(tensor) for tensor in kept])
@@ -117,7 +122,9 @@ def cache_features(paths: list[Path], cache: FeatureCache, backbone: torch.nn.Mo
         started_s = time.perf_counter()
         try:
             pictures = load_pictures(path)
-            tensors = features_of(pictures, backbone, precision)
+            tensors = features_of(pictures, backbone, precision, zoom=load_shard(path).zoom(cache.crop_scale))
+        except InputError:
+            raise
         except (ValueError, OSError) as error:
             broken.append(path)
             log.warning("shard skipped: %s: %s", path.name, error)
@@ -167,7 +174,7 @@ def make_features(options: argparse.Namespace) -> None:
     precision = best_precision() if options.precision == "auto" else options.precision
     parts = build_for_training(options.variant, trunk=options.trunk)
     backbone = parts.model.backbone.eval().to(memory_format=torch.channels_last)
-    cache = open_cache(options.shards, parts.backbone_name, backbone)
+    cache = open_cache(options.shards, parts.backbone_name, backbone, parts.config.crop_scale)
     finished, broken = follow_shards(options.shards, cache, backbone, precision, options.follow)
     print(f"{cache.folder}: features of {finished} shards, {broken} broken shards skipped, {precision}")
 

@@ -86,7 +86,7 @@ class People:
     def __init__(self, body: AnnyBody, config: PeopleConfig) -> None:
         self.body, self.config = body, config
         self.posing = Posing(body, config.poses, config.recorded_share)
-        self.renderer = Renderer(body, 0, config.backgrounds, config.held_out)
+        self.renderer = Renderer(body, 0, config.backgrounds, config.held_out, config.crop_scale)
         self._block, self._crowd = Kept(self._pose_block, BLOCKS_KEPT), Kept(self._draw_crowd, CROWDS_KEPT)
 
     def make(self, index: int) -> SyntheticPerson:

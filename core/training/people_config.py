@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.crop import CROP_SCALE
 from core.errors import InputError
 from core.training.pose_sources import FITTED, check_names
 from core.training.scenery import check_folders
@@ -23,6 +24,7 @@ class PeopleConfig:
 
     backgrounds: folders; held_out: shapes, outfits and backgrounds that training never sees
     levelled_share: of the people are turned in the picture until they stand upright, see core.levelling; of those held out nobody
+    crop_scale: side of the crops over the longer side of what the picture shows of a person, as in ModelConfig
     """
 
     seed: int = 0
@@ -31,6 +33,7 @@ class PeopleConfig:
     recorded_share: float = 0.35
     held_out: bool = False
     levelled_share: float = 0.6
+    crop_scale: float = CROP_SCALE
 
     @property
     def share_to_level(self) -> float:
@@ -46,5 +49,7 @@ class PeopleConfig:
             raise InputError(f"synthetic people: got a share of recorded poses (recorded_share) of {self.recorded_share}, expected 0 to 1")
         if not 0 <= self.levelled_share <= 1:
             raise InputError(f"synthetic people: got a share of levelled people (levelled_share) of {self.levelled_share}, expected 0 to 1")
+        if not 1 <= self.crop_scale < 10:
+            raise InputError(f"synthetic people: got crops of {self.crop_scale} times the box (crop_scale), expected 1 or more")
         check_folders(self.backgrounds)
         check_names(self.poses)

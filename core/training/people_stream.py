@@ -26,7 +26,7 @@ class PeopleStream:
     def __init__(
         self, body: Body, seed: int = 0, epoch: int = 20_000, backgrounds: Sequence[str | Path] | str | Path = (),
         poses: Sequence[str] | str = (FITTED,), recorded_share: float = PeopleConfig.recorded_share, validation: bool = False,
-        levelled_share: float = PeopleConfig.levelled_share,
+        levelled_share: float = PeopleConfig.levelled_share, crop_scale: float = PeopleConfig.crop_scale,
     ) -> None:  # fmt: skip
         """epoch: people in one; backgrounds, poses: one or several; validation: people as training never sees them; see PeopleConfig.
 
@@ -37,7 +37,8 @@ class PeopleStream:
         if epoch < 1:
             raise InputError(f"data set 'synthetic': got an epoch of {epoch} people, expected 1 or more")
         folders, names = tuple(map(Path, several(backgrounds))), tuple(map(str, several(poses)))
-        self.config = PeopleConfig(seed + VALIDATION_SEED * validation, folders, names, recorded_share, validation, levelled_share)
+        first = seed + VALIDATION_SEED * validation
+        self.config = PeopleConfig(first, folders, names, recorded_share, validation, levelled_share, crop_scale)
         self.config.check()
         self.epoch, self._people = epoch, None
 

@@ -27,6 +27,10 @@ LICENCES = {
 }
 
 
+OURS = ("shards", "synthetic")
+"""Kinds of data sets whose crops we cut ourselves."""
+
+
 def first_parts(config: RunConfig, resumed: bool = False) -> Parts:
     """The network with the first weights that the config asks for; random ones where a state will fill it. Raises InputError."""
     model = config.model
@@ -37,8 +41,9 @@ def first_parts(config: RunConfig, resumed: bool = False) -> Parts:
 
 
 def open_people(options: dict[str, Any], parts: Parts) -> SampleDataset:
-    """The data set that a part of a config describes."""
-    return open_dataset(options["kind"], parts.body, {name: value for name, value in options.items() if name != "kind"})
+    """The data set that a part of a config describes; our own people in crops as wide as the network's."""
+    scale = {"crop_scale": parts.config.crop_scale} if options["kind"] in OURS else {}
+    return open_dataset(options["kind"], parts.body, scale | {name: value for name, value in options.items() if name != "kind"})
 
 
 def open_picture_run(config: RunConfig, crew: Crew) -> tuple[Trainer, PictureSource, PictureValidation | None]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from core.arrays import check_array
 from core.bodies.anny import AnnyBody
+from core.crop import CROP_SCALE
 from core.raster import Fragments, interpolate, rasterize, vertex_normals
 from core.training.appearance import BodySurface, Outfit, Part, label, paint
 from core.training.develop import develop, streak
@@ -50,9 +51,11 @@ class SyntheticCrop:
 class Renderer:
     """Draws people of one body. Seeded; other people in its pictures come from `crowd`."""
 
-    def __init__(self, body: AnnyBody, seed: int, backgrounds: Sequence[Path] = (), held_out: bool = False) -> None:
-        """held_out: backgrounds and outfits that no training ever sees."""
-        self.random, self.held_out = np.random.default_rng(seed), held_out
+    def __init__(
+        self, body: AnnyBody, seed: int, backgrounds: Sequence[Path] = (), held_out: bool = False, crop_scale: float = CROP_SCALE
+    ) -> None:
+        """held_out: backgrounds and outfits that no training ever sees; crop_scale: as in PeopleConfig."""
+        self.random, self.held_out, self.crop_scale = np.random.default_rng(seed), held_out, crop_scale
         self.scenery = Scenery(self.random, CROP_SIZE_PX, backgrounds, held_out)
         self.surface, self.wardrobe = outfitter(body)
         self.crowd: Sequence[Cutout] = ()
@@ -73,7 +76,7 @@ class Renderer:
         random = self.random
         if framing is None:
             framing = FRAMING_NAMES[random.choice(len(FRAMINGS), p=list(FRAMINGS.values()))]
-        camera = draw_camera(random, vertices_m, joints_m, framing)
+        camera = draw_camera(random, vertices_m, joints_m, framing, self.crop_scale)
         outfit = Outfit.draw(random, self.held_out)
         dressed = self.wardrobe.dress(random, vertices_m.astype(np.float32), outfit)
         points_px = (camera.project(dressed.mesh_m) + 1) * (CROP_SIZE_PX / 2)

@@ -73,8 +73,8 @@ class PeopleSet:
 
     def open(self, estimator: MeshEstimator) -> SampleDataset:
         """Raises InputError for a set of another body, and for what is missing or empty."""
-        options = {"crop_scale": estimator.config.crop_scale} if self.kind == "tsv" else {"full_mesh": True}
-        return open_dataset(self.kind, estimator.body, {"path": self.path, **options})
+        options = {"path": self.path, "crop_scale": estimator.config.crop_scale, **({"full_mesh": True} if self.kind == "shards" else {})}
+        return open_dataset(self.kind, estimator.body, options)
 
     def score(self, estimator: MeshEstimator, people: SampleDataset, num_worst: int) -> SetScores:
         """Raises InputError when nobody in it can be used."""

@@ -20,10 +20,14 @@ NUM_OPEN_SHARDS = 8
 class ShardPeople:
     """The people of a folder of shard-*.npz. Their pictures are crops already; truth lies in memory."""
 
-    def __init__(self, body: Body, path: str | Path, full_mesh: bool = False) -> None:
-        """full_mesh: give all vertices where a shard holds them, as those for validation do, else those of the intermediate level."""
+    def __init__(self, body: Body, path: str | Path, full_mesh: bool = False, crop_scale: float | None = None) -> None:
+        """full_mesh: give all vertices where a shard holds them, as those for validation do, else those of the intermediate level.
+
+        crop_scale: of the network, which is shown the middle of wider crops; None = crops as they are. Raises InputError for narrower ones.
+        """
         self.full_mesh = full_mesh
         self.shards = load_good_shards(list_shards(Path(path)))
+        self.zoom = 1.0 if crop_scale is None else self.shards[0].zoom(crop_scale)
         if self.shards[0].body != body.name:
             raise InputError(f"shards: those in {path} show the body {self.shards[0].body!r}, but the network has {body.name!r}")
         self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])])
@@ -40,15 +44,16 @@ class ShardPeople:
             full_m = _full_meshes(shard.path) if self.full_mesh else None
         except (ValueError, OSError) as error:
             raise BrokenSample(f"{key}: {error}") from error
+        seen = truth.joint_visibility[row] * (np.abs(self.zoom * truth.joints_crop[row]) < 1).all(-1)
         ones = np.ones((len(truth.joints_m[row]), 1), np.float32)
         return Sample(
             image=image,
             centre_px=np.full(2, CROP_SIZE_PX / 2),
-            scale=CROP_SIZE_PX / BOX_UNIT_PX,
-            joints_2d_px=np.concatenate([(truth.joints_crop[row] + 1) * HALF_CROP_PX, truth.joint_visibility[row][:, None]], 1),
+            scale=CROP_SIZE_PX / BOX_UNIT_PX / self.zoom,
+            joints_2d_px=np.concatenate([(truth.joints_crop[row] + 1) * HALF_CROP_PX, seen[:, None]], 1),
             joints_3d_m=np.concatenate([truth.joints_m[row], ones], 1),
             vertices_m=(truth.intermediate_m if full_m is None else full_m)[row].astype(np.float32),
-            camera=truth.camera[row],
+            camera=truth.camera[row] * np.array([self.zoom, 1, 1], np.float32),
             img_key=key,
             family=shard.family_names[truth.family[row]],
             labels={kind: str(names[row]) for kind, names in shard.labels.items()},

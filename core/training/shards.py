@@ -9,12 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from core.arrays import check_array, check_finite
+from core.crop import CROP_SCALE
 from core.errors import InputError
 from core.joints import JOINT_NAMES
 
@@ -60,6 +61,15 @@ class Truth:
     def __len__(self) -> int:
         return len(self.camera)
 
+    def zoomed(self, by: float) -> "Truth":
+        """That of the same people in crops with a scale `by` times smaller."""
+        if by == 1:
+            return self
+        joints_crop = (by * self.joints_crop).astype(np.float32)
+        inside = (np.abs(joints_crop) < 1).all(-1)
+        camera = self.camera * np.array([by, 1, 1], np.float32)
+        return replace(self, joints_crop=joints_crop, joint_visibility=self.joint_visibility * inside, camera=camera)
+
 
 TRUTH_FIELDS = tuple(Truth.__dataclass_fields__)
 
@@ -69,6 +79,7 @@ class Shard:
     """A shard without its pictures. body: name of the body model; family_names: (K,) names of the pose families.
 
     labels: what else is known of each person, (n,) names by LABELS; older shards have none
+    crop_scale: side of the crops over the longer side of a person's box, as in ModelConfig; older shards do not say and have 1.35
     """
 
     path: Path
@@ -76,9 +87,19 @@ class Shard:
     family_names: tuple[str, ...]
     body: str
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    crop_scale: float = CROP_SCALE
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def zoom(self, crop_scale: float) -> float:
+        """By how much its pictures must be enlarged for a network with that scale. Raises InputError when they show too little."""
+        if crop_scale > self.crop_scale + 1e-6:
+            raise InputError(
+                f"shards: {self.path.name} holds crops of {self.crop_scale:g} times the box, but the network wants {crop_scale:g}; make "
+                f"others with `python -m core.training.synthesize --crop-scale {crop_scale:g}`"
+            )
+        return self.crop_scale / crop_scale
 
 
 @dataclass(frozen=True)
@@ -129,7 +150,8 @@ def load_shard(path: Path) -> Shard:
         labels = {name: content[f"{name}_names"][content[name]] for name in LABELS if name in content}
         if any(len(label) != len(truth) for label in labels.values()):
             raise ValueError(f"{', '.join(labels)}: not one for each of {len(truth)} people")
-        return Shard(path, truth, names, str(content["body"]), labels)
+        crop_scale = float(content["crop_scale"]) if "crop_scale" in content else CROP_SCALE
+        return Shard(path, truth, names, str(content["body"]), labels, crop_scale)
 
 
 def load_pictures(path: Path) -> JpegPictures:
@@ -184,6 +206,7 @@ def check_same_kind(shards: list[Shard]) -> None:
             ("body", shard.body, first.body),
             ("number of vertices", shard.truth.intermediate_m.shape[1], first.truth.intermediate_m.shape[1]),
             ("pose families", shard.family_names, first.family_names),
+            ("crop scale", shard.crop_scale, first.crop_scale),
         ):
             if got != expected:
                 raise InputError(f"shards: {shard.path.name} has {what} {got}, {first.path.name} {expected}; keep them in separate folders")

@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from core.crop import CROP_SCALE
 from core.errors import InputError, exit_code
 from core.training.people import People
 from core.training.people_config import VALIDATION_SEED, PeopleConfig
@@ -83,6 +84,7 @@ class Maker:
             "jpeg": np.concatenate(jpegs), "jpeg_offsets": np.cumsum([0, *map(len, jpegs)], dtype=np.int64),
             "family_names": np.array(FAMILY_NAMES), "group_names": np.array(GROUP_NAMES), "framing_names": np.array(FRAMING_NAMES),
             "body": np.array(self.body.name), "seed": np.int64(self.config.people.seed),
+            "crop_scale": np.float64(self.config.people.crop_scale),
         }  # fmt: skip
 
 
@@ -133,7 +135,7 @@ def _sign(config: SynthesisConfig) -> None:
     wanted = {
         "seed": people.seed, "held_out": people.held_out, "backgrounds": [folder.name for folder in people.backgrounds],
         "poses": [Path(name).name for name in people.poses], "recorded_share": people.recorded_share,
-        "levelled_share": people.levelled_share,
+        "levelled_share": people.levelled_share, "crop_scale": people.crop_scale,
     }  # fmt: skip
     path, elsewhere = config.out / SIGNATURE, f"keep on with the same settings, or give another --out than {config.out}"
     config.out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,7 @@ def _sign(config: SynthesisConfig) -> None:
         path.write_text(json.dumps(wanted, indent=1))
         return
     try:
-        found = json.loads(path.read_text())
+        found = {"crop_scale": CROP_SCALE, **json.loads(path.read_text())}
     except ValueError as error:
         raise InputError(f"synthesis: {path} is no JSON ({error}); {elsewhere}") from error
     other = [f"{key} {found.get(key)} instead of {value}" for key, value in wanted.items() if found.get(key) != value]
@@ -175,6 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--levelled-share", type=float, default=PeopleConfig.levelled_share,
         help="share of people who are turned in the picture until they stand upright, 0..1; 0 for networks that see crops as they are",
     )  # fmt: skip
+    parser.add_argument(
+        "--crop-scale", type=float, default=CROP_SCALE,
+        help=f"side of the crops over that of the person's box (default {CROP_SCALE}); networks with smaller ones are shown the middle",
+    )  # fmt: skip
     about_sources = f"what --poses and --backgrounds are, for the model card: {', '.join(SOURCES)}"
     parser.add_argument("--sources", nargs="+", default=[], choices=tuple(SOURCES), metavar="NAME", help=about_sources)
     parser.add_argument("--workers", type=int, default=1, help="processes")
@@ -183,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     people = PeopleConfig(
         seed=flags.seed + (VALIDATION_SEED if flags.validation else 0), backgrounds=tuple(flags.backgrounds),
         poses=(str(flags.mocap),) if flags.mocap else tuple(flags.poses), recorded_share=flags.recorded_share, held_out=flags.validation,
-        levelled_share=flags.levelled_share,
+        levelled_share=flags.levelled_share, crop_scale=flags.crop_scale,
     )  # fmt: skip
     config = SynthesisConfig(flags.out, flags.count, people, full_mesh=flags.validation)
     return exit_code(lambda: synthesize(config, flags.workers, people_sources(people.poses, people.backgrounds, flags.sources)))

@@ -47,8 +47,8 @@ def open_run(
     torch.manual_seed(config.seed)
     crew = crew or Crew()
     parts = build_for_training(files.variant, files.trunk, files.init)
-    cache = open_cache(files.shards, parts.backbone_name, parts.model.backbone)
-    validation_cache = open_cache(files.validation, parts.backbone_name, parts.model.backbone)
+    what = (parts.backbone_name, parts.model.backbone, parts.config.crop_scale)
+    cache, validation_cache = open_cache(files.shards, *what), open_cache(files.validation, *what)
     validation = Validation(People(files.validation, validation_cache), config.validate_limit, files.coco)
     state = files.folder.state
     names = read_state(state)["cursor"]["shard_names"] if state.exists() else []

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.crop import CROP_SCALE
 from core.joints import JOINT_NAMES
 from core.levelling import lean_rad
 from core.training.rotations import about_x, about_y, about_z
@@ -95,8 +94,11 @@ class CropCamera:
         return np.stack(columns, 1)
 
 
-def draw_camera(random: np.random.Generator, vertices_m: np.ndarray, joints_m: np.ndarray, framing: str) -> CropCamera:
-    """A camera whose crop surrounds what the picture shows of the body, as a detector's box would, with some jitter."""
+def draw_camera(random: np.random.Generator, vertices_m: np.ndarray, joints_m: np.ndarray, framing: str, crop_scale: float) -> CropCamera:
+    """A camera whose crop surrounds what the picture shows of the body, as a detector's box would, with some jitter.
+
+    crop_scale: as in PeopleConfig
+    """
     close = framing == "webcam"
     low, high = (np.array([pick(vertices_m[:, k]) for k in range(3)]) for pick in (np.min, np.max))
     middle = joints_m[[HEAD, NECK]].mean(0) if close else (low + high) / 2
@@ -111,7 +113,7 @@ def draw_camera(random: np.random.Generator, vertices_m: np.ndarray, joints_m: n
     inside = (flat[:, 0] > cut[0]) & (flat[:, 1] > cut[1]) & (flat[:, 0] < cut[2]) & (flat[:, 1] < cut[3])
     seen = flat[inside] if inside.sum() > 400 else flat
     box = _box_of(seen)
-    half = max(box[2] - box[0], box[3] - box[1]) / 2 * CROP_SCALE * np.exp(random.normal(*LOG_LOOSENESS))
+    half = max(box[2] - box[0], box[3] - box[1]) / 2 * crop_scale * np.exp(random.normal(*LOG_LOOSENESS))
     center = (box[:2] + box[2:]) / 2 + random.normal(0, OFF_CENTRE, 2) * 2 * half
     frame = tuple(float(v) for v in (cut - np.tile(center, 2)) / half)
     return CropCamera(middle, float(distance), center, 1 / half, frame)

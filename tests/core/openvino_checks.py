@@ -13,6 +13,7 @@ import core.openvino_network
 from core import bench
 from core.config import RELEASES, VARIANTS, ModelConfig
 from core.cpu import has_fast_bf16_cpu
+from core.crop import CROP_SCALE
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.model import FastMETRO, Prediction, assemble
@@ -283,7 +284,7 @@ def test_an_8_bit_network_that_is_no_good_is_not_kept(model: FastMETRO, tmp_path
 def test_shards_with_too_few_people_to_quantise_with_are_refused(tmp_path: Path) -> None:
     write_toy_shards(tmp_path, num_shards=1, count=4)
     with pytest.raises(InputError, match=r"got 4 people in .*, expected 5 or more"):
-        shard_crops(tmp_path, 150)
+        shard_crops(tmp_path, 150, CROP_SCALE)
 
 
 def test_the_bench_measures_openvino(model: FastMETRO) -> None:

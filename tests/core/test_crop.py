@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from core.crop import CROP_SCALE, crop_person, square_box
+from core.crop import CROP_SCALE, crop_person, square_box, zoomed
 from core.errors import InputError
 from core.types import CROP_SIZE_PX
 
@@ -84,3 +84,10 @@ def test_the_image_is_not_changed() -> None:
     image = np.full((50, 50, 3), 7, np.uint8)
     crop_person(image, np.array([-5, -5, 60, 60]))
     assert (image == 7).all()
+
+
+def test_the_middle_of_a_wide_crop_is_the_narrow_crop() -> None:
+    image, box = blob(500, 500, (270.0, 230.0), 30.0), np.array([150.0, 150.0, 350.0, 350.0])
+    wide, narrow = (crop_person(image, box, scale).image.astype(int) for scale in (1.5, 1.2))
+    assert np.abs(zoomed(wide.astype(np.uint8), 1.5 / 1.2).astype(int) - narrow).max() <= 3
+    assert (zoomed(wide.astype(np.uint8), 1.0) == wide).all()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.crop import CROP_SCALE
 from core.training.views import CLEAR_M, FRAMING_NAMES, HEAD, HIPS, KNEES, LOG_LOOSENESS, NECK, OFF_CENTRE, UNSEEN_SHARE
 
 FAR = 9.0
@@ -47,10 +46,11 @@ def levelled(vertices_m: Tensor, joints_m: Tensor, lean_rad: Tensor) -> Tensor:
     return torch.stack([cosine * x - sine * y, sine * x + cosine * y, z], -1)
 
 
-def draw_cameras(vertices_m: Tensor, joints_m: Tensor, framing: Tensor, uniform: Tensor, normal: Tensor) -> BatchCameras:
+def draw_cameras(vertices_m: Tensor, joints_m: Tensor, framing: Tensor, uniform: Tensor, normal: Tensor, crop_scale: float) -> BatchCameras:
     """Crops that surround what the picture shows of each body, as a detector's box would, with some jitter.
 
     vertices_m: (B, V, 3); joints_m: (B, 14, 3); framing: (B,) index into FRAMING_NAMES; uniform, normal: (B, 16) dice
+    crop_scale: as in PeopleConfig
     """
     close = framing == FRAMING_NAMES.index("webcam")
     low, high = vertices_m.amin(1), vertices_m.amax(1)
@@ -68,7 +68,7 @@ def draw_cameras(vertices_m: Tensor, joints_m: Tensor, framing: Tensor, uniform:
     inside = inside | (inside.sum(1, keepdim=True) <= MIN_SEEN)
     low = torch.where(inside[..., None], flat, torch.inf).amin(1)
     high = torch.where(inside[..., None], flat, -torch.inf).amax(1)
-    half = (high - low).amax(1) / 2 * CROP_SCALE * (LOG_LOOSENESS[0] + LOG_LOOSENESS[1] * normal[:, 3]).exp()
+    half = (high - low).amax(1) / 2 * crop_scale * (LOG_LOOSENESS[0] + LOG_LOOSENESS[1] * normal[:, 3]).exp()
     centre = (low + high) / 2 + normal[:, 4:6] * OFF_CENTRE * 2 * half[:, None]
     frame = (cut - centre.repeat(1, 2)) / half[:, None]
     return BatchCameras(middle, distance, centre, 1 / half, frame)

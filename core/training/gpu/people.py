@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from core.bodies.anny import AnnyBody
+from core.crop import CROP_SCALE
 from core.joints import JOINT_NAMES, indices
 from core.training.gpu.cameras import draw_cameras, levelled, weak_cameras
 from core.training.gpu.pictures import Dice, compose, develop
@@ -33,10 +34,10 @@ class Made:
 class BatchPeople:
     """Makes the people of plans on one device."""
 
-    def __init__(self, body: AnnyBody, device: torch.device, size_px: int = CROP_SIZE_PX) -> None:
-        """body: on the CPU; its tensors are moved here. size_px: of the pictures."""
+    def __init__(self, body: AnnyBody, device: torch.device, size_px: int = CROP_SIZE_PX, crop_scale: float = CROP_SCALE) -> None:
+        """body: on the CPU; its tensors are moved here. size_px: of the pictures; crop_scale: as in ModelConfig."""
         self.wardrobe = BatchWardrobe(body, device)
-        self.body, self.device, self.size = body.to(device), device, size_px
+        self.body, self.device, self.size, self.crop_scale = body.to(device), device, size_px, crop_scale
         self.intermediate_ids = torch.from_numpy(body.levels.intermediate_ids).to(device)
 
     @torch.no_grad()
@@ -72,7 +73,7 @@ class BatchPeople:
         vertices = self.body.vertices(plan.rotmats[chosen], plan.shapes[chosen])
         vertices = levelled(vertices, self.body.joints(vertices), plan.lean_rad[chosen])
         joints, pelvis = self.body.joints(vertices), self.body.pelvis(vertices)[:, None]
-        cameras = draw_cameras(vertices, joints, plan.framing[chosen], part.uniform[:, :16], part.normal[:, :16])
+        cameras = draw_cameras(vertices, joints, plan.framing[chosen], part.uniform[:, :16], part.normal[:, :16], self.crop_scale)
         mesh = self.wardrobe.dress(vertices, part)
         points_px = (cameras.project(mesh) + 1) * (self.size / 2)
         fragments = rasterize_batch(points_px, cameras.depth(mesh), self.wardrobe.faces, self.size, self.size)

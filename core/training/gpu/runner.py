@@ -171,7 +171,7 @@ def open_call(settings: dict[str, Any], call: Call) -> tuple[RecipeTrainer, Rend
     elif call.start is not None:
         trainer.go_on_from(load_checkpoint(call.start).metadata.get("progress", {}))
         log.info("going on from %d samples with the averaged weights; the optimiser starts anew", trainer.num_samples)
-    maker = Maker(BatchPeople(AnnyBody(), trainer.device), parts.model.backbone)
+    maker = Maker(BatchPeople(AnnyBody(), trainer.device, crop_scale=parts.config.crop_scale), parts.model.backbone)
     source = RenderedSource(parts.body, _plans(config.train, training.batch, False), maker, config.train["epoch"], config.num_workers)
     held_out = Plans(parts.body, _plans(config.validation, min(training.batch, config.validation["people"]), True))
     coco = Path(config.coco) if config.coco else None

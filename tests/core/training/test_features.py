@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from core.crop import CROP_SCALE, zoomed
 from core.errors import InputError
+from core.geometry import project
 from core.training.batches import People
 from core.training.features import cache_features, features_of, fingerprint, follow_shards, main, open_cache
-from core.training.shards import list_shards, load_pictures
+from core.training.shards import list_shards, load_pictures, load_shard
 from tests.core.training.toy_people import write_toy_shards
 from tests.toy import ToyBackbone
 
@@ -28,6 +30,37 @@ def test_cached_features_give_what_the_pictures_give(tmp_path: Path) -> None:
         image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
             torch.testing.assert_close(network.tail(batch.features[0][row : row + 1]), network(image), rtol=2e-2, atol=2e-3)
+
+
+def test_a_network_with_smaller_crops_is_shown_the_middle(tmp_path: Path) -> None:
+    """The same people, their truth in the crops that the network sees; a cache of other crops is not taken for them."""
+    network = backbone()
+    write_toy_shards(tmp_path, num_shards=1, count=4)
+    cache = open_cache(tmp_path, "toy", network, crop_scale=1.2)
+    assert cache_features(list_shards(tmp_path), cache, network, "fp32") == []
+    people, rows, by = People(tmp_path, cache), np.arange(4), CROP_SCALE / 1.2
+    batch, truth = people.gather(rows), load_shard(list_shards(tmp_path)[0]).truth
+    pictures = load_pictures(list_shards(tmp_path)[0])
+    image = torch.from_numpy(np.stack([zoomed(pictures.decoded(row), by) for row in rows])).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        torch.testing.assert_close(network.tail(*batch.features), network(image), rtol=2e-2, atol=2e-3)
+    targets = batch.targets
+    np.testing.assert_allclose(targets.joints_crop, truth.joints_crop * by, rtol=1e-6)
+    wide = project(targets.joints_m, torch.from_numpy(truth.camera))
+    torch.testing.assert_close(project(targets.joints_m, targets.camera), by * wide)
+    beyond = (np.abs(truth.joints_crop * by) >= 1).any(-1)
+    assert not targets.joint_visibility.numpy()[beyond].any()
+    np.testing.assert_array_equal(targets.joint_visibility.numpy()[~beyond], truth.joint_visibility[~beyond])
+    with pytest.raises(InputError, match="delete the folder"):
+        open_cache(tmp_path, "toy", network)
+
+
+def test_a_network_with_wider_crops_than_the_pictures_is_refused(tmp_path: Path) -> None:
+    network = backbone()
+    write_toy_shards(tmp_path, num_shards=1, count=4)
+    cache = open_cache(tmp_path, "toy", network, crop_scale=1.5)
+    with pytest.raises(InputError, match=r"holds crops of 1.35 times the box, but the network wants 1.5; make others .*--crop-scale 1.5"):
+        cache_features(list_shards(tmp_path), cache, network, "fp32")
 
 
 def test_finished_shards_are_left_alone_and_broken_ones_reported(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ def test_what_cannot_be_made_is_refused_whoever_renders_it(kind: type[PeopleConf
         "got seed -1000000000, expected 0 to": {"held_out": True},
         r"\(recorded_share\) of 1.2": {"recorded_share": 1.2},
         r"\(levelled_share\) of -0.1": {"levelled_share": -0.1},
+        r"got crops of 0.9 times the box \(crop_scale\)": {"crop_scale": 0.9},
         "nowhere: not found": {"backgrounds": (tmp_path / "nowhere",)},
         "expected 'fitted', or a file": {"poses": ("fitted", "nowhere")},
     }

@@ -78,7 +78,8 @@ def test_cameras_project_as_one_by_one(plans: Plans, people: BatchPeople) -> Non
     count = len(vertices)
     dice = torch.rand(count, 16), torch.randn(count, 16)
     framing = torch.arange(count) % len(FRAMING_NAMES)
-    cameras = draw_cameras(vertices, joints, framing, *dice)
+    cameras = draw_cameras(vertices, joints, framing, *dice, 1.35)
+    torch.testing.assert_close(draw_cameras(vertices, joints, framing, *dice, 1.2).zoom, cameras.zoom * 1.35 / 1.2)
     crops = cameras.project(vertices)
     weak = weak_cameras(vertices, crops, cameras.frame)
     for row in range(count):
