@@ -26,6 +26,7 @@ class ModelConfig:
     upsampling: coarse -> intermediate and intermediate -> full, each "fixed" or "learned"
     masked: vertex tokens see only their neighbours
     parametric: with a regressor from the mesh to the body's parameters; rotations: how it makes rotations of matrices
+    feedback: rounds in which mesh and camera are moved towards the keypoints that the backbone sees near them; see core.feedback
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelConfig:
     masked: bool = True
     parametric: bool = False
     rotations: str = "nearest"
+    feedback: int = 0
 
     def __post_init__(self) -> None:
         if min(self.num_layers, self.num_heads, self.feedforward_ratio) < 1:
@@ -57,6 +59,8 @@ class ModelConfig:
             raise InputError(f"model {self.name!r}: got {len(self.upsampling)} up-samplings, expected 2")
         if (self.reduction == "none") != (self.widths[0] == self.widths[1]):
             raise InputError(f"model {self.name!r}: got reduction {self.reduction!r} for widths {self.widths}; 'none' is for equal widths")
+        if self.feedback < 0:
+            raise InputError(f"model {self.name!r}: got feedback {self.feedback}, expected 0 or more rounds")
         if not 1 <= self.crop_scale < 10:
             raise InputError(f"model {self.name!r}: got crop_scale {self.crop_scale}, expected 1 or more (the crop holds the person)")
 
@@ -104,9 +108,9 @@ BACKBONE_ROWS: dict[str, dict[str, Any]] = {
     "h64": {"backbone": "hrnet-w64", "crop_scale": PAPER_CROP_SCALE},
     "blazepose": {"backbone": "blazepose", "levelled": True},
     "blazepose-heavy": {"backbone": "blazepose-heavy", "levelled": True},
-    "movenet-thunder": {"backbone": "movenet-thunder", "levelled": True, "crop_scale": PAPER_CROP_SCALE},
+    "movenet-thunder": {"backbone": "movenet-thunder", "levelled": True, "crop_scale": PAPER_CROP_SCALE, "feedback": 2},
     "blazepose-heavy+movenet-thunder": {
-        "backbone": "blazepose-heavy+movenet-thunder", "levelled": True, "crop_scale": PAPER_CROP_SCALE,
+        "backbone": "blazepose-heavy+movenet-thunder", "levelled": True, "crop_scale": PAPER_CROP_SCALE, "feedback": 2,
     },
 }  # fmt: skip
 """Short name -> what a backbone brings into a config."""

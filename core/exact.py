@@ -45,7 +45,9 @@ def exact_path(model: FastMETRO, device: str) -> FastMETRO:
     """`model`, changed in place for inference on `device`: the same outputs within rounding."""
     model = fold_batch_norms(model.eval()).to(device=device, memory_format=torch.channels_last)
     if device == "cpu" and can_pack():
-        for part in (model.stages, model.reduction, model.body_regressor):  # the backbone may run in bfloat16, the heads are tiny
+        # Not all of it: the backbone may run in bfloat16, and the heads are tiny.
+        layer = None if model.feedback is None else model.feedback.layer
+        for part in (model.stages, model.reduction, layer, model.body_regressor):
             if part is not None:
                 pack_linears(part)
     return model

@@ -8,6 +8,12 @@ JOINT_NAMES: tuple[str, ...] = (
 
 LIMB_JOINT_NAMES: tuple[str, ...] = JOINT_NAMES[:12]
 
+KEYPOINT_NAMES: tuple[str, ...] = (
+    "Nose", "L_Eye", "R_Eye", "L_Ear", "R_Ear", "L_Shoulder", "R_Shoulder", "L_Elbow", "R_Elbow", "L_Wrist", "R_Wrist",
+    "L_Hip", "R_Hip", "L_Knee", "R_Knee", "L_Ankle", "R_Ankle",
+)  # fmt: skip
+"""COCO's 17 keypoints, in its order, under our names."""
+
 BONES: tuple[tuple[str, str], ...] = (
     ("R_Ankle", "R_Knee"), ("R_Knee", "R_Hip"), ("R_Hip", "L_Hip"), ("L_Hip", "L_Knee"), ("L_Knee", "L_Ankle"),
     ("R_Wrist", "R_Elbow"), ("R_Elbow", "R_Shoulder"), ("R_Shoulder", "L_Shoulder"),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from core.body_regressor import BodyRegressor
 from core.cameras import CAMERAS
 from core.config import GRID, VARIANTS, ModelConfig, adapted
 from core.errors import InputError
+from core.feedback import KeypointFeedback
 from core.reductions import REDUCTIONS
 from core.tokens import TOKENS
 from core.transformer import POSITIONS, Transformer
@@ -60,6 +61,7 @@ class FastMETRO(nn.Module):
         self.xyz_regressor = nn.Linear(narrow, 3)
         self.upsampling = nn.ModuleList(make(matrix) for make, matrix in zip(upsampling, body.levels.upsample, strict=True))
         self.body_regressor = _body_regressor(config, body) if config.parametric else None
+        self.feedback = _feedback(config, layers[1:], backbone, body) if config.feedback else None
         self.num_tokens = (self.camera.num_decoder_tokens, len(body.joint_names), body.levels.sizes[0])
         mask = attention_mask(body.levels.coarse_adjacency, self.num_free_tokens) if config.masked else None
         self.register_buffer("mask", mask, persistent=False)
@@ -90,10 +92,13 @@ class FastMETRO(nn.Module):
         tokens, queries = (tensor.to(image.dtype) for tensor in self._begin())
         camera, image, tokens = first(camera, image, tokens, queries, self.mask)
         camera, image, tokens = self.reduction(camera, image, tokens)
-        camera, _, tokens = second(camera, image, *second.begin(tokens, self.mask), self.mask)
-        camera_token, joints, coarse = tokens.split(self.num_tokens, 1)
-        joints, coarse = (_at_least_float32(self.xyz_regressor(points)) for points in (joints, coarse))  # (B, 14, 3), (B, 431, 3)
-        return _at_least_float32(self.camera(camera, camera_token, coarse)), joints, coarse
+        camera, image, tokens = second(camera, image, *second.begin(tokens, self.mask), self.mask)
+        camera_token, *rest = tokens.split(self.num_tokens, 1)
+        joints, coarse = (_at_least_float32(self.xyz_regressor(points)) for points in rest)  # (B, 14, 3), (B, 431, 3)
+        camera = _at_least_float32(self.camera(camera, camera_token, coarse))
+        if self.feedback is None:
+            return camera, joints, coarse
+        return self.feedback(features, image, second.positions(), torch.cat(rest, 1), self.mask, camera, joints, coarse)
 
     def upsample(self, coarse: Tensor, num_levels: int = 3) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, 431, 3) -> coarse, intermediate (B, 1723, 3), full (B, V, 3)."""
@@ -125,6 +130,15 @@ class FastMETRO(nn.Module):
         """As nn.Module's, behind `to` and its kin; new memory may lie where the old lay, so the constants are forgotten."""
         self._constants = None
         return super()._apply(fn, recurse)
+
+
+def _feedback(config: ModelConfig, layer: tuple[Any, ...], backbone: nn.Module, body: "Body") -> KeypointFeedback:
+    source = getattr(backbone, "keypoint_channels", None)
+    if config.camera == "decoder":
+        raise InputError(f"model {config.name!r}: got feedback with a camera token in the decoder, expected it in the encoder")
+    if source is None:
+        raise InputError(f"model {config.name!r}: got feedback {config.feedback}, but its backbone {config.backbone!r} sees no keypoints")
+    return KeypointFeedback(config.feedback, config.widths[1], layer, source, body)
 
 
 def _body_regressor(config: ModelConfig, body: "Body") -> BodyRegressor:

@@ -106,11 +106,14 @@ class OfficialLayout(nn.Module):
                 camera, image, tokens = model.reduction(camera, image, tokens)
         points = model.xyz_regressor(tokens.transpose(0, 1))
         joints, coarse = points[:, : model.num_free_tokens], points[:, model.num_free_tokens :]
+        camera = model.camera(camera.transpose(0, 1), tokens[:0].transpose(0, 1), coarse)
+        if model.feedback is not None:
+            image, tokens = image.transpose(0, 1), tokens.transpose(0, 1)
+            camera, joints, coarse = model.feedback(features, image, position[:, 0], tokens, model.mask, camera, joints, coarse)
         levels = [coarse]
         for layer, matrix in zip(model.upsampling, self.upsampling, strict=True):
             levels.append(layer(levels[-1]) if matrix is None else _one_by_one(matrix.to(device), levels[-1]))
         parameters = (None, None) if model.body_regressor is None else model.body_regressor(levels[1])
-        camera = model.camera(camera.transpose(0, 1), tokens[:0].transpose(0, 1), coarse)
         return Prediction(camera, joints, tuple(levels), *parameters)
 
 

@@ -7,7 +7,9 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from core.joints import JOINT_NAMES
+from core.backbones import KeypointChannels
+from core.config import ModelConfig
+from core.joints import JOINT_NAMES, KEYPOINT_NAMES
 from core.mesh import MeshLevels
 
 RINGS, SIDES = 6, 5
@@ -121,3 +123,27 @@ class ToyBackbone(nn.Module):
     def tail_parameters(self) -> list[nn.Parameter]:
         """As the backbone contract says."""
         return list(self.mix.parameters())
+
+
+class ToySeer(nn.Module):
+    """A backbone that sees keypoints: (B, 3, H, W) -> (B, 8 + 51, H/32, W/32)."""
+
+    num_keypoints = len(KEYPOINT_NAMES)
+    channels, stride = 8 + 3 * num_keypoints, 32
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    keypoint_channels = KeypointChannels(8, 2.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, self.channels, 32, 32)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Some features, then evidence: peaks in 0..1, and these times a place in the cell."""
+        features, peak, place = self.patch(images).split([8, self.num_keypoints, 2 * self.num_keypoints], 1)
+        peak = peak.sigmoid()
+        return torch.cat([features, 2 * peak, 2 * torch.cat([peak, peak], 1) * place.tanh()], 1)
+
+
+def toy_backbone(config: ModelConfig) -> nn.Module:
+    """One that the config can live with."""
+    return ToySeer() if config.feedback else ToyBackbone()

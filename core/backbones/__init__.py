@@ -7,14 +7,22 @@ A backbone is an nn.Module with
     frozen(images)       what training computes once per picture and keeps: a tuple of tensors
     tail(*kept)          the rest, trained together with the transformer
     tail_parameters()    the parameters of that rest
+    keypoint_channels    of those that see keypoints: where in their features
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from core.registry import Registry
+
+
+class KeypointChannels(NamedTuple):
+    """Where features hold evidence of COCO's keypoints: `core.backbones.movenet.evidence` times `scale`, from the channel `first` on."""
+
+    first: int
+    scale: float
 
 
 class Backbone(Protocol):

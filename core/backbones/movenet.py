@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
-from core.backbones import BACKBONES
+from core.backbones import BACKBONES, KeypointChannels
 
 NUM_KEYPOINTS = 17
 """COCO's."""
@@ -111,6 +111,7 @@ class MoveNet(nn.Module):
         self.head = Separable(layout.pyramid[-1], layout.head)
         self.heat = nn.Conv2d(layout.head, NUM_KEYPOINTS, 1)
         self.channels = channels + layout.pyramid[0] + 3 * NUM_KEYPOINTS
+        self.keypoint_channels = KeypointChannels(channels + layout.pyramid[0], EVIDENCE_SCALE)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, C, H/32, W/32)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core.backbones import BACKBONES
+from core.backbones import BACKBONES, KeypointChannels
 from core.backbones.blazepose import blazepose_heavy
 from core.backbones.movenet import movenet_thunder
 from core.errors import exit_code
@@ -29,6 +29,8 @@ class Pair(nn.Module):
         super().__init__()
         self.first, self.second, self.num_kept = first, second, num_kept
         self.channels = first.channels + second.channels
+        found = getattr(second, "keypoint_channels", None)
+        self.keypoint_channels = None if found is None else KeypointChannels(first.channels + found.first, found.scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, C + C', H/32, W/32)."""

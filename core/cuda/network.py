@@ -113,6 +113,10 @@ def _in_mode(model: FastMETRO, dtype: torch.dtype) -> FastMETRO:
     if dtype != torch.float32:
         model.xyz_regressor = InFloat32(model.xyz_regressor)
         model.camera.predictor = InFloat32(model.camera.predictor)
+    if model.feedback is not None:
+        model.feedback.to(dtype)
+        for head in model.feedback.heads:
+            head.float()
     if model.body_regressor is not None:
         reading = model.body_regressor.reading
         model.body_regressor.reading = replace(reading, to_rotations=nn.Identity())  # an SVD makes the host wait, which no graph can hold

@@ -8,6 +8,7 @@ Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT)
 import argparse
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from core.checkpoint import SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
 from core.errors import InputError, exit_code
 
 
-def blend(before: Path, after: Path, out: Path, weight: float, half: bool = True) -> str:
+def blend(before: Path, after: Path, out: Path, weight: float, half: bool = True, keep: Sequence[str] = ()) -> str:
     """Write the checkpoint whose weights are (1 - weight) * before + weight * after; returns a line about it.
 
     Everything else is that of `after`: its config (which may differ in how crops are made) and what it says of its training, less its
-    scores, which are not the new one's. half: store float16. Raises InputError for two architectures, or a weight beyond 0..1.
+    scores, which are not the new one's. half: store float16. keep: modules that are all of `after`, such as new ones, whose first weights
+    mean nothing. Raises InputError for two architectures, a weight beyond 0..1, and modules that are not there.
     """
     if not 0 <= weight <= 1:
         raise InputError(f"blend: got a weight of {weight}, expected 0 (all of {before}) to 1 (all of {after})")
@@ -30,14 +32,21 @@ def blend(before: Path, after: Path, out: Path, weight: float, half: bool = True
     config = second.model.config
     if replace(first.model.config, levelled=config.levelled, crop_scale=config.crop_scale) != config:
         raise InputError(f"blend: {before} holds {first.model.config.name!r} and {after} {config.name!r}, expected one architecture")
+    known = {name for name, _ in second.model.named_modules() if name}
+    if unknown := [name for name in keep if name not in known]:
+        top = ", ".join(name for name, _ in second.model.named_children())
+        raise InputError(f"blend: got {unknown[0]!r} to keep, expected a module of the network: {top}, or a part of these")
+    kept = tuple(f"{name}." for name in keep)
     start = first.model.state_dict()
     mixed = {
-        name: start[name].lerp(value, weight) if value.is_floating_point() else value for name, value in second.model.state_dict().items()
+        name: start[name].lerp(value, weight) if value.is_floating_point() and not name.startswith(kept) else value
+        for name, value in second.model.state_dict().items()
     }
     second.model.load_state_dict(mixed)
     about = {key: value for key, value in second.metadata.items() if key != "scores"}
     about["origin"] = f"{1 - weight:g} of {before.name} and {weight:g} of {after.name}, which was trained from it"
-    about["blend"] = {"weight": weight, "before": _said(before, first), "after": _said(after, second)}
+    about["origin"] += f"; all of the latter in {', '.join(keep)}" if keep else ""
+    about["blend"] = {"weight": weight, "kept": list(keep), "before": _said(before, first), "after": _said(after, second)}
     save_checkpoint(out, second.model, config, about, half, second.body)
     return f"{out}: {config.name}, {about['origin']}; score it with core.training.evaluate"
 
@@ -55,9 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("after", type=Path, help="what the training made of it")
     parser.add_argument("out", type=Path, help=f"the {SUFFIX} file to write")
     parser.add_argument("--weight", type=float, default=0.5, help="of `after`, 0..1 (default 0.5)")
+    parser.add_argument("--keep", nargs="+", default=[], metavar="MODULE", help="take these from `after` as they are, e.g. feedback")
     parser.add_argument("--full", action="store_true", help="store float32, not float16")
     options = parser.parse_args(arguments)
-    return exit_code(lambda: print(blend(options.before, options.after, options.out, options.weight, not options.full)))
+    return exit_code(lambda: print(blend(options.before, options.after, options.out, options.weight, not options.full, options.keep)))
 
 
 if __name__ == "__main__":

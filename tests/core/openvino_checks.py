@@ -23,7 +23,7 @@ from core.quantize import quantise, shard_crops
 from core.runtimes import TorchRuntime, warn_once
 from core.ways import WAYS
 from tests.core.training.toy_people import write_toy_shards
-from tests.toy import ToyBackbone, ToyBody
+from tests.toy import ToyBody, toy_backbone
 
 pytest.importorskip("openvino", reason="OpenVINO is optional: `pip install openvino`")
 
@@ -32,6 +32,7 @@ CROPS = patchwork(2).numpy()
 ARCHITECTURES = (
     RELEASES["released"] | {"parametric": True, "num_layers": 2},
     {"camera": "decoder"},
+    {"feedback": 2},
     {"camera": "mesh", "masked": False, "tokens": "template", "upsampling": ("learned", "learned")},
 )
 SILENCE = """
@@ -58,7 +59,8 @@ print("done")
 
 def toy(**changes: object) -> FastMETRO:
     torch.manual_seed(0)
-    return FastMETRO(replace(CONFIG, **changes), ToyBackbone(), ToyBody()).eval()
+    config = replace(CONFIG, **changes)
+    return FastMETRO(config, toy_backbone(config), ToyBody()).eval()
 
 
 def original(model: FastMETRO, crops: np.ndarray) -> Prediction:
@@ -92,7 +94,7 @@ def test_every_architecture(changes: dict[str, object], tmp_path: Path) -> None:
     assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), original(model, CROPS), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["fastmetro-xs-blazepose-heavy", "fastmetro-s-r50"])
+@pytest.mark.parametrize("name", ["fastmetro-xs-blazepose-heavy", "fastmetro-xs-movenet-thunder", "fastmetro-s-r50"])
 def test_real_networks(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = assemble(VARIANTS[name], ToyBody()).eval()

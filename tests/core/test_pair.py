@@ -52,6 +52,21 @@ def test_a_widened_checkpoint_answers_as_before(tmp_path: Path, second: Path) ->
     torch.testing.assert_close(one.camera, other.camera, atol=1e-5, rtol=0)
 
 
+def test_feedback_comes_later_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = build_model(replace(VARIANTS["fastmetro-xs-movenet-thunder"], feedback=0)).eval()
+    save_checkpoint(tmp_path / "before.safetensors", before, before.config, {"licence": "MIT"}, half=False)
+    assert widen([str(tmp_path / "before.safetensors"), str(tmp_path / "after.safetensors")]) == 0
+    after = load_checkpoint(tmp_path / "after.safetensors")
+    assert after.model.config == VARIANTS["fastmetro-xs-movenet-thunder"]
+    assert after.metadata["origin"] == "before.safetensors with keypoint feedback"
+    images = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(after.model(images).levels[2], before(images).levels[2], atol=0, rtol=0)
+    with pytest.raises(InputError, match="has feedback already"):
+        widened(tmp_path / "after.safetensors")
+
+
 @pytest.mark.parametrize(("config", "said"), [
     (VARIANTS["fastmetro-xs-blazepose"], "expected the first of a pair: blazepose-heavy"),
     (replace(VARIANTS["fastmetro-xs-blazepose-heavy"], num_layers=2), "no variant is"),

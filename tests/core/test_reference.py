@@ -9,26 +9,40 @@ import torch
 from core import bench
 from core.config import RELEASES, ModelConfig
 from core.errors import InputError
+from core.exact import exact_path
 from core.model import FastMETRO
 from core.reference import OfficialLayout
 from core.ways import EXACT, WAYS, Runner, as_loaded
-from tests.toy import ToyBackbone, ToyBody
+from tests.toy import ToyBody, toy_backbone
 
 CONFIG = ModelConfig("small", "toy", "toy", num_layers=2, widths=(32, 16), num_heads=4, parametric=True)
 
 
 def toy(**changes: object) -> FastMETRO:
     torch.manual_seed(0)
-    return FastMETRO(replace(CONFIG, **changes), ToyBackbone(), ToyBody())
+    config = replace(CONFIG, **changes)
+    return FastMETRO(config, toy_backbone(config), ToyBody())
 
 
-@pytest.mark.parametrize("release", list(RELEASES))
-def test_both_layouts_compute_the_same(release: str) -> None:
-    model = toy(**RELEASES[release]).eval()
+@pytest.mark.parametrize("changes", [*RELEASES.values(), {"feedback": 2}], ids=[*RELEASES, "feedback"])
+def test_both_layouts_compute_the_same(changes: dict[str, object]) -> None:
+    model = toy(**changes).eval()
+    if model.feedback is not None:
+        torch.nn.init.normal_(model.feedback.move.weight, std=0.1)
     images = torch.rand(3, 3, 224, 224)
     with torch.no_grad():
         for ours, theirs in zip(bench.outputs(model(images)), bench.outputs(OfficialLayout(model).eval()(images)), strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_the_exact_path_of_feedback_computes_the_same() -> None:
+    model = toy(feedback=2).eval()
+    torch.nn.init.normal_(model.feedback.move.weight, std=0.1)
+    images = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = bench.outputs(model(images))
+        for exact, wanted in zip(bench.outputs(exact_path(copy.deepcopy(model), "cpu")(images)), expected, strict=True):
+            torch.testing.assert_close(exact, wanted, atol=2e-5, rtol=0)
 
 
 def test_an_ablation_has_no_official_layout() -> None:

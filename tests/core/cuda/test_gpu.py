@@ -26,7 +26,7 @@ pytestmark = [
 
 CONFIG = ModelConfig("small", "toy", "toy", num_layers=2, widths=(64, 32), num_heads=4, parametric=True)
 LARGEST = 64
-SOME = ("fastmetro-s-r50", "fastmetro-l-h64", "fastmetro-s-blazepose", "fastmetro-xs-blazepose-heavy")
+SOME = ("fastmetro-s-r50", "fastmetro-l-h64", "fastmetro-s-blazepose", "fastmetro-xs-blazepose-heavy", "fastmetro-xs-movenet-thunder")
 
 
 @pytest.fixture(scope="module")

@@ -26,18 +26,20 @@ from core.cuda.network import (
 from core.folding import fold_batch_norms
 from core.model import FastMETRO
 from core.pixels import patchwork
-from tests.toy import ToyBackbone, ToyBody
+from tests.toy import ToyBody, toy_backbone
 
 CONFIG = ModelConfig("small", "toy", "toy", num_layers=2, widths=(32, 16), num_heads=4)
 KINDS = {
     "plain": {}, "parametric": {"parametric": True}, "released": {**RELEASES["released"], "parametric": True},
     "camera-in-decoder": {"camera": "decoder"}, "camera-from-mesh": {"camera": "mesh"}, "template": {"tokens": "template"},
+    "feedback": {"feedback": 2},
 }  # fmt: skip
 
 
 def toy(**changes: object) -> FastMETRO:
     torch.manual_seed(0)
-    return prepared(FastMETRO(replace(CONFIG, **changes), ToyBackbone(), ToyBody()), torch.device("cpu"))
+    config = replace(CONFIG, **changes)
+    return prepared(FastMETRO(config, toy_backbone(config), ToyBody()), torch.device("cpu"))
 
 
 def images_of(crops: torch.Tensor) -> torch.Tensor:
@@ -69,6 +71,7 @@ def test_ends_stay_in_float32_and_the_mesh_near_it(changes: dict, mode: Mode) ->
     network = PackedNetwork(model, mode)
     for name, parameter in network.named_parameters():
         ends = ("xyz_regressor", "predictor", "camera.mix", "camera.hidden", "body_regressor", "upsampling")
+        ends += ("feedback.move", "feedback.follow", "feedback.camera")
         wanted = torch.float32 if any(end in name for end in ends) else mode.dtype
         assert parameter.dtype == wanted, name
     with torch.inference_mode():

@@ -46,6 +46,18 @@ def test_weights_lie_between_and_the_file_says_of_what(tmp_path: Path, capsys: p
     assert len(said["before"]["sha256"]) == 64
 
 
+def test_modules_that_are_kept_are_all_of_the_later_one(tmp_path: Path) -> None:
+    before, after = written(tmp_path / "a.safetensors", 0, {}), written(tmp_path / "b.safetensors", 1, {})
+    out = tmp_path / "c.safetensors"
+    assert blend.main([str(before), str(after), str(out), "--full", "--keep", "reduction", "stages.1"]) == 0
+    first, second, mixed = (load_checkpoint(path) for path in (before, after, out))
+    for name, value in mixed.model.state_dict().items():
+        ends = first.model.state_dict()[name], second.model.state_dict()[name]
+        kept = name.startswith(("reduction.", "stages.1."))
+        np.testing.assert_allclose(value, ends[1] if kept else (ends[0] + ends[1]) / 2, atol=1e-6)
+    assert mixed.metadata["origin"].endswith("all of the latter in reduction, stages.1")
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     one = written(tmp_path / "a.safetensors", 0, {})
     other = written(tmp_path / "b.safetensors", 0, {}, name="other", widths=(64, 16))
@@ -54,6 +66,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) ->
         ([one, other, out], "expected one architecture"),
         ([one, one, out, "--weight", "1.5"], "weight of 1.5"),
         ([one, one, tmp_path / "c.bin"], ".safetensors"),
+        ([one, one, out, "--keep", "feedbakc"], "got 'feedbakc' to keep, expected a module of the network: backbone, conv_1x1"),
         ([one, tmp_path / "none.safetensors", out], "none.safetensors"),
     ):
         assert blend.main([str(argument) for argument in arguments]) == 1
