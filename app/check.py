@@ -40,6 +40,7 @@ class Asset:
 
 ASSETS = (
     Asset("default.safetensors", "network"),
+    Asset("default-live.safetensors", "network for cameras on small machines"),
     Asset("anny_body.safetensors", "body"),
     Asset("anny_rig.safetensors", "body fit"),
     Asset(

@@ -92,6 +92,11 @@ class LivePipeline:
         return self._estimator.body
 
     @property
+    def checkpoint(self) -> str:
+        """Name of the network."""
+        return self._config.checkpoint
+
+    @property
     def warning(self) -> str:
         """Why the network is slower than it could be; "" where it is not."""
         return self._estimator.warning

@@ -113,12 +113,13 @@ def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) ->
 
 def open_pipeline(config: LiveConfig) -> "LivePipeline":
     """Load network and detector; what takes long to import is imported here, so that the picture is there before."""
-    from app.engine import open_detector, open_estimator
+    from app.engine import open_detector
+    from app.tiers import open_for_camera
 
     detector = Begun("detector-load", lambda: open_detector(config))
     leave_a_core()
     try:
-        estimator = open_estimator(config)
+        config, estimator = open_for_camera(config)
         from app.live import LivePipeline
 
         return LivePipeline(estimator, detector.result(), config, "beside")
@@ -188,7 +189,7 @@ class Recorder:
         from app.session_format import SessionInfo
 
         config = self._config
-        settings = {"checkpoint": config.checkpoint, "smoothing": config.smoothing, "focal_px": config.focal_px}
+        settings = {"checkpoint": self._loop.pipeline.checkpoint, "smoothing": config.smoothing, "focal_px": config.focal_px}
         info = SessionInfo.of(self._loop.pipeline.body, settings, config.parametric)
         self._current = SessionRecorder(path, info, config.record_pictures)
         self._recorders.append(self._current)

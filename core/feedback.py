@@ -124,7 +124,8 @@ class KeypointFeedback(nn.Module):
             moved = self.move(self.norm(tokens).to(self.move.weight.dtype)).float()
             followed = self.spread.float() @ self.follow(measured).float()
             points = points + moved + followed / (OFFSET_SCALE * scale[..., None])
-            change = self.camera(torch.cat([measured.flatten(1), refit], 1)).float() + self.refit * refit
+            # As rows of one: OpenVINO 2026.4 dies while it compiles two dense layers on a single vector for one thread.
+            change = self.camera(torch.cat([measured.flatten(1), refit], 1)[:, None])[:, 0].float() + self.refit * refit
             camera = torch.cat([camera[:, :1] * (1 + change[:, :1]), camera[:, 1:] + change[:, 1:] / scale], 1)
         return camera, points[:, : joints.shape[1]], points[:, joints.shape[1] :]
 

@@ -119,15 +119,17 @@ def live_times_ms(bench: Bench, section: str, flows: list[Flow]) -> dict[Flow, l
     """Milliseconds of a frame, each the mean of BURST in a row; threads are shared out as in a live session."""
     import torch
 
-    from app.engine import open_estimator
+    from app.tiers import open_for_camera
     from app.webcam import leave_a_core
 
     threads = torch.get_num_threads()
     try:
         leave_a_core()
-        estimator = open_estimator(bench.config)
+        config, estimator = open_for_camera(bench.config)
+        official = bench.official_of(config.checkpoint)
+        bench.report.note(section, f"network of cameras on this machine: {config.checkpoint}")
         with ExitStack() as stack:
-            runs = {flow: live_run(bench, flow, bench.official if flow.official else estimator, stack) for flow in flows}
+            runs = {flow: live_run(bench, flow, official if flow.official else estimator, stack) for flow in flows}
             times_ms = bench.turns(runs, bench.effort.repeats, 2)
             for flow, run in runs.items():
                 say_missed(bench, section, flow, run.num_found, run.num_frames)

@@ -71,6 +71,15 @@ class Bench:
 
         return official_estimator(self.checkpoint, self.estimator.device)
 
+    def official_of(self, checkpoint: str) -> "MeshEstimator | None":
+        """The same for another of the networks in checkpoints/."""
+        if checkpoint == self.config.checkpoint:
+            return self.official
+        from app.bench.official import official_estimator
+        from core.checkpoint import load_checkpoint
+
+        return official_estimator(load_checkpoint(checkpoint), self.estimator.device)
+
     @cached_property
     def detector(self) -> "Detector":
         """As the app loads it."""

@@ -148,12 +148,13 @@ class CameraSession:
         self._pipeline: LivePipeline | None = None
         self._recorder: SessionRecorder | None = None
         self._recorder_lock = threading.Lock()
+        self._estimator: SharedEstimator
         self._last_ms, self._num_frames = -math.inf, 0
         self._drawn_s = self._hud_s = 0.0
 
     def open(self, networks: Networks, config: LiveConfig) -> None:
         """Load what is needed and start. Raises InputError."""
-        self._estimator: SharedEstimator = networks.shared(config)
+        config, self._estimator = networks.for_camera(config)
         self._pipeline = LivePipeline(self._estimator, open_detector(config), config, "beside")
         if self._pipeline.warning:
             self._meter.warn(self._pipeline.warning)

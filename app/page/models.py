@@ -10,6 +10,7 @@ from app.check import file_facts
 from app.config import LiveConfig
 from app.engine import check_fits, open_estimator
 from app.live import SharedEstimator
+from app.tiers import open_for_camera
 from core.bodies import BODIES
 from core.checkpoint import find_checkpoint, known_checkpoints
 from core.errors import InputError
@@ -80,7 +81,8 @@ class Networks:
     def __init__(self, config: LiveConfig) -> None:
         self.config = config
         self._loaded: dict[str, tuple[MeshEstimator, SharedEstimator]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._choosing = threading.Lock(), threading.Lock()
+        self._for_cameras: dict[str, str] = {}
 
     def config_for(self, model: str, body: str = ANY_BODY, smooth: bool = True, max_people: int | None = None) -> LiveConfig:
         """The run's settings as the visitor chose them. Raises InputError for a network that is not among those to be chosen."""
@@ -95,9 +97,18 @@ class Networks:
         """For a job. Raises InputError."""
         return self._get(config)[0]
 
-    def shared(self, config: LiveConfig) -> SharedEstimator:
-        """The same for cameras, which take turns. Raises InputError."""
-        return self._get(config)[1]
+    def for_camera(self, config: LiveConfig) -> tuple[LiveConfig, SharedEstimator]:
+        """For cameras, which take turns: the settings with the network's name in them, and the network. Raises InputError.
+
+        The first camera finds out which one this machine has time for; see app.tiers.
+        """
+        with self._choosing:
+            name = self._for_cameras.get(config.checkpoint)
+            if name is None:
+                name = open_for_camera(config, self.estimator)[0].checkpoint
+                self._for_cameras[config.checkpoint] = name
+        config = replace(config, checkpoint=name)
+        return config, self._get(config)[1]
 
     def _get(self, config: LiveConfig) -> tuple[MeshEstimator, SharedEstimator]:
         with self._lock:

@@ -66,6 +66,7 @@ def test_a_missing_file_is_a_problem_unless_only_training_needs_it(tmp_path: Pat
 def test_a_blend_says_where_its_first_weights_come_from(repository: Path) -> None:
     facts = file_facts(repository / "checkpoints" / "default.safetensors")
     assert facts["origin"].startswith("BlazePose heavy landmark network (npm @mediapipe/pose")
-    assert "0.6 of" in facts["origin"]
+    assert "MoveNet SinglePose Thunder" in facts["origin"]
+    assert "0.75 of" in facts["origin"]
     assert origin_of({"origin": "random weights"}) == "random weights"
     assert origin_of({}) == ""

@@ -101,6 +101,20 @@ def test_real_networks(name: str, tmp_path: Path) -> None:
     assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), original(model, CROPS), 1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("changes", [{}, {"parametric": True}], ids=["plain", "parametric"])
+def test_feedback_on_one_thread(precision: str, changes: dict[str, object], tmp_path: Path) -> None:
+    """As a camera on two cores runs it: OpenVINO has died of the camera's dense layers there."""
+    torch.manual_seed(0)
+    model = assemble(replace(VARIANTS["fastmetro-xs-movenet-thunder"], **changes), ToyBody()).eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert OpenVinoNetwork(model, precision, tmp_path)(CROPS[:1]).joints.shape == (1, 14, 3)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_the_cache_is_used_and_a_broken_one_made_again(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def made(*_: object) -> None:
         raise AssertionError("converted although it was cached")

@@ -1,0 +1,68 @@
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app import tiers
+from app.config import LiveConfig
+from app.tiers import BUDGET_MS, COST, QUICKER, crop_ms, open_for_camera
+from core.checkpoint import known_checkpoints
+from core.types import PersonCrop
+
+
+class Timed:
+    """An estimator that takes its time; the first crop takes ten times as long, as with real ones."""
+
+    def __init__(self, ms: float) -> None:
+        self.ms, self.crops = ms, []
+
+    def from_crops(self, crops: list[PersonCrop]) -> list[None]:
+        self.crops += crops
+        time.sleep(self.ms / 1e3 * (10 if len(self.crops) == 1 else 1))
+        return [None]
+
+
+def opened(config: LiveConfig, ms: float) -> tuple[str, list[str]]:
+    """What a camera gets, and what was loaded, on a machine where the quicker network takes `ms`."""
+    loaded: list[str] = []
+
+    def load(wanted: LiveConfig) -> Timed:
+        loaded.append(wanted.checkpoint)
+        return Timed(ms)
+
+    return open_for_camera(config, load)[0].checkpoint, loaded
+
+
+def test_a_slow_machine_gets_the_quicker_network_and_a_quick_one_the_better() -> None:
+    config = LiveConfig(device="cpu")
+    assert opened(config, 1.5 * BUDGET_MS / COST) == ("default-live", ["default-live"])
+    assert opened(config, 0.2 * BUDGET_MS / COST) == ("default", ["default-live", "default"])
+
+
+def test_what_somebody_names_he_gets() -> None:
+    for name in ("default-live", "mine.safetensors"):
+        assert opened(LiveConfig(device="cpu", checkpoint=name), 1e-3) == (name, [name])
+
+
+def test_a_gpu_has_time_for_the_better_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.estimator.choose_device", lambda wanted: ("cuda", "as asked"))
+    assert opened(LiveConfig(device="cuda"), 100.0) == ("default", ["default"])
+
+
+def test_other_settings_stay() -> None:
+    config = LiveConfig(device="cpu", precision="fp32", max_people=2)
+    found, _ = open_for_camera(config, lambda wanted: Timed(100.0))
+    assert found == replace(config, checkpoint="default-live")
+
+
+def test_the_first_crop_does_not_count() -> None:
+    estimator = Timed(4.0)
+    assert 4.0 <= crop_ms(estimator) < 20.0
+    assert estimator.crops[0].image.shape == (224, 224, 3)
+    assert estimator.crops[0].image.dtype == np.uint8
+
+
+def test_every_name_in_the_table_is_shipped() -> None:
+    assert {*QUICKER, *QUICKER.values()} <= set(known_checkpoints())
+    assert tiers.COST > 1
