@@ -6,6 +6,7 @@ import pytest
 
 from app import tiers
 from app.config import LiveConfig
+from app.page.models import Networks
 from app.tiers import BUDGET_MS, COST, QUICKER, crop_ms, open_for_camera
 from core.checkpoint import known_checkpoints
 from core.types import PersonCrop
@@ -54,6 +55,20 @@ def test_other_settings_stay() -> None:
     config = LiveConfig(device="cpu", precision="fp32", max_people=2)
     found, _ = open_for_camera(config, lambda wanted: Timed(100.0))
     assert found == replace(config, checkpoint="default-live")
+
+
+def test_the_page_times_once_and_its_cameras_share_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[float] = []
+    monkeypatch.setattr("app.page.models.open_estimator", lambda config: config.checkpoint)
+    monkeypatch.setattr("app.page.models.SharedEstimator", lambda estimator: f"shared {estimator}")
+    monkeypatch.setattr("app.page.models.check_fits", lambda estimator, config: None)
+    monkeypatch.setattr("app.tiers.crop_ms", lambda estimator: timed.append(1.0) or BUDGET_MS)
+    networks = Networks(LiveConfig(device="cpu"))
+    for _ in range(2):
+        config, shared = networks.for_camera(networks.config)
+        assert (config.checkpoint, shared) == ("default-live", "shared default-live")
+    assert len(timed) == 1
+    assert networks.estimator(networks.config) == "default", "jobs still get the better one"
 
 
 def test_the_first_crop_does_not_count() -> None:

@@ -100,8 +100,8 @@ class Networks:
     def estimator(self, config: LiveConfig) -> TubeEstimator:
         return TubeEstimator()
 
-    def shared(self, config: LiveConfig) -> SharedEstimator:
-        return SharedEstimator(TubeEstimator())
+    def for_camera(self, config: LiveConfig) -> tuple[LiveConfig, SharedEstimator]:
+        return config, SharedEstimator(TubeEstimator())
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_frames_come_back_with_meshes_and_are_recorded(session: tuple[CameraSess
 def test_a_slower_way_to_run_the_network_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = SharedEstimator(TubeEstimator(warning="the network runs in PyTorch, which is slower"))
     networks = Networks()
-    monkeypatch.setattr(networks, "shared", lambda config: slow)
+    monkeypatch.setattr(networks, "for_camera", lambda config: (config, slow))
     monkeypatch.setattr(live_module, "open_detector", lambda config: RectangleDetector())
     sent: list = []
     camera = CameraSession(Visitor("token", tmp_path), sent.append)
