@@ -5,8 +5,6 @@ Imports little, as app.engine.
 """
 
 import logging
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -56,12 +54,9 @@ def crop_ms(estimator: "MeshEstimator") -> float:
     import numpy as np
 
     from core.pixels import patchwork
+    from core.timing import Spread, take_turns
     from core.types import PersonCrop
 
     crop = PersonCrop(patchwork(1).numpy()[0], np.eye(2, 3))
-    times_ms = []
-    for _ in range(NUM_TIMED + 1):
-        start_s = time.perf_counter()
-        estimator.from_crops([crop])
-        times_ms.append(1e3 * (time.perf_counter() - start_s))
-    return statistics.median(times_ms[1:])
+    times_ms = take_turns({"crop": lambda: estimator.from_crops([crop])}, NUM_TIMED, warm_up=1)["crop"]
+    return Spread.of(times_ms).median_ms

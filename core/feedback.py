@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from core.geometry import project
+from core.geometry import hip_centred, project
 from core.joints import JOINT_NAMES, KEYPOINT_NAMES, LIMB_JOINT_NAMES, indices
 from core.tokens import rest_places_m
 from core.transformer import DecoderLayer
@@ -136,10 +136,7 @@ class KeypointFeedback(nn.Module):
 
     def _measure(self, evidence: Tensor, camera: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Features of each joint's evidence (B, K, NUM_MEASURED), and the refitted camera (B, 3)."""
-        joints = points[:, : len(JOINT_NAMES)]
-        right, left = indices(("R_Hip", "L_Hip"))
-        pelvis = (joints[:, right : right + 1] + joints[:, left : left + 1]) / 2
-        places = project((joints - pelvis)[:, : len(self.joints)], camera)
+        places = project(hip_centred(points[:, : len(JOINT_NAMES)])[:, : len(self.joints)], camera)
         offsets, sure = offsets_near(evidence, places)
         refit = fitted_camera(places, offsets[:, CAMERA_REACH], sure[:, CAMERA_REACH])
         scaled = (OFFSET_SCALE * offsets).transpose(1, 2).flatten(2)

@@ -6,13 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.joints import indices
 from core.lens import default_focal_px  # noqa: F401 - a part of this module for all that do not mind torch
 from core.types import CROP_SIZE_PX
 
 HALF_CROP_PX = CROP_SIZE_PX / 2
+HIPS = indices(("R_Hip", "L_Hip"))
 MIN_CAMERA_SCALE = 0.01
 """A weak camera below this (a person of under a hundredth of the crop) has no usable distance and counts as this."""
 MIN_DEPTH_M = 0.05
+
+
+def hip_centred(joints: Tensor) -> Tensor:
+    """(B, 14, 3) with the middle of the hips at 0. Slices, since a list of numbers would make a GPU wait for its copy."""
+    right, left = (joints[:, hip : hip + 1] for hip in HIPS)
+    return joints - (right + left) / 2
 
 
 def project(points_m: Tensor, camera: Tensor) -> Tensor:

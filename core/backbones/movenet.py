@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
 from core.backbones import BACKBONES, KeypointChannels
+from core.joints import KEYPOINT_NAMES
 
-NUM_KEYPOINTS = 17
-"""COCO's."""
+NUM_KEYPOINTS = len(KEYPOINT_NAMES)
 CELLS_PER_SIDE = 8
 """Heat maps have an eighth of the grid's step: their stride is 4, the grid's 32."""
 SMALL_HEAT = 1e-4

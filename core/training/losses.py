@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from core.bodies import Body
 from core.errors import InputError
-from core.geometry import project
-from core.joints import indices
+from core.geometry import hip_centred, project
 from core.mesh import edges_of
 from core.model import Prediction
 from core.training.settings import setting
-
-HIPS = indices(("R_Hip", "L_Hip"))
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
@@ -118,12 +115,6 @@ def pelvis_row(body: Body) -> Tensor:
     vertices = torch.zeros(1, body.levels.sizes[2], 3, requires_grad=True)
     with torch.enable_grad():
         return torch.autograd.grad(body.pelvis(vertices)[0, 0], vertices)[0][0, :, 0]
-
-
-def hip_centred(joints: Tensor) -> Tensor:
-    """(B, 14, 3) with the middle of the hips at 0. Slices, since a list of numbers would make a GPU wait for its copy."""
-    right, left = (joints[:, hip : hip + 1] for hip in HIPS)
-    return joints - (right + left) / 2
 
 
 class Criterion(nn.Module):

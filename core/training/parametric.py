@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from core.bodies import Body
 from core.errors import InputError
-from core.geometry import project
+from core.geometry import hip_centred, project
 from core.model import Prediction
-from core.training.losses import Criterion, Targets, hip_centred, joint_mean, sample_mean
+from core.training.losses import Criterion, Targets, joint_mean, sample_mean
 from core.training.settings import setting
 
 

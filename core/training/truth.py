@@ -8,10 +8,10 @@ from torch import Tensor
 
 from core.bodies import Body
 from core.errors import InputError
-from core.geometry import rotmats_from_rotvecs
+from core.geometry import hip_centred, rotmats_from_rotvecs
 from core.pixels import Normaliser
 from core.training.augmentation import View
-from core.training.losses import Targets, hip_centred, pelvis_row
+from core.training.losses import Targets, pelvis_row
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.training.losses import HIPS, hip_centred
+from core.geometry import HIPS, hip_centred
 from core.training.watch import NotFiniteError, Watch
 
 
