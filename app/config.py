@@ -19,7 +19,6 @@ class DetectConfig:
     interval_s: float = setting(0.25, "time between two looks at the whole frame, seconds; boxes in between are interpolated")
     max_interval_frames: int = setting(16, "the same in frames at most, so that memory stays small at high rates")
     search_every: int = setting(3, "every which look also searches tiles for small people; one that finds fewer than before does too")
-    min_confidence: float = setting(0.4, "mediapipe's person confidence, 0..1; on COCO pictures 0.4 finds a quarter more people than 0.5")
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,9 @@ class LiveConfig:
     device: str = setting("auto", "where the network runs; auto takes a GPU when there is one", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting(
         "auto", "numbers of the network; auto takes the quickest the device does well", choices=("auto", "fp32", "bf16", "int8")
+    )
+    detector: str = setting(
+        "movenet", "what finds people: MoveNet MultiPose, or mediapipe's pose landmarker", choices=("movenet", "mediapipe")
     )
     max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
@@ -150,7 +152,8 @@ class PageConfig:
 
 
 ESTIMATING = (
-    "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "max_people", "smoothing", "focal_px", "show_hidden",
+    "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "detector", "max_people", "smoothing", "focal_px",
+    "show_hidden",
 )  # fmt: skip
 MODE_FLAGS: dict[str, tuple[str, ...]] = {
     "video": (*ESTIMATING, "overlay", "glb", "overwrite"),

@@ -5,6 +5,8 @@ the first mesh is there.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import app.landmarker
+import app.multipose  # noqa: F401  both register a detector
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
 from core.errors import InputError
@@ -12,7 +14,8 @@ from core.errors import InputError
 if TYPE_CHECKING:
     from core.estimator import MeshEstimator
 
-DETECTOR_MODEL = Path(__file__).resolve().parent.parent / "checkpoints" / "pose_landmarker.task"
+DETECTOR_MODELS = Path(__file__).resolve().parent.parent / "checkpoints"
+"""Folder."""
 DETECTOR_SPARE = 4
 """The detector may report this many more people than are shown, so that a stranger never displaces somebody known."""
 NO_FACES = "the body's faces are not known, so skeletons are drawn instead of meshes; they come with an SMPL model"
@@ -45,5 +48,4 @@ def check_fits(estimator: "MeshEstimator", config: LiveConfig) -> None:
 
 def open_detector(config: LiveConfig) -> Detector:
     """Load the person detector; to be closed. Raises InputError when its model is missing or damaged."""
-    make = DETECTORS["pose-landmarker"]
-    return make(DETECTOR_MODEL, config.max_people + DETECTOR_SPARE, config.detect.min_confidence)
+    return DETECTORS[config.detector](DETECTOR_MODELS, config.max_people + DETECTOR_SPARE)

@@ -40,7 +40,9 @@ def changed_settings(folder: Path, wanted: Mapping[str, Any]) -> list[str] | Non
     try:
         settings = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["settings"]
         state = settings.pop("state")
-        before_choices = {"parametric": False, "mesh": "free", "show_hidden": False, "overlay": True, "glb": False}
+        before_choices = {
+            "detector": "mediapipe", "parametric": False, "mesh": "free", "show_hidden": False, "overlay": True, "glb": False,
+        }  # fmt: skip
         settings = before_choices | settings
         settings = {"file": wanted.get("file")} | settings  # from before the file was noted
         if settings.get("precision") == wanted.get("precision_asked"):  # it runs in that, whatever was asked for

@@ -46,8 +46,8 @@ class Engine:
         config = self.config
         return {
             "checkpoint": config.checkpoint, "body": self.estimator.body.name, "device": self.estimator.device,
-            "precision": self.estimator.precision, "max_people": config.max_people, "smoothing": config.smoothing,
-            "focal_px": config.focal_px, "parametric": config.parametric,
+            "precision": self.estimator.precision, "detector": config.detector, "max_people": config.max_people,
+            "smoothing": config.smoothing, "focal_px": config.focal_px, "parametric": config.parametric,
             "mesh": shown_mesh(self.estimator, config), **drawing_settings(config),
         }  # fmt: skip
 

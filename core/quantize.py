@@ -22,7 +22,8 @@ from core.crop import zoomed
 from core.errors import InputError, exit_code
 from core.folding import fold_batch_norms
 from core.model import FastMETRO
-from core.openvino_network import Exported, OpenVinoError, OpenVinoNetwork, convert, quantised_file, silent_openvino, write
+from core.openvino_files import OpenVinoError, silent_openvino, write
+from core.openvino_network import Exported, OpenVinoNetwork, convert, quantised_file
 
 log = logging.getLogger(__name__)
 

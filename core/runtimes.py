@@ -14,7 +14,8 @@ from core.crop import PlacedCrop
 from core.errors import InputError
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
-from core.openvino_network import OpenVinoError, OpenVinoNetwork
+from core.openvino_files import OpenVinoError
+from core.openvino_network import OpenVinoNetwork
 from core.pixels import Normaliser
 from core.registry import Registry
 

@@ -14,7 +14,8 @@ from core.cpu import has_fast_bf16_cpu
 from core.errors import InputError
 from core.exact import exact_path
 from core.model import FastMETRO, Prediction
-from core.openvino_network import OpenVinoError, OpenVinoNetwork, silent_openvino
+from core.openvino_files import OpenVinoError, silent_openvino
+from core.openvino_network import OpenVinoNetwork
 from core.pixels import Normaliser
 from core.reference import OfficialLayout
 from core.runtimes import RuntimeUnavailable

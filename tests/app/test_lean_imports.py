@@ -39,10 +39,12 @@ def test_modules_that_are_there_stay(library: None) -> None:
     assert sys.modules["library_heavy"] is before
 
 
-def test_the_detector_loads_no_plotting(repository: Path) -> None:
+@pytest.mark.parametrize(("detector", "heavy"), [("movenet", "mediapipe"), ("mediapipe", "torch")])
+def test_a_detector_loads_no_plotting_and_not_what_the_other_needs(repository: Path, detector: str, heavy: str) -> None:
     program = (
-        "import sys\nfrom app.config import LiveConfig\nfrom app.engine import open_detector\nopen_detector(LiveConfig()).close()\n"
-        "print([name for name in ('matplotlib', 'sounddevice', 'torch', 'numba') if name in sys.modules])\n"
+        "import sys\nfrom app.config import LiveConfig\nfrom app.engine import open_detector\n"
+        f"open_detector(LiveConfig(detector={detector!r})).close()\n"
+        f"print([name for name in ('matplotlib', 'sounddevice', 'numba', {heavy!r}) if name in sys.modules])\n"
         "import matplotlib.pyplot as plt\nprint(plt.figure.__module__)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=repository)

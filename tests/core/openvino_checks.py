@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import core.openvino_files
 import core.openvino_network
+import core.person_finder
 from core import bench
 from core.config import RELEASES, VARIANTS, ModelConfig
 from core.cpu import has_fast_bf16_cpu
@@ -17,7 +19,9 @@ from core.crop import CROP_SCALE
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.model import FastMETRO, Prediction, assemble
-from core.openvino_network import DRAFT, DRAFT_LIFE_S, OpenVinoError, OpenVinoNetwork, cached_file, compile_network, tidy
+from core.openvino_files import DRAFT, DRAFT_LIFE_S, OpenVinoError, cached_file, compile_network, tidy
+from core.openvino_network import OpenVinoNetwork
+from core.person_finder import PersonFinder
 from core.pixels import patchwork
 from core.quantize import quantise, shard_crops
 from core.runtimes import TorchRuntime, warn_once
@@ -179,15 +183,15 @@ def test_a_cache_folder_that_may_not_be_looked_at_is_no_obstacle(model: FastMETR
 
 
 def test_the_network_of_a_quicker_process_stays(model: FastMETRO, tmp_path: Path) -> None:
-    openvino = core.openvino_network.silent_openvino()
+    openvino = core.openvino_files.silent_openvino()
     network = core.openvino_network.convert(core.openvino_network.Exported(model))
     path = tmp_path / "network.xml"
     path.write_text("theirs")
-    core.openvino_network.keep(openvino, network, path, replaces=False)
+    core.openvino_files.keep(openvino, network, path, replaces=False)
     assert path.read_text() == "theirs"
-    core.openvino_network.keep(openvino, network, path, replaces=True)
+    core.openvino_files.keep(openvino, network, path, replaces=True)
     assert path.read_text() != "theirs"
-    core.openvino_network.read(openvino, path)
+    core.openvino_files.read(openvino, path)
 
 
 def test_what_was_used_longest_ago_leaves_the_cache(tmp_path: Path) -> None:
@@ -319,3 +323,40 @@ def test_nothing_is_sent_or_looked_up(tmp_path: Path) -> None:
     )
     assert result.stdout == "done\n"
     assert not list(home.iterdir())
+
+
+PERSON_DETECTOR = Path(core.openvino_files.__file__).parents[1] / "checkpoints" / "person_detector.safetensors"
+
+
+def test_people_are_found_as_pytorch_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(core.person_finder, "has_fast_bf16_cpu", lambda: False)
+    made, kept = (PersonFinder(PERSON_DETECTOR, tmp_path) for _ in range(2))
+    assert made.words.startswith("OpenVINO")
+    assert len(list(tmp_path.glob("*.xml"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(core.person_finder, "silent_openvino", lambda: broken("no OpenVINO today"))
+        with caplog.at_level(logging.INFO):
+            plain = PersonFinder(PERSON_DETECTOR, tmp_path)
+    assert plain.words == "PyTorch"
+    assert "no OpenVINO today" in caplog.text
+    for size in ((224, 224), (100, 333)):
+        picture = np.resize(patchwork(1).numpy(), (*size, 3))
+        expected = plain(picture, 256, 5)
+        for finder in (made, kept):
+            found = finder(picture, 256, 5)
+            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+            np.testing.assert_allclose(found.boxes_px, expected.boxes_px, atol=0.1)
+            np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=0.1)
+
+
+def broken(text: str) -> None:
+    raise OpenVinoError(text)
+
+
+def test_a_damaged_network_that_finds_people_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    PersonFinder(PERSON_DETECTOR, tmp_path)
+    (path,) = tmp_path.glob("*.bin")
+    path.write_bytes(path.read_bytes()[:1000])
+    with caplog.at_level(logging.WARNING):
+        assert PersonFinder(PERSON_DETECTOR, tmp_path).words.startswith("OpenVINO")
+    assert "it is made again" in caplog.text

@@ -81,13 +81,15 @@ def graph(folder: Path, **wrong: Any) -> Path:
 
 def test_a_graph_is_read_in_the_order_of_its_data(tmp_path: Path) -> None:
     nodes, constants = read_graph(graph(tmp_path))
-    assert [node["name"] for node in convolutions_before("heat", nodes)] == ["filtered", "heat"]
+    assert [node["name"] for node in convolutions_before(("heat", "elsewhere"), nodes)] == ["filtered", "heat", "elsewhere"]
     assert constants["filter"].dtype == np.float32
     assert constants["filter"].ravel().tolist() == list(range(9))
     assert constants["bias"].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(("wrong", "said"), [({}, "has no node"), ({"modelTopology": {}}, "no TensorFlow.js graph model")])
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({}, "no MoveNet that is rebuilt here"), ({"modelTopology": {}}, "no TensorFlow.js graph model")]
+)
 def test_another_graph_is_refused_in_one_line(tmp_path: Path, wrong: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = graph(tmp_path, **wrong)
     monkeypatch.setattr("sys.argv", ["convert_movenet", str(path), str(tmp_path / "out.safetensors")])

@@ -1,0 +1,226 @@
+"""OpenVINO networks whatever they say: converted from PyTorch, compiled, and kept on disk.
+
+A converted network is kept in the user's cache folder, named after its weights and the versions it depends on, with a digest of
+its files beside them. Those that were used longest ago go when the folder grows.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.cpu import has_fast_bf16_cpu
+
+if TYPE_CHECKING:
+    import openvino
+
+log = logging.getLogger(__name__)
+
+Ready = TypeVar("Ready")
+
+APP = "fastmetro-live"
+MAX_KEPT_BYTES = 2 << 30
+"""Of converted networks in the cache folder; S-R50 has 130 MB, L-H64 600 MB."""
+DRAFT = "draft-"
+DRAFT_LIFE_S = 86_400.0
+"""An unfinished network that is older was left by a process that was killed."""
+LOCK_WAIT_S = 60.0
+TELEMETRY = "openvino_telemetry"
+INT8 = "int8-"
+
+
+class OpenVinoError(Exception):
+    """OpenVINO cannot run the network here; the text says why."""
+
+
+class OtherNetwork(Exception):  # noqa: N818  no mistake of anybody's: it is made again
+    """A network does not say what the original says."""
+
+
+def opened(openvino: Any, path: Path, make: "Callable[[], openvino.Model] | None", ready: "Callable[[openvino.Model], Ready]") -> Ready:
+    """What `ready` makes of the network in the file, or else of one that `make` makes, which is then kept there.
+
+    make: None where there is no other than the file's; ready: compiles a network, and raises OtherNetwork for a wrong one.
+    Raises OpenVinoError when neither is usable; the text is why.
+    """
+    problem = ""
+    sources = [(False, lambda: read(openvino, path))] if os.path.isfile(path) else []  # Path.is_file raises where no folder may be entered
+    for fresh, source in sources + ([] if make is None else [(True, make)]):
+        try:
+            network = source()
+            result = ready(network)
+        except OtherNetwork:
+            problem = "it does not say what the network says"
+        except Exception as error:  # noqa: BLE001 - OpenVINO raises RuntimeError and its own kinds for all that can be wrong
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            if fresh:
+                keep(openvino, network, path, replaces=bool(problem))
+            return result
+        if not fresh and make is not None:
+            log.warning("the cached network %s is not usable (%s); it is made again", path, problem)
+    raise OpenVinoError(problem)
+
+
+def runs_in(precision: str) -> str:
+    """fp32 or bf16: what is not int8 runs in bfloat16 where that is allowed and the CPU has it."""
+    return "fp32" if precision == "fp32" or not has_fast_bf16_cpu() else "bf16"
+
+
+def silent_openvino() -> Any:
+    """The module openvino, without the telemetry client that its tools would load and that looks up an analytics host.
+
+    Raises OpenVinoError when it is not installed, or cannot be loaded.
+    """
+    sys.modules.setdefault(TELEMETRY, None)  # Python's own way to say that there is no such module: OpenVINO then goes without
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed: pip install openvino" if missing else f"cannot be loaded: {error}"
+        raise OpenVinoError(f"OpenVINO {problem}") from error
+    return openvino
+
+
+def traced(module: nn.Module, example: Tensor) -> "openvino.Model":
+    """A network that does what `module` does."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.jit.trace is on its way out, and says so
+        # Tracing's own check would compile the network a second time, and takes 30 times as long as all the rest.
+        decoder = TorchScriptPythonDecoder(module, example_input=example, trace_kwargs={"check_trace": False})
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        return frontend.convert(frontend.load(decoder))
+
+
+def compile_network(openvino: Any, network: "openvino.Model", precision: str) -> "openvino.CompiledModel":
+    """For this CPU, on as many threads as PyTorch has."""
+    options = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[runs_in(precision)],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return openvino.Core().compile_model(network, "CPU", options)
+
+
+def answers(request: Any, pictures: np.ndarray) -> list[Tensor]:
+    """Run a request on pictures; its outputs, copied."""
+    results = request.infer({0: np.ascontiguousarray(pictures)}, share_inputs=True)
+    return [torch.from_numpy(np.array(results[number])) for number in range(len(results))]
+
+
+def fits(got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether outputs of the same shapes differ by no more than `tolerance` of their mean size in the mean."""
+    return len(got) == len(expected) and all(
+        ours.shape == theirs.shape and float((ours - theirs).abs().mean()) <= tolerance * float(theirs.abs().mean())
+        for ours, theirs in zip(got, expected, strict=True)
+    )
+
+
+def cached_file(model: nn.Module, version: str, folder: Path | None = None) -> Path:
+    """Where the converted network of these weights lies, or would; version: of OpenVINO."""
+    key = hashlib.sha256(f"{version} {torch.__version__} {digest_of_weights(model)}".encode()).hexdigest()
+    return (folder or default_folder()) / f"{key[:24]}.xml"
+
+
+def default_folder() -> Path:
+    """In the user's cache folder."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir(APP, appauthor=False)) / "openvino"
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """sha256 of all numbers of a network, with its configuration, or its kind if it has none."""
+    digest = hashlib.sha256(str(getattr(model, "config", type(model).__name__)).encode())
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read(openvino: Any, path: Path) -> "openvino.Model":
+    """The network that `write` wrote. Raises ValueError or OSError when its files are not what was written."""
+    if digest_of(path) != json.loads(path.with_suffix(".json").read_bytes())["sha256"]:
+        raise ValueError("its files are damaged")
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        os.utime(path)  # used now, see `tidy`
+    return openvino.Core().read_model(path)
+
+
+def note_of(path: Path) -> str:
+    """What was written beside a network."""
+    return json.loads(path.with_suffix(".json").read_bytes())["note"]
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a network's two files."""
+    digest = hashlib.sha256()
+    for part in (path, path.with_suffix(".bin")):
+        digest.update(part.read_bytes())
+    return digest.hexdigest()
+
+
+def write(openvino: Any, network: "openvino.Model", path: Path, note: str = "") -> None:
+    """Write the files beside their places, then move them there, the one that is looked for last. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFT) as unfinished:
+        draft = Path(unfinished) / path.name
+        try:
+            openvino.save_model(network, draft, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:200]})") from error
+        draft.with_suffix(".json").write_text(json.dumps({"sha256": digest_of(draft), "note": note}), encoding="utf-8")
+        for suffix in (".json", ".bin", ".xml"):
+            os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
+
+
+def keep(openvino: Any, network: "openvino.Model", path: Path, replaces: bool) -> None:
+    """Write it for the next start; one process at a time. Without a cache all works as well.
+
+    replaces: whether the one that is there is not usable; else that of a process that was quicker stays
+    """
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / ".lock", timeout=LOCK_WAIT_S):
+            if replaces or not path.is_file():
+                write(openvino, network, path)
+                tidy(path.parent, MAX_KEPT_BYTES)
+    except (OSError, NotImplementedError) as error:  # the latter: a disk without locks
+        log.info("the converted network cannot be kept in %s (%s); each start makes it again, 5 seconds", path.parent, error)
+
+
+def tidy(folder: Path, max_bytes: int) -> None:
+    """Remove the converted networks that were used longest ago until the others fit, and drafts of killed processes.
+
+    The newest stays in any case, and so does what core.quantize made.
+    """
+    for draft in folder.glob(f"{DRAFT}*"):
+        if time.time() - draft.stat().st_mtime > DRAFT_LIFE_S:
+            shutil.rmtree(draft, ignore_errors=True)
+    made = [path for path in folder.glob("*.xml") if not path.name.startswith(INT8)]
+    made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    num_bytes = 0
+    for path in made:
+        parts = sorted(folder.glob(f"{path.stem}.*"), reverse=True)  # the .xml, which is looked for, goes first
+        num_bytes += sum(part.stat().st_size for part in parts)
+        if num_bytes > max_bytes and path != made[0]:
+            for part in parts:
+                part.unlink(missing_ok=True)

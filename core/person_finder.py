@@ -1,0 +1,94 @@
+"""Runs MoveNet MultiPose on pictures of any size: by OpenVINO where it is, else by PyTorch, and always on the CPU."""
+
+import logging
+import queue
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from core.checkpoint import load_backbone
+from core.cpu import has_fast_bf16_cpu
+from core.multipose import NAME, STRIDE, Found, MultiPose, people_in
+from core.openvino_files import (
+    OpenVinoError,
+    OtherNetwork,
+    answers,
+    cached_file,
+    compile_network,
+    fits,
+    opened,
+    silent_openvino,
+    traced,
+)
+from core.pixels import patchwork
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}
+"""Largest mean difference from PyTorch in float32, relative to the mean size of a map, on a picture of nothing in particular."""
+
+
+class PersonFinder:
+    """Finds people in pictures. words: what runs it. Threads may share it."""
+
+    def __init__(self, path: Path, cache: Path | None = None) -> None:
+        """path: weights, checkpoints/person_detector.safetensors; cache: folder for the converted network, by default the user's.
+
+        Raises InputError when the weights are missing, damaged or another network's.
+        """
+        self._network = MultiPose().eval()
+        load_backbone(path, self._network, NAME)
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._compiled: Any = None
+        self.words = "PyTorch"
+        try:
+            self._compile(silent_openvino(), cache)
+        except OpenVinoError as error:
+            log.info("person detector: %s; it runs in PyTorch, which takes several times as long", error)
+
+    def __call__(self, picture: np.ndarray, side_px: int, max_people: int) -> Found:
+        """People in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`, a multiple of 32."""
+        height, width = picture.shape[:2]
+        scale = side_px / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        resized = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        padded = np.zeros((-(-size[1] // STRIDE) * STRIDE, -(-size[0] // STRIDE) * STRIDE, 3), np.uint8)
+        padded[: size[1], : size[0]] = resized
+        found = people_in(tuple(values[0].numpy() for values in self._maps(padded[None])), max_people)
+        unit = np.array([width / size[0], height / size[1]], np.float32)
+        return Found(found.boxes_px * np.tile(unit, 2), found.scores, found.keypoints * np.append(unit, np.float32(1)))
+
+    def _compile(self, openvino: Any, cache: Path | None) -> None:
+        precision = "bf16" if has_fast_bf16_cpu() else "fp32"
+        picture = patchwork(1)
+        with torch.inference_mode():
+            expected = self._network(picture)
+
+        def make() -> Any:
+            network = traced(self._network, picture)
+            network.reshape([1, -1, -1, 3])
+            return network
+
+        def ready(network: Any) -> Any:
+            compiled = compile_network(openvino, network, precision)
+            if not fits(answers(compiled.create_infer_request(), picture.numpy()), expected, TOLERANCE[precision]):
+                raise OtherNetwork
+            return compiled
+
+        self._compiled = opened(openvino, cached_file(self._network, openvino.__version__, cache), make, ready)
+        self.words = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
+
+    def _maps(self, pictures: np.ndarray) -> tuple[torch.Tensor, ...]:
+        if self._compiled is None:
+            with torch.inference_mode():
+                return self._network(torch.from_numpy(pictures))
+        try:
+            request = self._requests.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        said = answers(request, pictures)
+        self._requests.put(request)
+        return tuple(said)

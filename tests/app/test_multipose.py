@@ -1,0 +1,163 @@
+"""The default detector: scores, visibility, mirrored looks, whom it believes; real clips where they are at hand."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.detect import Look
+from app.multipose import BELIEVED, SEEN_HEAT, MultiPoseDetector, joint_visibility
+from core.errors import InputError
+from core.joints import JOINT_NAMES, KEYPOINT_NAMES, mirrored
+from core.multipose import Found
+
+
+@pytest.fixture(scope="module")
+def detector(repository: Path) -> Iterator[MultiPoseDetector]:
+    with closing(MultiPoseDetector(repository / "checkpoints")) as opened:
+        yield opened
+
+
+class Blob:
+    """Finds whoever is painted white, with a keypoint on each side; `heat` of a keypoint is its red."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, picture: np.ndarray, side_px: int, max_people: int) -> Found:
+        self.shapes.append((*picture.shape[:2], side_px, max_people))
+        y, x = np.nonzero(picture[..., 1] > 200)
+        if not len(x):
+            return Found(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 17, 3)))
+        box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float32)
+        keypoints = np.zeros((1, 17, 3), np.float32)
+        names = {"L_Wrist": (box[0], box[1]), "R_Wrist": (box[2], box[3])}
+        for name, place in names.items():
+            keypoints[0, KEYPOINT_NAMES.index(name)] = (*place, 0.3)
+        keypoints[0, :3, 2] = 0.9
+        return Found(box[None], np.array([0.5], np.float32), keypoints)
+
+
+def with_finder(detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch) -> Blob:
+    finder = Blob()
+    monkeypatch.setattr(detector, "_finder", finder)
+    return finder
+
+
+def painted(box: tuple[int, int, int, int], size: tuple[int, int] = (400, 800)) -> np.ndarray:
+    image = np.zeros((*size, 3), np.uint8)
+    image[box[1] : box[3], box[0] : box[2]] = 255
+    return image
+
+
+def test_looks_are_in_frame_pixels_and_mirrored_ones_turned_back(detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_finder(detector, monkeypatch)
+    image, region = painted((300, 100, 340, 220)), (200, 40, 600, 340)
+    (plain,), (turned,) = (detector._look(image, region, way) for way in (False, True))
+    np.testing.assert_allclose(plain.box_px, [300, 100, 340, 220], atol=1.5)
+    np.testing.assert_allclose(turned.box_px, plain.box_px, atol=1.5)
+    left, right = (KEYPOINT_NAMES.index(name) for name in ("L_Wrist", "R_Wrist"))
+    np.testing.assert_allclose(plain.points[[left, right], :2], [[300, 100], [340, 220]], atol=1.5)
+    # the mirrored picture's left wrist is the upper left corner there: the person's right one, at the upper right
+    np.testing.assert_allclose(turned.points[[right, left], :2], [[340, 100], [300, 220]], atol=1.5)
+    assert mirrored(KEYPOINT_NAMES)[left] == right
+
+
+def test_the_score_mixes_the_centre_and_the_hottest_keypoints(detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_finder(detector, monkeypatch)
+    (look,) = detector._look(painted((300, 100, 340, 220)), (0, 0, 800, 400))
+    assert look.score == pytest.approx(np.sqrt(0.5 * np.mean([0.9, 0.9, 0.9, 0.3, 0.3])))
+    seen = dict(zip(JOINT_NAMES, look.joint_visibility, strict=True))
+    assert seen["L_Wrist"] == pytest.approx(0.3 / SEEN_HEAT)
+    assert seen["Head"] == 1
+    assert seen["L_Ankle"] == 0
+
+
+def test_a_small_region_is_looked_at_with_fewer_pixels(detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = with_finder(detector, monkeypatch)
+    image = painted((300, 100, 340, 220))
+    for region in ((0, 0, 800, 400), (250, 60, 450, 260)):
+        detector._look(image, region)
+    assert [shape[2] for shape in finder.shapes] == [384, 256]
+    assert max(finder.shapes[0][:2]) <= 384, "shrunk before the network sees it"
+
+
+@pytest.mark.parametrize(("first", "second", "believed"), [(0.5, 0.5, True), (0.9, 0.1, False), (0.39, 0.5, True), (0.15, 1.0, False)])
+def test_somebody_new_must_be_seen_in_a_mirrored_look_too(
+    detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch, first: float, second: float, believed: bool
+) -> None:
+    box, points = np.array([10, 10, 60, 110], np.float32), np.zeros((17, 3))
+    monkeypatch.setattr(detector, "_look", lambda *_: [Look(box, second, points, np.ones(14, np.float32))])
+    look = Look(box, first, points, np.ones(14, np.float32))
+    assert detector._is_new(np.zeros((200, 200, 3), np.uint8), look, 1) is believed
+    assert BELIEVED[1] < BELIEVED[2] < BELIEVED[4]
+
+
+def test_visibility_is_mapped_by_name() -> None:
+    heat = np.full(17, 0.1)
+    for name in ("R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "R_Ear"):
+        heat[KEYPOINT_NAMES.index(name)] = 1.4
+    seen = dict(zip(JOINT_NAMES, joint_visibility(heat), strict=True))
+    assert {name for name, value in seen.items() if value > 0.5} == {"R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "Neck", "Head"}
+    assert max(seen.values()) == 1
+
+
+def test_missing_weights_say_where_they_belong(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"person detector.*missing.*git checkout"):
+        MultiPoseDetector(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 500, 3), (240, 320, 3)])
+def test_nobody_in_an_empty_picture(detector: MultiPoseDetector, shape: tuple[int, int, int]) -> None:
+    known = (np.array([0, 0, shape[1], shape[0]], np.float32),)
+    assert detector.detect(np.full(shape, 90, np.uint8), known, thorough=True) == []
+
+
+def frame_of(clip: Path, index: int) -> np.ndarray:
+    from app.sources import open_source
+
+    return next(frame.image for frame in open_source(clip) if frame.index == index)
+
+
+def test_the_small_walker_is_found(detector: MultiPoseDetector, shared: Path) -> None:
+    image = frame_of(shared / "data" / "clips" / "walk_outdoors.mp4", 50)
+    boxes = [person.box_px for person in detector.detect(image, thorough=True)]
+    assert any(1440 < box[[0, 2]].mean() < 1560 and 650 < box[[1, 3]].mean() < 830 for box in boxes), boxes
+
+
+def test_all_three_are_found_with_boxes_around_them(detector: MultiPoseDetector, shared: Path) -> None:
+    people = detector.detect(frame_of(shared / "data" / "clips" / "two_people.mp4", 0), thorough=True)
+    boxes = sorted((person.box_px for person in people), key=lambda box: box[0])
+    assert len(boxes) == 3
+    for box, expected in zip(boxes[1:], ([240, 315, 570, 1170], [480, 785, 965, 1755]), strict=True):
+        assert np.abs(box - expected).max() < 0.12 * 900, (box, expected)
+    assert boxes[0][2] < 160, "the woman at the back"
+
+
+def test_most_people_of_photographs_are_found_and_few_others(detector: MultiPoseDetector, shared: Path) -> None:
+    """On all 100 pictures, and where a whole frame is enough: 60 of 91 people with five keypoints or more, 5 false alarms."""
+    import json
+
+    import cv2
+
+    from app.boxes import box_iou
+
+    folder = shared / "data" / "images" / "coco"
+    content = json.loads((folder / "annotations" / "person_keypoints_val2017.json").read_text())
+    hits = wanted = strangers = 0
+    for picture in content["images"]:
+        people = [entry for entry in content["annotations"] if entry["image_id"] == picture["id"]]
+        image = cv2.cvtColor(cv2.imread(str(folder / "val2017" / picture["file_name"])), cv2.COLOR_BGR2RGB)
+        boxes = np.array([person.box_px for person in detector.detect(image)], np.float32).reshape(-1, 4)
+        truth = np.array([(x, y, x + w, y + h) for x, y, w, h in (entry["bbox"] for entry in people)], np.float32).reshape(-1, 4)
+        overlap = box_iou(boxes, truth)
+        strangers += int((overlap.max(1, initial=0) < 0.1).sum())
+        for entry, column in zip(people, overlap.T, strict=True):
+            if entry["num_keypoints"] >= 5 and not entry["iscrowd"]:
+                wanted += 1
+                hits += bool(column.max(initial=0) > 0.5)
+    assert wanted == 43
+    assert hits >= 25, "mediapipe's detector, searching tiles, finds 14"
+    assert strangers <= 5
