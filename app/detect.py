@@ -24,10 +24,18 @@ ZOOM = 1.7
 """Side of the zoomed region around a box, times the box's larger side."""
 EXPECTED_IOU = 0.4
 """Overlap with a known person's box above which a look shows them and nobody new."""
+HELD = 0.85
+"""Share of a box that lies in another from which on it may be a part of that person: a tile cuts people."""
+SHARED, FEW_SHARED = 6, 3
+"""Points that two looks must both see to be compared, in general, and where one box holds the other."""
 MIN_BOX_PX = 20.0
 TILE_OVERLAP = 0.4
 TILE_LEVELS = (2, 4)
 """Tiles of a half and a quarter of the frame's longer side."""
+
+
+Region = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in frame pixels."""
 
 
 class Detector(Protocol):
@@ -92,8 +100,8 @@ class SearchingDetector(ABC):
         """Release what is held."""
 
     @abstractmethod
-    def _look(self, image: np.ndarray, region_px: tuple[int, int, int, int], mirrored: bool = False) -> list[Look]:
-        """Everybody in a region x0, y0, x1, y1 of the frame; mirrored: left and right swapped before, and back after."""
+    def _look(self, image: np.ndarray, region_px: Region, mirrored: bool = False, close: bool = False) -> list[Look]:
+        """Everybody in a region of the frame; mirrored: left and right swapped before, and back after; close: it shows one person."""
 
     @abstractmethod
     def _is_new(self, image: np.ndarray, look: Look, level: int) -> bool:
@@ -123,25 +131,25 @@ class SearchingDetector(ABC):
         x0, y0, x1, y1 = region_around(box_px, zoom, image.shape[1::-1])
         if x1 - x0 < MIN_BOX_PX or y1 - y0 < MIN_BOX_PX:
             return []
-        return self._look(image, (x0, y0, x1, y1), mirrored)
+        return self._look(image, (x0, y0, x1, y1), mirrored, close=True)
 
 
-def region_around(box_px: np.ndarray, zoom: float, size_px: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The square around a box (4,), of `zoom` times its side, as far as it lies in a frame of size_px: x0, y0, x1, y1."""
+def region_around(box_px: np.ndarray, zoom: float, size_px: tuple[int, int]) -> Region:
+    """The square around a box (4,), of `zoom` times its side, as far as it lies in a frame of size_px."""
     center, half = center_px(box_px), zoom / 2 * side_px(box_px)
     x0, y0 = np.maximum(center - half, 0).astype(int).tolist()
     x1, y1 = np.minimum(np.ceil(center + half), size_px).astype(int).tolist()
     return x0, y0, x1, y1
 
 
-def fills_less(region_px: tuple[int, int, int, int], size_px: tuple[int, int], share: float) -> bool:
+def fills_less(region_px: Region, size_px: tuple[int, int], share: float) -> bool:
     """Whether the region's longer side is less than a share of the frame's."""
     x0, y0, x1, y1 = region_px
     return max(x1 - x0, y1 - y0) < share * max(size_px)
 
 
-def shrunk(image: np.ndarray, region_px: tuple[int, int, int, int], side_px: int, mirrored: bool) -> np.ndarray:
-    """A region x0, y0, x1, y1 of a frame, mirrored or not, made smaller until its longer side has at most `side_px`."""
+def shrunk(image: np.ndarray, region_px: Region, side_px: int, mirrored: bool) -> np.ndarray:
+    """A region of a frame, mirrored or not, made smaller until its longer side has at most `side_px`."""
     import cv2
 
     x0, y0, x1, y1 = region_px
@@ -153,7 +161,7 @@ def shrunk(image: np.ndarray, region_px: tuple[int, int, int, int], side_px: int
     return cv2.resize(np.ascontiguousarray(view) if mirrored else view, size, interpolation=cv2.INTER_AREA)
 
 
-def tiles(width: int, height: int, level: int) -> list[tuple[int, int, int, int]]:
+def tiles(width: int, height: int, level: int) -> list[Region]:
     """Overlapping squares x0, y0, x1, y1 of side max(width, height) / level that cover the frame."""
     side = max(width, height) / level
 
@@ -175,10 +183,10 @@ def same_person(first: Look, second: Look) -> bool:
         return True
     size = max(side_px(first.box_px), side_px(second.box_px))
     held = box_intersection(*boxes)[0, 0] / max(float(min(box_area(box)[0] for box in boxes)), 1e-9)
-    if held > 0.85 and np.linalg.norm(center_px(first.box_px) - center_px(second.box_px)) < 0.2 * size:
+    if held > HELD and np.linalg.norm(center_px(first.box_px) - center_px(second.box_px)) < 0.2 * size:
         return True
     shown = (first.points[:, 2] > SHOWN) & (second.points[:, 2] > SHOWN)
-    if shown.sum() < 6:
+    if shown.sum() < (FEW_SHARED if held > HELD else SHARED):
         return False
     distance = np.linalg.norm(first.points[shown, :2] - second.points[shown, :2], axis=1)
     return float(np.median(distance)) < 0.1 * size

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.boxes import clipped, side_px
-from app.detect import DETECTORS, MIN_BOX_PX, SHOWN, Look, SearchingDetector, same_person, shrunk
+from app.detect import DETECTORS, MIN_BOX_PX, SHOWN, Look, Region, SearchingDetector, same_person, shrunk
 from app.lean_imports import imported_later
 from app.native_logs import native_noise_filtered
 from core.errors import InputError
@@ -66,7 +66,7 @@ class PoseLandmarkerDetector(SearchingDetector):
                 break
         return votes >= VOTES_NEEDED
 
-    def _look(self, image: np.ndarray, region_px: tuple[int, int, int, int], mirrored: bool = False) -> list[Look]:
+    def _look(self, image: np.ndarray, region_px: Region, mirrored: bool = False, close: bool = False) -> list[Look]:  # noqa: ARG002
         import mediapipe
 
         x0, y0, x1, y1 = region_px

@@ -50,7 +50,7 @@ class PersonFinder:
             log.info("person detector: %s; it runs in PyTorch, which takes several times as long", error)
 
     def __call__(self, picture: np.ndarray, side_px: int, max_people: int) -> Found:
-        """People in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`, a multiple of 32."""
+        """People in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`."""
         height, width = picture.shape[:2]
         scale = side_px / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -5,11 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.detect import TILE_LEVELS, Look, SearchingDetector, merge_looks, shrunk, tiles
+from app.detect import TILE_LEVELS, Look, Region, SearchingDetector, merge_looks, shrunk, tiles
 from core.joints import JOINT_NAMES
 
 WHOLE = (0, 0, 640, 360)
-Region = tuple[int, int, int, int]
 
 
 def points(x: float, y: float, size: float, visibility: float) -> np.ndarray:
@@ -36,13 +35,15 @@ class Scripted(SearchingDetector):
     def __init__(self, sees: Callable[[Region], list[Look]]) -> None:
         super().__init__(2)
         self.regions: list[Region] = []
+        self.closeness: list[bool] = []
         self.sees = sees
 
     def close(self) -> None:
         """Nothing."""
 
-    def _look(self, image: np.ndarray, region_px: Region, mirrored: bool = False) -> list[Look]:
+    def _look(self, image: np.ndarray, region_px: Region, mirrored: bool = False, close: bool = False) -> list[Look]:
         self.regions.append(region_px)
+        self.closeness.append(close)
         return self.sees(region_px)
 
     def _is_new(self, image: np.ndarray, look: Look, level: int) -> bool:
@@ -66,6 +67,14 @@ def test_the_best_look_is_kept_and_cut_looks_go() -> None:
     assert kept[0].score > 0.85
 
 
+@pytest.mark.parametrize(("moved_px", "count"), [(5.0, 1), (60.0, 2)])
+def test_a_head_alone_is_part_of_whom_it_lies_in_where_it_lies_on_their_head(moved_px: float, count: int) -> None:
+    marks = points(100, 100 + moved_px, 200, 0.9)
+    marks[4:, 2] = 0.05
+    head = Look(np.array([70, 105, 130, 175], np.float32), 0.5, marks, np.ones(len(JOINT_NAMES), np.float32))
+    assert len(merge_looks([look(), head])) == count
+
+
 @pytest.mark.parametrize("size_px", [(1920, 1080), (480, 640), (50, 2000), (1, 1)])
 @pytest.mark.parametrize("level", TILE_LEVELS)
 def test_tiles_cover_the_frame_and_overlap(size_px: tuple[int, int], level: int) -> None:
@@ -85,6 +94,7 @@ def test_only_who_is_small_in_the_frame_is_zoomed_into() -> None:
     detector.regions.clear()
     detector.detect(PICTURE, (np.array([300, 100, 340, 200], np.float32),))
     assert detector.regions == [(235, 65, 405, 235), WHOLE]
+    assert detector.closeness == [False, True, False]
 
 
 def test_strangers_must_be_believed_and_those_known_need_not() -> None:

@@ -67,7 +67,7 @@ def test_looks_are_in_frame_pixels_and_mirrored_ones_turned_back(detector: Multi
 
 def test_the_score_mixes_the_centre_and_the_hottest_keypoints(detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     with_finder(detector, monkeypatch)
-    (look,) = detector._look(painted((300, 100, 340, 220)), (0, 0, 800, 400))
+    (look,) = detector._look(painted((300, 100, 340, 220)), (0, 0, 700, 400))
     assert look.score == pytest.approx(np.sqrt(0.5 * np.mean([0.9, 0.9, 0.9, 0.3, 0.3])))
     seen = dict(zip(JOINT_NAMES, look.joint_visibility, strict=True))
     assert seen["L_Wrist"] == pytest.approx(0.3 / SEEN_HEAT)
@@ -75,21 +75,24 @@ def test_the_score_mixes_the_centre_and_the_hottest_keypoints(detector: MultiPos
     assert seen["L_Ankle"] == 0
 
 
-def test_a_small_region_is_looked_at_with_fewer_pixels(detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_sees_people_in_the_size_it_knows(detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     finder = with_finder(detector, monkeypatch)
     image = painted((300, 100, 340, 220))
-    for region in ((0, 0, 800, 400), (250, 60, 450, 260)):
-        detector._look(image, region)
-    assert [shape[2] for shape in finder.shapes] == [384, 256]
-    assert max(finder.shapes[0][:2]) <= 384, "shrunk before the network sees it"
+    looks = detector._look(image, (0, 0, 800, 400))
+    assert len(looks) == 2, "the whole frame is shown twice: for people far away, and for those who fill it"
+    detector._look(image, (200, 0, 600, 400))
+    detector._look(image, (200, 0, 400, 200), close=True)
+    detector._look(image, (280, 80, 380, 180))
+    assert [shape[2] for shape in finder.shapes] == [384, 224, 384, 256, 150]
+    assert max(finder.shapes[0][:2]) <= 384, "shrunk once, for both"
 
 
-@pytest.mark.parametrize(("first", "second", "believed"), [(0.5, 0.5, True), (0.9, 0.1, False), (0.39, 0.5, True), (0.15, 1.0, False)])
+@pytest.mark.parametrize(("first", "second", "believed"), [(0.5, 0.5, True), (0.9, 0.1, False), (0.4, 0.5, True), (0.15, 1.0, False)])
 def test_somebody_new_must_be_seen_in_a_mirrored_look_too(
     detector: MultiPoseDetector, monkeypatch: pytest.MonkeyPatch, first: float, second: float, believed: bool
 ) -> None:
     box, points = np.array([10, 10, 60, 110], np.float32), np.zeros((17, 3))
-    monkeypatch.setattr(detector, "_look", lambda *_: [Look(box, second, points, np.ones(14, np.float32))])
+    monkeypatch.setattr(detector, "_look", lambda *_, **__: [Look(box, second, points, np.ones(14, np.float32))])
     look = Look(box, first, points, np.ones(14, np.float32))
     assert detector._is_new(np.zeros((200, 200, 3), np.uint8), look, 1) is believed
     assert BELIEVED[1] < BELIEVED[2] < BELIEVED[4]
@@ -137,7 +140,7 @@ def test_all_three_are_found_with_boxes_around_them(detector: MultiPoseDetector,
 
 
 def test_most_people_of_photographs_are_found_and_few_others(detector: MultiPoseDetector, shared: Path) -> None:
-    """On all 100 pictures, and where a whole frame is enough: 60 of 91 people with five keypoints or more, 5 false alarms."""
+    """Without searching tiles. On all 100 pictures it finds 62 of 91 people with five keypoints or more, and 5 false alarms."""
     import json
 
     import cv2
