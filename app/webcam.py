@@ -116,8 +116,8 @@ def open_pipeline(config: LiveConfig) -> "LivePipeline":
     from app.engine import open_detector
     from app.tiers import open_for_camera
 
+    leave_a_core()  # first: the detector, too, is compiled for as many threads as PyTorch has
     detector = Begun("detector-load", lambda: open_detector(config))
-    leave_a_core()
     try:
         config, estimator = open_for_camera(config)
         from app.live import LivePipeline

@@ -4,9 +4,11 @@ FOLDER/annotations/person_keypoints_<split>.json with the pictures in FOLDER/<sp
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from core.errors import InputError
 from core.geometry import crop_px_from_unit
 from core.joints import LIMB_JOINT_NAMES, indices
 from core.training.metrics import pck
+
+T = TypeVar("T")
 
 MIN_KEYPOINTS = 12
 LIMBS = indices(LIMB_JOINT_NAMES)
@@ -44,29 +48,74 @@ def coco_name(joint: str) -> str:
     return f"{SIDES[side]}_{part.lower()}"
 
 
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture and everybody labelled in it.
+
+    boxes_px: (N, 4) x0, y0, x1, y1; num_keypoints: (N,) that are labelled; crowd: (N,) bool, a box around many
+    """
+
+    path: Path
+    boxes_px: np.ndarray
+    num_keypoints: np.ndarray
+    crowd: np.ndarray
+
+
+def read_pictures(folder: Path) -> list[LabelledPicture]:
+    """All pictures, also those of nobody; InputError when the folder has no annotations."""
+    return [picture for path in annotation_files(folder) for picture in _parsed(path, partial(_pictures_of, folder, path))]
+
+
 def read_people(folder: Path, min_keypoints: int = MIN_KEYPOINTS) -> list[KeypointPerson]:
     """People with at least so many labelled keypoints, crowds left out; InputError when the folder has none."""
-    annotations = sorted((folder / "annotations").glob("person_keypoints_*.json"))
-    if not annotations:
-        raise InputError(f"coco: {folder} holds no annotations/person_keypoints_*.json; give a folder in COCO's layout")
-    people = [person for path in annotations for person in _people_of(folder, path, min_keypoints)]
+    people = [person for path in annotation_files(folder) for person in _parsed(path, partial(_people_of, folder, path, min_keypoints))]
     if not people:
         raise InputError(f"coco: nobody in {folder} has {min_keypoints} keypoints or more; lower --min-keypoints")
     return people
 
 
-def _people_of(folder: Path, annotations: Path, min_keypoints: int) -> list[KeypointPerson]:
+def annotation_files(folder: Path) -> list[Path]:
+    """Of a folder in COCO's layout; InputError when it has none."""
+    annotations = sorted((folder / "annotations").glob("person_keypoints_*.json"))
+    if not annotations:
+        raise InputError(f"coco: {folder} holds no annotations/person_keypoints_*.json; give a folder in COCO's layout")
+    return annotations
+
+
+def _parsed(annotations: Path, read: Callable[[dict], list[T]]) -> list[T]:
     try:
-        content = json.loads(annotations.read_text())
-        order = next(c["keypoints"] for c in content["categories"] if "keypoints" in c)
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        chosen = [a for a in content["annotations"] if a.get("num_keypoints", 0) >= min_keypoints and not a.get("iscrowd")]
-        split = annotations.stem.removeprefix("person_keypoints_")
-        return [_person(_picture(folder, split, names[a["image_id"]]), a, order) for a in chosen]
-    except (ValueError, KeyError, StopIteration) as error:
+        return read(json.loads(annotations.read_text()))
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"coco: {annotations} is no COCO keypoint file ({type(error).__name__}: {error})") from error
+
+
+def _people_of(folder: Path, annotations: Path, min_keypoints: int, content: dict) -> list[KeypointPerson]:
+    order = next(c["keypoints"] for c in content["categories"] if "keypoints" in c)
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    chosen = [a for a in content["annotations"] if a.get("num_keypoints", 0) >= min_keypoints and not a.get("iscrowd")]
+    return [_person(_picture(folder, _split(annotations), names[a["image_id"]]), a, order) for a in chosen]
+
+
+def _pictures_of(folder: Path, annotations: Path, content: dict) -> list[LabelledPicture]:
+    pictures = []
+    for image in content["images"]:
+        people = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        boxes = np.array([_box(a) for a in people], np.float32).reshape(-1, 4)
+        counts = np.array([a.get("num_keypoints", 0) for a in people], int)
+        crowd = np.array([bool(a.get("iscrowd")) for a in people], bool)
+        pictures.append(LabelledPicture(_picture(folder, _split(annotations), image["file_name"]), boxes, counts, crowd))
+    return pictures
+
+
+def _split(annotations: Path) -> str:
+    return annotations.stem.removeprefix("person_keypoints_")
+
+
+def _box(annotation: dict) -> np.ndarray:
+    x, y, width, height = annotation["bbox"]
+    return np.array([x, y, x + width, y + height], np.float32)
 
 
 def _picture(folder: Path, split: str, name: str) -> Path:
@@ -78,9 +127,8 @@ def _picture(folder: Path, split: str, name: str) -> Path:
 
 
 def _person(picture: Path, annotation: dict, order: list[str]) -> KeypointPerson:
-    x, y, width, height = annotation["bbox"]
     rows = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)[[order.index(coco_name(j)) for j in LIMB_JOINT_NAMES]]
-    return KeypointPerson(picture, np.array([x, y, x + width, y + height], np.float32), rows[:, :2], rows[:, 2].astype(int))
+    return KeypointPerson(picture, _box(annotation), rows[:, :2], rows[:, 2].astype(int))
 
 
 @lru_cache(maxsize=4)
