@@ -1,6 +1,5 @@
 """Runs MoveNet MultiPose on pictures of any size: by OpenVINO where it is, else by PyTorch, and always on the CPU."""
 
-import logging
 import queue
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ from core.openvino_files import (
     traced,
 )
 from core.pixels import patchwork
-
-log = logging.getLogger(__name__)
+from core.runtimes import warn_once
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}
 """Largest mean difference from PyTorch in float32, relative to the mean size of a map, on a picture of nothing in particular."""
@@ -47,7 +45,7 @@ class PersonFinder:
         try:
             self._compile(silent_openvino(), cache)
         except OpenVinoError as error:
-            log.info("person detector: %s; it runs in PyTorch, which takes several times as long", error)
+            warn_once(f"the person detector runs in PyTorch, which is slower: {error}")
 
     def __call__(self, picture: np.ndarray, side_px: int, max_people: int) -> Found:
         """People in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`."""

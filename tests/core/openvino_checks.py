@@ -335,7 +335,7 @@ def test_people_are_found_as_pytorch_finds_them(tmp_path: Path, monkeypatch: pyt
     assert len(list(tmp_path.glob("*.xml"))) == 1
     with monkeypatch.context() as patch:
         patch.setattr(core.person_finder, "silent_openvino", lambda: broken("no OpenVINO today"))
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.WARNING):
             plain = PersonFinder(PERSON_DETECTOR, tmp_path)
     assert plain.words == "PyTorch"
     assert "no OpenVINO today" in caplog.text
