@@ -113,6 +113,8 @@ def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) ->
 
 def open_pipeline(config: LiveConfig) -> "LivePipeline":
     """Load network and detector; what takes long to import is imported here, so that the picture is there before."""
+    import core.estimator
+    import core.person_finder  # noqa: F401  both before there are two threads: threads that import meet each other's half-made modules
     from app.engine import open_detector
     from app.tiers import open_for_camera
 

@@ -12,8 +12,8 @@ import torch
 from scipy.ndimage import maximum_filter
 from torch import Tensor, nn
 
-from core.backbones.movenet import Layout, Separable, Trunk
 from core.joints import KEYPOINT_NAMES
+from core.mobilenet import Layout, Separable, Trunk
 
 NAME = "movenet-multipose"
 STRIDE = 32

@@ -10,8 +10,9 @@ from torch.nn import functional as F  # noqa: N812  its usual name
 
 from core.backbones import BACKBONES
 from core.backbones.convert_movenet import convolutions_before, main, read_graph
-from core.backbones.movenet import CELLS_PER_SIDE, NUM_KEYPOINTS, Block, evidence
+from core.backbones.movenet import CELLS_PER_SIDE, NUM_KEYPOINTS, evidence
 from core.errors import InputError
+from core.mobilenet import Block
 
 
 def test_number_of_parameters_and_channels() -> None:
