@@ -108,12 +108,13 @@ def traced(module: nn.Module, example: Tensor) -> "openvino.Model":
         return frontend.convert(frontend.load(decoder))
 
 
-def compile_network(openvino: Any, network: "openvino.Model", precision: str) -> "openvino.CompiledModel":
-    """For this CPU, on as many threads as PyTorch has."""
+def compile_network(openvino: Any, network: "openvino.Model", precision: str, num_threads: int = 0) -> "openvino.CompiledModel":
+    """For this CPU, on so many threads, 0: as many as PyTorch has."""
     options = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[runs_in(precision)],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # else two networks on a thread each would share the first core
     }
     return openvino.Core().compile_model(network, "CPU", options)
 

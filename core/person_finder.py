@@ -30,7 +30,10 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}
 
 
 class PersonFinder:
-    """Finds people in pictures. words: what runs it. Threads may share it."""
+    """Finds people in pictures. words: what runs it. Threads may share it.
+
+    It takes half of PyTorch's threads: the mesh network runs beside it, and stops whenever one of its threads has to share a core.
+    """
 
     def __init__(self, path: Path, cache: Path | None = None) -> None:
         """path: weights, checkpoints/person_detector.safetensors; cache: folder for the converted network, by default the user's.
@@ -71,7 +74,7 @@ class PersonFinder:
             return network
 
         def ready(network: Any) -> Any:
-            compiled = compile_network(openvino, network, precision)
+            compiled = compile_network(openvino, network, precision, max(1, torch.get_num_threads() // 2))
             if not fits(answers(compiled.create_infer_request(), picture.numpy()), expected, TOLERANCE[precision]):
                 raise OtherNetwork
             return compiled
