@@ -16,6 +16,7 @@ import numpy as np
 
 from app.boxes import box_area, box_intersection, box_iou, center_px, clipped, side_px
 from app.types import Person
+from core.joints import JOINT_NAMES
 from core.registry import Registry
 
 SHOWN = 0.3
@@ -204,3 +205,14 @@ def merge_looks(looks: list[Look]) -> list[Look]:
         if not any(same_person(look, other) for other in kept):
             kept.append(look)
     return kept
+
+
+def joint_evidence(visibility: np.ndarray, names: tuple[str, ...], face: tuple[str, ...]) -> np.ndarray:
+    """(K,) visibility of landmarks called `names` -> (14,) float32 0..1, the evidence for each of our joints, by name.
+
+    The less visible shoulder counts for the neck, the best seen part of the `face` for the head.
+    """
+    seen = dict(zip(names, np.clip(visibility, 0, 1).tolist(), strict=True))
+    seen["Neck"] = min(seen["L_Shoulder"], seen["R_Shoulder"])
+    seen["Head"] = max(seen[part] for part in face)
+    return np.array([seen[name] for name in JOINT_NAMES], np.float32)

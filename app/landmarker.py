@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from app.boxes import clipped, side_px
-from app.detect import DETECTORS, MIN_BOX_PX, SHOWN, Look, Region, SearchingDetector, same_person, shrunk
+from app.detect import DETECTORS, MIN_BOX_PX, SHOWN, Look, Region, SearchingDetector, joint_evidence, same_person, shrunk
 from app.lean_imports import imported_later
 from app.native_logs import native_noise_filtered
 from core.errors import InputError
-from core.joints import JOINT_NAMES
 
 MODEL_FILE = "pose_landmarker.task"
 MIN_CONFIDENCE = 0.4
@@ -29,10 +28,8 @@ LANDMARK_NAMES: tuple[str, ...] = (
 
 FACE_LANDMARKS = list(range(11))
 BODY_LANDMARKS = list(range(11, 33))
-JOINT_SOURCES: dict[str, tuple[str, ...]] = {"Neck": ("L_Shoulder", "R_Shoulder"), "Head": ("Nose", "L_Ear", "R_Ear")}
-"""Our joints that BlazePose has no landmark for, and the landmarks that stand in; the least visible shoulder counts for the
-neck, the best seen part of the face for the head."""
-
+FACE = ("Nose", "L_Ear", "R_Ear")
+"""Landmarks that say whether the head is seen."""
 MIRRORED_LANDMARKS = [LANDMARK_NAMES.index(name.translate(str.maketrans("LR", "RL")) if "_" in name else name) for name in LANDMARK_NAMES]
 """For each landmark the index of its mirror image."""
 LOOK_SIDE_PX = 512
@@ -90,7 +87,12 @@ def look_of(landmarks: np.ndarray) -> Look:
     landmarks: half a body seen well counts fully.
     """
     score = float(np.sort(landmarks[BODY_LANDMARKS, 2])[-12:].mean())
-    return Look(box_from_landmarks(landmarks), score, landmarks[:, :3], joint_visibility(landmarks))
+    return Look(
+        box_from_landmarks(landmarks),
+        score,
+        landmarks[:, :3],
+        joint_evidence(np.minimum(landmarks[:, 2], landmarks[:, 3]), LANDMARK_NAMES, FACE),
+    )
 
 
 def box_from_landmarks(landmarks: np.ndarray) -> np.ndarray:
@@ -114,16 +116,6 @@ def _head_top(landmarks: np.ndarray) -> np.ndarray:
     """(2,) px: from the mouth through the eyes and on."""
     mouth, eyes = landmarks[[9, 10], :2].mean(0), landmarks[[2, 5], :2].mean(0)
     return eyes + 1.6 * (eyes - mouth)
-
-
-def joint_visibility(landmarks: np.ndarray) -> np.ndarray:
-    """(33, 4) landmarks -> (14,) float32, the evidence for each of our joints, by name."""
-    visible = dict(zip(LANDMARK_NAMES, np.minimum(landmarks[:, 2], landmarks[:, 3]), strict=True))
-    values = []
-    for name in JOINT_NAMES:
-        sources = [visible[source] for source in JOINT_SOURCES.get(name, (name,))]
-        values.append(max(sources) if name == "Head" else min(sources))
-    return np.asarray(values, np.float32)
 
 
 def _open_landmarker(model_path: Path, max_people: int) -> Any:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.boxes import side_px
-from app.detect import DETECTORS, MIN_BOX_PX, Look, Region, SearchingDetector, same_person, shrunk
+from app.boxes import clipped, side_px
+from app.detect import DETECTORS, MIN_BOX_PX, Look, Region, SearchingDetector, joint_evidence, same_person, shrunk
 from core.errors import InputError
-from core.joints import JOINT_NAMES, KEYPOINT_NAMES, indices
+from core.joints import KEYPOINT_NAMES
 from core.joints import mirrored as mirror_images
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ HOTTEST = 5
 SEEN_HEAT = 0.45
 """Heat of a keypoint that counts as fully visible. On COCO's people visible ones have 0.49 in the median, unlabelled ones 0.09."""
 MIRRORED_KEYPOINTS = mirror_images(KEYPOINT_NAMES)
-STANDINS = {"Neck": ("L_Shoulder", "R_Shoulder"), "Head": ("Nose", "L_Eye", "R_Eye", "L_Ear", "R_Ear")}
-"""Our joints without a keypoint; the less visible shoulder counts for the neck, the best seen part of the face for the head."""
+FACE = ("Nose", "L_Eye", "R_Eye", "L_Ear", "R_Ear")
+"""Keypoints that say whether the head is seen."""
 
 
 @DETECTORS.register("movenet")
@@ -82,19 +82,12 @@ class MultiPoseDetector(SearchingDetector):
         for box, center, keypoints in zip(found.boxes_px, found.scores, found.keypoints, strict=True):
             heat = np.sort(keypoints[:, 2])[-HOTTEST:].mean()
             score = float(np.sqrt(center * heat))
-            box_px = (np.clip(box, 0, np.tile(view.shape[1::-1], 2)) * np.tile(scale, 2) + (x0, y0, x0, y0)).astype(np.float32)
+            box_px = (clipped(box, view.shape[1::-1]) * np.tile(scale, 2) + (x0, y0, x0, y0)).astype(np.float32)
             if score < POSSIBLE or side_px(box_px) < MIN_BOX_PX:
                 continue
             points = keypoints * (*scale, 1 / SEEN_HEAT) + (x0, y0, 0)
             if mirrored:
                 points = points[MIRRORED_KEYPOINTS] * (-1, 1, 1) + (x0 + x1, 0, 0)
                 box_px = box_px[[2, 1, 0, 3]] * np.float32((-1, 1, -1, 1)) + np.float32((x0 + x1, 0, x0 + x1, 0))
-            looks.append(Look(box_px, score, points, joint_visibility(points[:, 2])))
+            looks.append(Look(box_px, score, points, joint_evidence(points[:, 2], KEYPOINT_NAMES, FACE)))
         return looks
-
-
-def joint_visibility(visibility: np.ndarray) -> np.ndarray:
-    """(17,) of keypoints -> (14,) float32, the evidence for each of our joints, by name."""
-    values = np.clip(visibility, 0, 1)
-    seen = {name: values[indices(STANDINS.get(name, (name,)), KEYPOINT_NAMES)] for name in JOINT_NAMES}
-    return np.array([value.max() if name == "Head" else value.min() for name, value in seen.items()], np.float32)

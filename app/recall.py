@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.boxes import box_iou
+from app.boxes import box_intersection, box_iou
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
 from app.engine import open_detector
@@ -56,9 +56,10 @@ def measure(detector: Detector, pictures: list[LabelledPicture], thorough: bool)
         start_s = time.perf_counter()
         seen = detector.detect(image, thorough=thorough)
         took_s += time.perf_counter() - start_s
-        overlap = box_iou(np.array([person.box_px for person in seen], np.float32).reshape(-1, 4), picture.boxes_px)
-        inside = np.array([_touches(person.box_px, picture.boxes_px[picture.crowd]) for person in seen], bool)
-        false_alarms += int(((overlap.max(1, initial=0) < STRANGER_IOU) & ~inside).sum())
+        boxes = np.array([person.box_px for person in seen], np.float32).reshape(-1, 4)
+        overlap = box_iou(boxes, picture.boxes_px)
+        in_crowd = box_intersection(boxes, picture.boxes_px[picture.crowd]).max(1, initial=0) > 0
+        false_alarms += int(((overlap.max(1, initial=0) < STRANGER_IOU) & ~in_crowd).sum())
         hits = assigned(overlap * ~picture.crowd)
         for level, least in enumerate((0, FEW, MANY)):
             wanted = ~picture.crowd & (picture.num_keypoints >= least)
@@ -75,11 +76,6 @@ def assigned(overlap: np.ndarray) -> np.ndarray:
         if free.max(initial=0) > FOUND_IOU:
             found[free.argmax()] = True
     return found
-
-
-def _touches(box_px: np.ndarray, others_px: np.ndarray) -> bool:
-    corners = np.minimum(box_px[2:], others_px[:, 2:]) - np.maximum(box_px[:2], others_px[:, :2])
-    return bool((corners > 0).all(1).any())
 
 
 def main(arguments: list[str] | None = None) -> int:

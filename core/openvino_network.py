@@ -6,7 +6,6 @@ another network is made again.
 
 import copy
 import os
-import queue
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,10 @@ from core.folding import fold_batch_norms
 from core.model import FastMETRO, Prediction
 from core.openvino_files import (
     INT8,
+    TOLERANCE,
+    Compiled,
     OpenVinoError,
     OtherNetwork,
-    answers,
     cached_file,
     compile_network,
     default_folder,
@@ -43,10 +43,6 @@ MAX_BATCH = 16
 MAKE_INT8 = "make it with `python -m core.quantize CHECKPOINT` (a minute; pip install -r requirements-quantize.txt)"
 NUM_CHECKED = 2
 """Crops of core.pixels.patchwork that a network is compared with the original on."""
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.35, "int8": 0.8}
-"""Largest mean difference from the original in float32, relative to the mean size of an output, on a picture of nothing in particular.
-
-Wide for numbers of 8 bits in trunks of 150 layers: this finds a wrong network, it does not measure a right one."""
 
 
 class Exported(nn.Module):
@@ -84,7 +80,6 @@ class OpenVinoNetwork:
             raise InputError(f"precision int8: this network has no 8-bit version here yet; {MAKE_INT8}")
         exported = Exported(fold_batch_norms(copy.deepcopy(model).eval())).eval()
         path = made_once or cached_file(model, openvino.__version__, cache)
-        self._requests: tuple[queue.SimpleQueue[Any], ...] = (queue.SimpleQueue(), queue.SimpleQueue())
         self._compiled = checked(openvino, exported, precision, path)
         self._upsampling = model.upsampling.eval()
         self._reading = None if model.body_regressor is None else model.body_regressor.reading
@@ -96,14 +91,7 @@ class OpenVinoNetwork:
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray) -> Prediction:
         """As Runtime's."""
-        alone = len(crops) == 1
-        try:
-            request = self._requests[alone].get_nowait()
-        except queue.Empty:
-            request = self._compiled[alone].create_infer_request()
-        said = answers(request, crops)
-        self._requests[alone].put(request)
-        camera, joints, coarse, *numbers = said
+        camera, joints, coarse, *numbers = self._compiled[len(crops) == 1](crops)
         levels = [coarse]
         for layer in self._upsampling:
             levels.append(layer(levels[-1]))
@@ -111,7 +99,7 @@ class OpenVinoNetwork:
         return Prediction(camera, joints, tuple(levels), *parameters)
 
 
-def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "tuple[openvino.CompiledModel, ...]":
+def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> tuple[Compiled, ...]:
     """The network compiled for any number of crops, and for one alone, which is up to a fifth quicker; from the file or anew.
 
     Raises OpenVinoError when it does not do what the original does.
@@ -121,14 +109,14 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> "t
     with torch.inference_mode():
         expected = exported(pictures)
 
-    def ready(network: "openvino.Model") -> "tuple[openvino.CompiledModel, ...]":
-        compiled = compile_network(openvino, network, precision)
+    def ready(network: "openvino.Model") -> tuple[Compiled, ...]:
+        compiled = Compiled(compile_network(openvino, network, precision))
         single = network.clone()
         single.reshape([1, CROP_SIZE_PX, CROP_SIZE_PX, 3])
-        alone = compile_network(openvino, single, precision)
+        alone = Compiled(compile_network(openvino, single, precision))
         for way, count in ((compiled, NUM_CHECKED), (alone, 1)):
             wanted = tuple(values[:count] for values in expected)
-            if not fits(answers(way.create_infer_request(), crops[:count]), wanted, TOLERANCE[precision]):
+            if not fits(way(crops[:count]), wanted, TOLERANCE[precision]):
                 raise OtherNetwork
         return compiled, alone
 

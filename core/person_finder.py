@@ -1,6 +1,5 @@
 """Runs MoveNet MultiPose on pictures of any size: by OpenVINO where it is, else by PyTorch, and always on the CPU."""
 
-import queue
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +8,22 @@ import numpy as np
 import torch
 
 from core.checkpoint import load_backbone
-from core.cpu import has_fast_bf16_cpu
 from core.multipose import NAME, STRIDE, Found, MultiPose, people_in
 from core.openvino_files import (
+    TOLERANCE,
+    Compiled,
     OpenVinoError,
     OtherNetwork,
-    answers,
     cached_file,
     compile_network,
     fits,
     opened,
+    runs_in,
     silent_openvino,
     traced,
 )
 from core.pixels import patchwork
 from core.runtimes import warn_once
-
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.35}
-"""Largest mean difference from PyTorch in float32, relative to the mean size of a map, on a picture of nothing in particular."""
 
 
 class PersonFinder:
@@ -42,8 +39,7 @@ class PersonFinder:
         """
         self._network = MultiPose().eval()
         load_backbone(path, self._network, NAME)
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._compiled: Any = None
+        self._compiled: Compiled | None = None
         self.words = "PyTorch"
         try:
             self._compile(silent_openvino(), cache)
@@ -63,7 +59,7 @@ class PersonFinder:
         return Found(found.boxes_px * np.tile(unit, 2), found.scores, found.keypoints * np.append(unit, np.float32(1)))
 
     def _compile(self, openvino: Any, cache: Path | None) -> None:
-        precision = "bf16" if has_fast_bf16_cpu() else "fp32"
+        precision = runs_in("bf16")
         picture = patchwork(1)
         with torch.inference_mode():
             expected = self._network(picture)
@@ -73,9 +69,9 @@ class PersonFinder:
             network.reshape([1, -1, -1, 3])
             return network
 
-        def ready(network: Any) -> Any:
-            compiled = compile_network(openvino, network, precision, max(1, torch.get_num_threads() // 2))
-            if not fits(answers(compiled.create_infer_request(), picture.numpy()), expected, TOLERANCE[precision]):
+        def ready(network: Any) -> Compiled:
+            compiled = Compiled(compile_network(openvino, network, precision, max(1, torch.get_num_threads() // 2)))
+            if not fits(compiled(picture.numpy()), expected, TOLERANCE[precision]):
                 raise OtherNetwork
             return compiled
 
@@ -86,10 +82,4 @@ class PersonFinder:
         if self._compiled is None:
             with torch.inference_mode():
                 return self._network(torch.from_numpy(pictures))
-        try:
-            request = self._requests.get_nowait()
-        except queue.Empty:
-            request = self._compiled.create_infer_request()
-        said = answers(request, pictures)
-        self._requests.put(request)
-        return tuple(said)
+        return tuple(self._compiled(pictures))

@@ -112,3 +112,10 @@ def recording(folder: Path, **changes: object) -> Recording:
     weights = np.full((len(SPHERE_VERTICES_M), 14), 1 / 14, np.float32)
     fields = {"folder": folder, "faces": SPHERE_FACES, "vertex_joint_weights": weights, "body": "anny", "size_px": (64, 48), "fps": 30.0}
     return Recording(**(fields | changes))
+
+
+def frame_of(clip: Path, index: int) -> np.ndarray:
+    """(H, W, 3) one picture of a video."""
+    from app.sources import open_source
+
+    return next(frame.image for frame in open_source(clip) if frame.index == index)

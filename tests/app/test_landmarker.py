@@ -9,9 +9,10 @@ import pytest
 
 import app.landmarker  # noqa: F401  registers it
 from app.detect import DETECTORS, SearchingDetector
-from app.landmarker import LANDMARK_NAMES, PoseLandmarkerDetector, box_from_landmarks, joint_visibility, look_of
+from app.landmarker import LANDMARK_NAMES, PoseLandmarkerDetector, box_from_landmarks, look_of
 from core.errors import InputError
 from core.joints import JOINT_NAMES
+from tests.app.media import frame_of
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_visibility_is_mapped_by_name() -> None:
     landmarks = standing(visibility=0.1)
     for name in ("R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "R_Ear"):
         landmarks[LANDMARK_NAMES.index(name), 2] = 0.9
-    seen = dict(zip(JOINT_NAMES, joint_visibility(landmarks), strict=True))
+    seen = dict(zip(JOINT_NAMES, look_of(landmarks).joint_visibility, strict=True))
     assert {name for name, value in seen.items() if value > 0.5} == {"R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "Neck", "Head"}
 
 
@@ -90,12 +91,6 @@ def test_damaged_model_is_one_line(tmp_path: Path, content: bytes) -> None:
 def test_nobody_in_an_empty_picture(detector: SearchingDetector, shape: tuple[int, int, int]) -> None:
     known = (np.array([0, 0, shape[1], shape[0]], np.float32),)
     assert detector.detect(np.full(shape, 90, np.uint8), known, thorough=True) == []
-
-
-def frame_of(clip: Path, index: int) -> np.ndarray:
-    from app.sources import open_source
-
-    return next(frame.image for frame in open_source(clip) if frame.index == index)
 
 
 def test_both_people_are_found_with_boxes_around_them(detector: SearchingDetector, shared: Path) -> None:

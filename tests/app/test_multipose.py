@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.detect import Look
-from app.multipose import BELIEVED, SEEN_HEAT, MultiPoseDetector, joint_visibility
+from app.detect import Look, joint_evidence
+from app.multipose import BELIEVED, FACE, SEEN_HEAT, MultiPoseDetector
 from app.recall import measure
 from core.errors import InputError
 from core.joints import JOINT_NAMES, KEYPOINT_NAMES, mirrored
 from core.multipose import Found
 from core.training.coco import read_pictures
+from tests.app.media import frame_of
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_visibility_is_mapped_by_name() -> None:
     heat = np.full(17, 0.1)
     for name in ("R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "R_Ear"):
         heat[KEYPOINT_NAMES.index(name)] = 1.4
-    seen = dict(zip(JOINT_NAMES, joint_visibility(heat), strict=True))
+    seen = dict(zip(JOINT_NAMES, joint_evidence(heat, KEYPOINT_NAMES, FACE), strict=True))
     assert {name for name, value in seen.items() if value > 0.5} == {"R_Ankle", "L_Wrist", "L_Shoulder", "R_Shoulder", "Neck", "Head"}
     assert max(seen.values()) == 1
 
@@ -118,12 +119,6 @@ def test_missing_weights_say_where_they_belong(tmp_path: Path) -> None:
 def test_nobody_in_an_empty_picture(detector: MultiPoseDetector, shape: tuple[int, int, int]) -> None:
     known = (np.array([0, 0, shape[1], shape[0]], np.float32),)
     assert detector.detect(np.full(shape, 90, np.uint8), known, thorough=True) == []
-
-
-def frame_of(clip: Path, index: int) -> np.ndarray:
-    from app.sources import open_source
-
-    return next(frame.image for frame in open_source(clip) if frame.index == index)
 
 
 def test_the_small_walker_is_found(detector: MultiPoseDetector, shared: Path) -> None:

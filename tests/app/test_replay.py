@@ -118,7 +118,7 @@ def test_the_window_shows_every_frame_when_its_time_has_come(session: Path) -> N
     line = replay_in_window(session, LiveConfig(), view.open)
     assert f"{len(view.drawn)} of 30 frames shown" in line
     assert view.closed
-    assert len(view.drawn) >= 15  # all of them, unless the machine is busy
+    assert len(view.drawn) >= 24  # all of them, unless the machine is busy
     assert view.drawn[-1].frame.index == 29
     assert all(len(one.meshes) == 2 for one in view.drawn)
     late_s = np.array(view.times_s) - [one.frame.time_s for one in view.drawn]

@@ -329,7 +329,7 @@ PERSON_DETECTOR = Path(core.openvino_files.__file__).parents[1] / "checkpoints" 
 
 
 def test_people_are_found_as_pytorch_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(core.person_finder, "has_fast_bf16_cpu", lambda: False)
+    monkeypatch.setattr(core.openvino_files, "has_fast_bf16_cpu", lambda: False)
     made, kept = (PersonFinder(PERSON_DETECTOR, tmp_path) for _ in range(2))
     assert made.words.startswith("OpenVINO")
     assert len(list(tmp_path.glob("*.xml"))) == 1
