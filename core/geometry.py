@@ -1,25 +1,27 @@
 """Rotations, cameras, projection, Procrustes. Axes: x right, y down, z away."""
 
 import math
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.joints import indices
+from core.joints import HIPS
 from core.lens import default_focal_px  # noqa: F401 - a part of this module for all that do not mind torch
 from core.types import CROP_SIZE_PX
 
+Points = TypeVar("Points", Tensor, np.ndarray)
+
 HALF_CROP_PX = CROP_SIZE_PX / 2
-HIPS = indices(("R_Hip", "L_Hip"))
 MIN_CAMERA_SCALE = 0.01
 """A weak camera below this (a person of under a hundredth of the crop) has no usable distance and counts as this."""
 MIN_DEPTH_M = 0.05
 
 
-def hip_centred(joints: Tensor) -> Tensor:
-    """(B, 14, 3) with the middle of the hips at 0. Slices, since a list of numbers would make a GPU wait for its copy."""
-    right, left = (joints[:, hip : hip + 1] for hip in HIPS)
+def hip_centred(joints: Points) -> Points:
+    """(..., 14, 3) with the middle of the hips at 0. Slices, since a list of numbers would make a GPU wait for its copy."""
+    right, left = (joints[..., hip : hip + 1, :] for hip in HIPS)
     return joints - (right + left) / 2
 
 

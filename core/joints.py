@@ -32,3 +32,6 @@ def mirrored(names: tuple[str, ...] = JOINT_NAMES) -> list[int]:
     """For each joint the index of its mirror image: R_ and L_ swapped, the middle kept."""
     swap = {"R": "L", "L": "R"}
     return [names.index(f"{swap[n[0]]}{n[1:]}") if n[1:2] == "_" else names.index(n) for n in names]
+
+
+HIPS = indices(("R_Hip", "L_Hip"))

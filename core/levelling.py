@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from core.crop import about_centre, composed, rotation_2d
-from core.joints import indices
+from core.joints import HIPS, indices
 from core.types import MeshEstimate
 
 LEFT_LEANING_RAD = math.radians(20)
@@ -19,7 +19,6 @@ LOOK_AGAIN_RAD = math.radians(30)
 """By how much the turn of a crop must be off for a second look at it."""
 FORESHORTENED, SEEN_WHOLE = 0.3, 0.6
 """Length of the trunk in the picture over its length in space, up to which its direction says nothing and from which it says all."""
-HIPS = indices(("R_Hip", "L_Hip"))
 NECK = indices(("Neck",))[0]
 
 

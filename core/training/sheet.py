@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from core.errors import InputError
-from core.joints import BONES, JOINT_NAMES, indices
+from core.joints import BONES, HIPS, JOINT_NAMES
 from core.types import CROP_SIZE_PX, MeshEstimate
 
 COLUMNS = 3
@@ -18,7 +18,6 @@ MESH_COLOR, TRUE_COLOR, FOUND_COLOR = (116, 166, 226), (60, 220, 60), (235, 60, 
 SIDE_FROM_FRONT = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 """Turns camera axes so that one looks from the picture's left: what was far away is on the right."""
 MESH_DISTANCE_M = 10.0
-HIPS = indices(("R_Hip", "L_Hip"))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.joints import JOINT_NAMES
+from core.joints import HIPS, JOINT_NAMES, indices
 from core.levelling import lean_rad
 from core.training.rotations import about_x, about_y, about_z
 
@@ -25,7 +25,7 @@ the right one, in sides of the crop."""
 CLEAR_M = 0.4
 """The camera keeps so far from everybody's nearest point."""
 OUTWARDS = np.array([-1.0, -1.0, 1.0, 1.0])
-HIPS, KNEES = ([JOINT_NAMES.index(f"{side}_{name}") for side in "LR"] for name in ("Hip", "Knee"))
+KNEES = indices(("R_Knee", "L_Knee"))
 NECK, HEAD = JOINT_NAMES.index("Neck"), JOINT_NAMES.index("Head")
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.training.views import CLEAR_M, FRAMING_NAMES, HEAD, HIPS, KNEES, LOG_LOOSENESS, NECK, OFF_CENTRE, UNSEEN_SHARE
+from core.joints import HIPS
+from core.training.views import CLEAR_M, FRAMING_NAMES, HEAD, KNEES, LOG_LOOSENESS, NECK, OFF_CENTRE, UNSEEN_SHARE
 
 FAR = 9.0
 """Beyond any crop, in units of x / z."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core.bodies.anny import AnnyBody
 from core.crop import CROP_SCALE
-from core.joints import JOINT_NAMES, indices
+from core.joints import HIPS, JOINT_NAMES
 from core.training.gpu.cameras import draw_cameras, levelled, weak_cameras
 from core.training.gpu.pictures import Dice, compose, develop
 from core.training.gpu.plan import Plan
@@ -94,7 +94,6 @@ class BatchPeople:
         return (inside & ~hidden[row, at[..., 1], at[..., 0]]).float()
 
 
-HIPS = indices(("R_Hip", "L_Hip"))
 PER_SCENE = ("scenes", "ambient", "turn", "lamps", "exposure", "seed", "rotmats", "shapes", "family", "framing", "lean_rad")
 """Fields of Plan that are not one row a picture."""
 

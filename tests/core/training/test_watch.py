@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from core.geometry import HIPS, hip_centred
+from core.geometry import hip_centred
+from core.joints import HIPS
 from core.training.watch import NotFiniteError, Watch
 
 

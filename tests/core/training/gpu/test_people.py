@@ -10,7 +10,7 @@ import torch
 from core.bodies import load_body
 from core.bodies.anny import AnnyBody
 from core.geometry import project
-from core.joints import JOINT_NAMES
+from core.joints import HIPS, JOINT_NAMES
 from core.training.appearance import Outfit, label
 from core.training.garments import Wardrobe
 from core.training.gpu.cameras import draw_cameras, levelled, weak_cameras
@@ -21,7 +21,7 @@ from core.training.gpu.shading import harmonics
 from core.training.gpu.wardrobe import SPOKES, BatchWardrobe, Wearing, label_batch
 from core.training.lighting import harmonics as one_harmonics
 from core.training.posing import plausible
-from core.training.views import FRAMING_NAMES, HIPS, NECK, CropCamera, draw_leans, levelling, weak_camera
+from core.training.views import FRAMING_NAMES, NECK, CropCamera, draw_leans, levelling, weak_camera
 
 CONFIG = PlanConfig(seed=5, batch=4, scenes=2)
 
