@@ -51,7 +51,16 @@ class SmoothConfig:
     rotation_min_cutoff_hz: float = setting(0.3, "bones' rotations at rest, Hz")
     rotation_beta_hz_per_rad_s: float = setting(7.5, "bones' rotations in motion, Hz per rad/s; a limb of 0.3 m then moves as its vertices")
     shape_cutoff_hz: float = setting(0.2, "shape parameters, Hz; nobody's shape changes")
+    both_ways_share: float = setting(0.4, "of the cutoffs in motion, where a recording is filtered forward and back; lower is calmer")
     max_gap_s: float = setting(0.5, "a person unseen for longer starts afresh, seconds")
+
+    def both_ways(self) -> "SmoothConfig":
+        """For each of the two passes over a recording: what they make late cancels out, so that they may be calmer."""
+        share = self.both_ways_share
+        return replace(
+            self, beta_hz_per_m_s=share * self.beta_hz_per_m_s, root_beta_hz_per_m_s=share * self.root_beta_hz_per_m_s,
+            depth_beta_hz_per_m_s=share * self.depth_beta_hz_per_m_s, rotation_beta_hz_per_rad_s=share * self.rotation_beta_hz_per_rad_s,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.config import LiveConfig
-from app.smooth import MeshSmoother, Posture
+from app.smooth import MeshSmoother, Posture, RecordingSmoother, Sample
 from app.types import Scene, SmoothedMesh
 from core.errors import InputError
 
@@ -111,22 +112,61 @@ def calm_of(paths: list[Path3d], signal: str) -> Calm:
     return Calm(float(jitters[0]), float(jitters[1]), float(LAG_GRID_FRAMES[errors.argmin()]))
 
 
-def paths_of(scenes: Iterable[Scene], body: "Body", config: LiveConfig) -> list[Path3d]:
+def samples_of(scene: Scene) -> list[Sample]:
+    """What is smoothed of a scene's people."""
+    return [
+        Sample(mesh.track_id, scene.frame.time_s, Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64))) for mesh in scene.meshes
+    ]
+
+
+def smoothed_as_live(scenes: Iterable[Scene], config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
+    """Each scene with its people's smoothed postures."""
+    smoother = MeshSmoother(config.smoothing, config.smooth)
+    for scene in scenes:
+        yield scene, [smoother(sample) for sample in samples_of(scene)]
+        smoother.forget_before(scene.frame.time_s)
+
+
+def smoothed_as_recorded(scenes: Iterable[Scene], config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
+    """The same in runs as long as the spans of a recording."""
+    smoother = RecordingSmoother(config.smoothing, config.smooth)
+    held: list[Scene] = []
+    for run in runs_of(scenes, config.detect.interval_s):
+        yield from _shared_out(held, smoother([sample for scene in run for sample in samples_of(scene)]))
+        held = run
+    yield from _shared_out(held, smoother.rest())
+
+
+def runs_of(scenes: Iterable[Scene], duration_s: float) -> Iterator[list[Scene]]:
+    """Scenes that follow each other, so many seconds at a time."""
+    run: list[Scene] = []
+    for scene in scenes:
+        if run and scene.frame.time_s - run[0].frame.time_s >= duration_s:
+            yield run
+            run = []
+        run.append(scene)
+    if run:
+        yield run
+
+
+def _shared_out(scenes: list[Scene], postures: list[Posture]) -> Iterator[tuple[Scene, list[Posture]]]:
+    left = iter(postures)
+    return ((scene, list(islice(left, len(scene.meshes)))) for scene in scenes)
+
+
+def paths_of(scenes: Iterable[Scene], body: "Body", config: LiveConfig, live: bool) -> list[Path3d]:
     """Smooth what the scenes of a run with smoothing "none" say, and keep both. Split where somebody was missing."""
     from app.placing import with_joints
 
-    smoother = MeshSmoother(config.smoothing, config.smooth)
     open_rows: dict[int, list[tuple]] = {}
     closed: list[list[tuple]] = []
-    for scene in scenes:
+    for scene, postures in (smoothed_as_live if live else smoothed_as_recorded)(scenes, config):
         present = {mesh.track_id for mesh in scene.meshes}
         closed += [open_rows.pop(track_id) for track_id in list(open_rows) if track_id not in present]
-        for mesh in scene.meshes:
-            smooth = smoother(mesh.track_id, Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64)), scene.frame.time_s)
+        for mesh, smooth in zip(scene.meshes, postures, strict=True):
             joints_m = with_joints(body, smooth.vertices_m[None])[0][1]
             row = scene.frame.time_s, mesh.joints_m, mesh.translation_m, joints_m, smooth.translation_m
             open_rows.setdefault(mesh.track_id, []).append(row)
-        smoother.forget_before(scene.frame.time_s)
     return [_path(rows) for rows in (*closed, *open_rows.values()) if len(rows) >= MIN_FRAMES]
 
 
@@ -141,9 +181,9 @@ def _signals(joints_m: np.ndarray, places_m: np.ndarray, depth_m: float) -> dict
     return {"pose": joints_m, "picture": placed_m[..., :2] / placed_m[..., 2:] * depth_m, "distance": places_m[:, None, 2:]}
 
 
-def measure(name: str, scenes: Iterable[Scene], body: "Body", config: LiveConfig) -> ClipCalm:
-    """The clip's result for the filter of `config`. scenes: of a run with smoothing "none"."""
-    paths = paths_of(scenes, body, config)
+def measure(name: str, scenes: Iterable[Scene], body: "Body", config: LiveConfig, live: bool = False) -> ClipCalm:
+    """The clip's result for the filter of `config`, used as live or as in recordings. scenes: of a run with smoothing "none"."""
+    paths = paths_of(scenes, body, config, live)
     if not paths:
         return ClipCalm(name, 0, 0, 0.0, {})
     steps_s = np.concatenate([np.diff(path.times_s) for path in paths])
@@ -163,7 +203,7 @@ def measure_clips(files: list[Path], config: LiveConfig, live: bool = False) -> 
     for file in files:
         if file.suffix == ".npz":
             scenes, body_name = read_scenes(file)
-            yield measure(str(file), scenes, load_body(body_name, config.mesh_dir), config)
+            yield measure(str(file), scenes, load_body(body_name, config.mesh_dir), config, live)
             continue
         source = VideoSource(file)
         with open_engine(raw) as engine:
@@ -172,7 +212,7 @@ def measure_clips(files: list[Path], config: LiveConfig, live: bool = False) -> 
                 scenes = (pipeline.process(frame) for frame in source)
             else:
                 scenes = VideoPipeline(engine.detector, engine.estimator, raw).scenes(source)
-            yield measure(str(file), scenes, engine.estimator.body, config)
+            yield measure(str(file), scenes, engine.estimator.body, config, live)
 
 
 def read_scenes(path: Path) -> tuple[Iterator[Scene], str]:
@@ -215,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app.jitter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="CLIP", help="videos, or meshes.npz of runs with --smoothing none")
     parser.add_argument("--smoothing", default="one-euro", help="the filter to measure (default: one-euro)")
-    parser.add_argument("--live", action="store_true", help="follow people as live sessions do, not as recordings")
+    parser.add_argument("--live", action="store_true", help="follow and smooth people as live sessions do, not as recordings")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:

@@ -252,7 +252,7 @@ def max_under_way(size_px: tuple[int, int], held: int = 1) -> int:
     """Frames that may be between reading and writing: what fits into UNDER_WAY_BYTES, but so many that stages which hold back `held`
     of them still overlap.
     """
-    return max(2 * held, min(MAX_UNDER_WAY, UNDER_WAY_BYTES // (size_px[0] * size_px[1] * 3)))
+    return max(held + held // 2 + 1, min(MAX_UNDER_WAY, UNDER_WAY_BYTES // (size_px[0] * size_px[1] * 3)))
 
 
 def _recording(

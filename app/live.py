@@ -19,7 +19,7 @@ from app.detect import MIN_BOX_PX, Detector, tiles
 from app.governor import Plan
 from app.lookout import LOOKOUTS, SAME_IOU, Answer, Question
 from app.pipeline import MIN_FOLLOW_IOU, Estimator
-from app.placing import Clock, Placement, mesh_box_px, place_people, placement_of
+from app.placing import Clock, Finisher, Placement, mesh_box_px, placement_of, seen_people
 from app.rolls import Rolls
 from app.smooth import MeshSmoother
 from app.spans import THUMBNAIL_PX, is_cut, thumbnail
@@ -78,6 +78,7 @@ class LivePipeline:
         self._estimator, self._lookout, self._config = estimator, LOOKOUTS[lookout](detector), config
         self._tracker = Tracker(config.track, config.max_people)
         self._smoother = MeshSmoother(config.smoothing, config.smooth)
+        self._finisher = Finisher(estimator.body, config)
         self._clock = Clock()
         self._people = _Followed()
         self._looks = _Looks()
@@ -118,7 +119,8 @@ class LivePipeline:
         pairs = self._estimate(timely)
         smooth_s = time.perf_counter()
         placed = [(replace(placement, frame=frame), estimate) for placement, estimate in pairs]  # filters want the true times
-        meshes = place_people(placed, self._smoother, self._estimator.body, self._config)
+        people = seen_people(placed, self._config)
+        meshes = self._finisher(people, [self._smoother(person.sample) for person in people])
         self._smoother.forget_before(frame.time_s)
         self._clock.add("smooth", smooth_s)
         self._clock.add("total", start_s)
@@ -130,6 +132,7 @@ class LivePipeline:
         self._start_s = math.inf
         self._tracker.reset()
         self._smoother.reset()
+        self._finisher.reset()
         self._people = _Followed()
         self._looks = _Looks()
 

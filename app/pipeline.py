@@ -8,7 +8,6 @@ Somebody found only at the start is followed by their own mesh, frame by frame, 
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -18,18 +17,20 @@ from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
 from app.placing import (
     Clock,
+    Finisher,
     Placement,
+    Seen,
     in_frame,
     mesh_box_px,
     own_bodies,
-    place_people,
     placement_of,
+    seen_people,
     smoothed_mesh,
     with_soundness,
 )
 from app.rolls import Rolls
 from app.shapes import TrackShapes
-from app.smooth import MeshSmoother
+from app.smooth import Posture, RecordingSmoother
 from app.spans import Span, max_span_frames, split_spans
 from app.stages import Stage, each
 from app.track import Track, Tracker, known_boxes
@@ -66,13 +67,23 @@ class _Sight:
     timings_ms: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A span whose people are estimated."""
+
+    span: Span
+    people: list[Seen]
+    timings_ms: dict[str, float]
+
+
 class VideoPipeline:
     """Turns the frames of one video into scenes, in order. Not to be used for a second video: it remembers people."""
 
     def __init__(self, detector: Detector, estimator: Estimator, config: LiveConfig) -> None:
         self._detector, self._estimator, self._config = detector, estimator, config
         self._tracker = Tracker(config.track, config.max_people)
-        self._smoother = MeshSmoother(config.smoothing, config.smooth)
+        self._smoother = RecordingSmoother(config.smoothing, config.smooth)
+        self._finisher = Finisher(estimator.body, config)
         self._rolls, self._followed_rolls = Rolls(), Rolls()  # two, since a thread of its own fills each
         self._num_looks = 0
         self._num_found = 0
@@ -87,8 +98,10 @@ class VideoPipeline:
         }
 
     def max_held_frames(self, frame_bytes: int) -> int:
-        """How many frames of this size the stages hold back at most: those of a span, and the one that shows that it is complete."""
-        return max_span_frames(frame_bytes, self._config.detect.max_interval_frames) + 1
+        """How many frames of this size the stages hold back at most: those of a span that wait for the next one to calm them, those of
+        the next one, and the frame that shows that it is complete.
+        """
+        return 2 * max_span_frames(frame_bytes, self._config.detect.max_interval_frames) + 1
 
     def scenes(self, frames: Iterable[Frame]) -> Iterator[Scene]:
         """One Scene per Frame, made when it is asked for; `timings_ms` are a span's times shared out evenly over its frames."""
@@ -102,7 +115,18 @@ class VideoPipeline:
         return map(self._look_at, split_spans(frames, detect.interval_s, detect.max_interval_frames))
 
     def _scenes(self, sights: Iterable[_Sight]) -> Iterator[Scene]:
-        return chain.from_iterable(map(self._placed, sights))
+        """Each span once the next one is there, which calms it from behind."""
+        held: _Seen | None = None
+        try:
+            for sight in sights:
+                coming, calmed = self._calmed(sight)
+                if held is not None:
+                    yield from self._finished(held, calmed)
+                held = coming
+        except Exception:
+            yield from self._last(held)  # nothing is lost of what came before an error
+            raise
+        yield from self._last(held)
 
     def _look_at(self, span: Span) -> _Sight:
         """Who is where: everything that the tracker takes part in."""
@@ -128,16 +152,25 @@ class VideoPipeline:
         pairs = list(zip(sight.to_estimate, estimates, strict=True)) + sight.pairs
         return replace(sight, to_estimate=[], pairs=pairs, timings_ms=clock.take(len(sight.span.frames), sight.timings_ms))
 
-    def _placed(self, sight: _Sight) -> list[Scene]:
-        """Everybody before the frame's camera, smoothed."""
-        frames, clock = sight.span.frames, Clock()
-        start_s = time.perf_counter()
-        if sight.span.starts_scene:
-            self._smoother.reset()
-        meshes = place_people(sight.pairs, self._smoother, self._estimator.body, self._config)
-        self._smoother.forget_before(frames[-1].time_s)
+    def _calmed(self, sight: _Sight) -> tuple[_Seen, list[Posture]]:
+        """A span with everybody in camera space, and the smoothed postures of the span before."""
+        clock, start_s = Clock(), time.perf_counter()
+        people = seen_people(sight.pairs, self._config)
+        calmed = self._smoother([person.sample for person in people], sight.span.starts_scene)
         clock.add("smooth", start_s)
-        timings_ms = clock.take(len(frames), sight.timings_ms)
+        return _Seen(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), calmed
+
+    def _last(self, held: _Seen | None) -> Iterator[Scene]:
+        return iter(()) if held is None else iter(self._finished(held, self._smoother.rest()))
+
+    def _finished(self, seen: _Seen, calmed: list[Posture]) -> list[Scene]:
+        """Everybody before the frame's camera."""
+        frames, clock, start_s = seen.span.frames, Clock(), time.perf_counter()
+        if seen.span.starts_scene:
+            self._finisher.reset()
+        meshes = self._finisher(seen.people, calmed)
+        clock.add("smooth", start_s)
+        timings_ms = clock.take(len(frames), seen.timings_ms)
         people = {frame.index: tuple(mesh for index, mesh in meshes if index == frame.index) for frame in frames}
         return [Scene(frame, intrinsics_of(frame, self._config.focal_px), people[frame.index], dict(timings_ms)) for frame in frames]
 

@@ -11,10 +11,10 @@ from app.config import LiveConfig
 from app.parametric import Sighting, chosen_fitter, fitted
 from app.proportions import soundness
 from app.shapes import TrackShapes
-from app.smooth import MeshSmoother, Posture
+from app.smooth import PerTrack, Posture, Sample
 from app.track import Track
 from app.types import Frame, Intrinsics, SmoothedMesh, intrinsics_of
-from app.visibility import joint_visibility
+from app.visibility import VisibilityFilter, joint_visibility
 from core.bodies import Body
 from core.geometry import project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
 from core.types import MeshEstimate, crop_center_px
@@ -49,26 +49,57 @@ class Clock:
         return before | {stage: before.get(stage, 0.0) + total_ms / num_frames for stage, total_ms in taken.items()}
 
 
-def place_people(
-    pairs: list[tuple[Placement, MeshEstimate]], smoother: MeshSmoother, body: Body, config: LiveConfig
-) -> list[tuple[int, SmoothedMesh]]:
-    """Camera space and smoothing, each person in order of time -> (frame index, mesh), by track id."""
-    if not pairs:
-        return []
-    pairs = sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id))
-    smoothed, raw_joints = [], []
-    for placement, estimate in pairs:
+@dataclass(frozen=True)
+class Seen:
+    """A person of whom the network has said something, in the frame's axes. joints_m: (14, 3) of it, not smoothed."""
+
+    placement: Placement
+    estimate: MeshEstimate
+    posture: Posture
+    joints_m: np.ndarray
+
+    @property
+    def sample(self) -> Sample:
+        """What is smoothed."""
+        return Sample(self.placement.track_id, self.placement.frame.time_s, self.posture)
+
+
+def seen_people(pairs: list[tuple[Placement, MeshEstimate]], config: LiveConfig) -> list[Seen]:
+    """Everybody in camera space, in order of time and, within a frame, of track id."""
+    found = []
+    for placement, estimate in sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id)):
         posture, joints_m = in_frame(estimate, intrinsics_of(placement.frame, config.focal_px), config.parametric)
-        raw_joints.append(joints_m.astype(np.float32))
-        smoothed.append(smoother(placement.track_id, posture, placement.frame.time_s))
-    own = own_bodies(pairs, smoothed, smoother.shapes, body, config)
-    meshes = []
-    for (found, estimate), calmed, (posture, joints_m), raw_m in zip(pairs, smoothed, own, raw_joints, strict=True):
-        placement = with_soundness(found, body, calmed.vertices_m)
-        mesh = smoothed_mesh(placement, estimate.camera, posture, joints_m, intrinsics_of(placement.frame, config.focal_px))
-        visibility = smoother.visibility(placement.track_id, mesh.joint_visibility, placement.frame.time_s)
-        meshes.append((placement.frame.index, replace(mesh, joint_visibility=visibility, raw_joints_m=raw_m)))
-    return meshes
+        found.append(Seen(placement, estimate, posture, joints_m.astype(np.float32)))
+    return found
+
+
+class Finisher:
+    """From smoothed postures to meshes: the body's own, its joints, and what is seen of them. Remembers people's shapes for good."""
+
+    def __init__(self, body: Body, config: LiveConfig) -> None:
+        self._body, self._config = body, config
+        self._shapes = TrackShapes()
+        self._visibility = PerTrack(VisibilityFilter, config.smooth.max_gap_s)
+
+    def __call__(self, people: list[Seen], smoothed: list[Posture]) -> list[tuple[int, SmoothedMesh]]:
+        """Everybody in order of time, with their smoothed postures -> (frame index, mesh)."""
+        if not people:
+            return []
+        body, config = self._body, self._config
+        own = own_bodies([(person.placement, person.estimate) for person in people], smoothed, self._shapes, body, config)
+        meshes = []
+        for person, calmed, (posture, joints_m) in zip(people, smoothed, own, strict=True):
+            placement = with_soundness(person.placement, body, calmed.vertices_m)
+            frame = placement.frame
+            mesh = smoothed_mesh(placement, person.estimate.camera, posture, joints_m, intrinsics_of(frame, config.focal_px))
+            visibility = self._visibility.at(placement.track_id, frame.time_s)(mesh.joint_visibility, frame.time_s)
+            meshes.append((frame.index, replace(mesh, joint_visibility=visibility, raw_joints_m=person.joints_m)))
+        self._visibility.forget_before(frame.time_s)
+        return meshes
+
+    def reset(self) -> None:
+        """A cut: what was seen of people counts no more."""
+        self._visibility.reset()
 
 
 def own_bodies(

@@ -1,19 +1,19 @@
 """Calms a person's mesh over time: FILTERS maps a name to a filter. Filters use the frames' own times, never an assumed rate."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from app.config import SmoothConfig
-from app.shapes import TrackShapes
-from app.visibility import VisibilityFilter
 from core.registry import Registry
 
 if TYPE_CHECKING:
     from scipy.spatial.transform import Rotation
+
+T = TypeVar("T")
 
 REFERENCE_RATE_HZ = 30.0
 """The rate at which the cutoffs of SmoothConfig hold."""
@@ -184,7 +184,6 @@ class PersonSmoother:
         )
         self._rotations = ROTATION_FILTERS[name](config.rotation_min_cutoff_hz, config.rotation_beta_hz_per_rad_s, *both)
         self._shape = make(config.shape_cutoff_hz, 0.0, *both)
-        self.visibility = VisibilityFilter()
 
     def __call__(self, posture: Posture, time_s: float) -> Posture:
         """The same, smoothed."""
@@ -199,35 +198,98 @@ class PersonSmoother:
         )
 
 
-class MeshSmoother:
-    """A PersonSmoother per track; those unseen for longer than max_gap_s are forgotten. `shapes` outlives gaps and cuts."""
+class PerTrack(Generic[T]):
+    """Something for each track, made anew for those unseen for longer than max_gap_s."""
 
-    def __init__(self, name: str, config: SmoothConfig) -> None:
-        FILTERS[name]  # an unknown name fails here, not at the first person
-        self._name, self._config = name, config
-        self._people: dict[int, tuple[float, PersonSmoother]] = {}
-        self.shapes = TrackShapes()
+    def __init__(self, make: Callable[[], T], max_gap_s: float) -> None:
+        self._make, self._max_gap_s = make, max_gap_s
+        self._kept: dict[int, tuple[float, T]] = {}
 
-    def __call__(self, track_id: int, posture: Posture, time_s: float) -> Posture:
-        """One person at one time, smoothed."""
-        last_s, person = self._people.get(track_id, (-math.inf, None))
-        if person is None or time_s - last_s > self._config.max_gap_s:
-            person = PersonSmoother(self._name, self._config)
-        self._people[track_id] = (time_s, person)
-        return person(posture, time_s)
-
-    def visibility(self, track_id: int, measured: np.ndarray, time_s: float) -> np.ndarray:
-        """The joints' visibility (14,) of somebody just smoothed, without flicker."""
-        return self._people[track_id][1].visibility(measured, time_s)
+    def at(self, track_id: int, time_s: float) -> T:
+        """A track's, which is seen now. Times of a track must not decrease."""
+        last_s, kept = self._kept.get(track_id, (-math.inf, None))
+        if kept is None or time_s - last_s > self._max_gap_s:
+            kept = self._make()
+        self._kept[track_id] = (time_s, kept)
+        return kept
 
     def forget_before(self, time_s: float) -> None:
         """Drop everybody not seen within max_gap_s before `time_s`."""
-        limit_s = time_s - self._config.max_gap_s
-        self._people = {track_id: entry for track_id, entry in self._people.items() if entry[0] >= limit_s}
+        limit_s = time_s - self._max_gap_s
+        self._kept = {track_id: entry for track_id, entry in self._kept.items() if entry[0] >= limit_s}
 
     def reset(self) -> None:
         """Forget everybody: a cut."""
-        self._people = {}
+        self._kept = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A person at one time."""
+
+    track_id: int
+    time_s: float
+    posture: Posture
+
+
+class MeshSmoother:
+    """Calms a camera's people: each by what was before."""
+
+    def __init__(self, name: str, config: SmoothConfig) -> None:
+        FILTERS[name]  # an unknown name fails here, not at the first person
+        self._people = PerTrack(lambda: PersonSmoother(name, config), config.max_gap_s)
+
+    def __call__(self, sample: Sample) -> Posture:
+        """One person at one time, smoothed."""
+        return self._people.at(sample.track_id, sample.time_s)(sample.posture, sample.time_s)
+
+    def forget_before(self, time_s: float) -> None:
+        """As PerTrack's."""
+        self._people.forget_before(time_s)
+
+    def reset(self) -> None:
+        """Forget everybody: a cut."""
+        self._people.reset()
 
     def __len__(self) -> int:
         return len(self._people)
+
+
+class RecordingSmoother:
+    """Calms a recording's people, each by what comes before and after: filtered forward, then back from the end of what comes next.
+
+    What the first pass makes late the second makes early by as much, so nothing is late, as in the zero-lag Butterworth filter of
+    gait analysis (Winter, "Biomechanics and Motor Control of Human Movement"). Samples come in runs, a quarter of a second long or
+    so; each is held until the next is there.
+    """
+
+    def __init__(self, name: str, config: SmoothConfig) -> None:
+        self._name, self._config = name, config.both_ways()
+        self._forward = MeshSmoother(name, self._config)
+        self._held: list[Sample] = []
+
+    def __call__(self, run: Sequence[Sample], starts_scene: bool = False) -> list[Posture]:
+        """Takes a run, in order of time; returns the postures of the run before, smoothed, in its order.
+
+        starts_scene: nobody in this run has been seen before
+        """
+        if starts_scene:
+            self._forward.reset()
+        coming = [replace(sample, posture=self._forward(sample)) for sample in run]
+        if run:
+            self._forward.forget_before(run[-1].time_s)
+        held, self._held = self._held, coming
+        return self._from_behind(held, [] if starts_scene else coming)
+
+    def rest(self) -> list[Posture]:
+        """The postures of the last run: nothing comes after it."""
+        held, self._held = self._held, []
+        return self._from_behind(held, [])
+
+    def _from_behind(self, held: list[Sample], coming: list[Sample]) -> list[Posture]:
+        back = MeshSmoother(self._name, self._config)
+        found = [back(replace(sample, time_s=-sample.time_s)) for sample in reversed([*held, *coming])]
+        return found[::-1][: len(held)]

@@ -18,6 +18,6 @@ def measure_smoothing(bench: Bench) -> None:
     clip = Clip((640, 480), 1, bench.effort.frames)
     pipeline = LivePipeline(bench.estimator, bench.detector, raw)
     scenes = (pipeline.process(frame) for frame in clip.frames(bench.scenery))
-    calm = measure(f"{config.smoothing}, {clip.name}", scenes, bench.estimator.body, config)
+    calm = measure(f"{config.smoothing}, {clip.name}", scenes, bench.estimator.body, config, live=True)
     bench.report.notes.setdefault("smoothing", []).extend(line.strip() for line in str(calm).splitlines())
     bench.report.facts["smoothing"] = {name: asdict(value) | {"left": value.ratio} for name, value in calm.signals.items()}

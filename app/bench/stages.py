@@ -143,12 +143,12 @@ def _body_fit(work: Work) -> Callable[[], object] | None:
 @stage("smooth")
 def _smooth(work: Work) -> Callable[[], object]:
     from app.placing import in_frame
-    from app.smooth import MeshSmoother
+    from app.smooth import MeshSmoother, Sample
 
     smoother, config = MeshSmoother(work.bench.config.smoothing, work.bench.config.smooth), work.bench.config
     posture, _ = in_frame(work.estimate, work.scene.intrinsics, config.parametric)
     times_s = (index / FPS for index in count())
-    return lambda: smoother(1, posture, next(times_s))
+    return lambda: smoother(Sample(1, next(times_s), posture))
 
 
 @stage("draw overlay", sized=True)

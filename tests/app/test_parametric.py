@@ -6,9 +6,8 @@ import torch
 
 from app.config import LiveConfig
 from app.jobs import Engine, process_video
-from app.placing import Placement, place_people
+from app.placing import Finisher, Placement, seen_people
 from app.shapes import MAX_TRACKS, TrackShapes
-from app.smooth import MeshSmoother
 from app.types import Frame, SmoothedMesh
 from core.bodies import load_body
 from core.bodies.anny import AVERAGE_ADULT
@@ -52,7 +51,8 @@ def walk(num_frames: int, rough_m: float) -> list[tuple[Placement, MeshEstimate]
 def placed(pairs: list[tuple[Placement, MeshEstimate]], **settings: object) -> list[SmoothedMesh]:
     """Everybody in the frame, not smoothed."""
     config = LiveConfig(smoothing="none", **settings)
-    return [mesh for _, mesh in place_people(pairs, MeshSmoother("none", config.smooth), BODY, config)]
+    people = seen_people(pairs, config)
+    return [mesh for _, mesh in Finisher(BODY, config)(people, [person.posture for person in people])]
 
 
 def posed(rotmats: np.ndarray, shape: np.ndarray) -> np.ndarray:

@@ -205,6 +205,17 @@ def test_what_the_stages_hold_back_is_what_the_pipeline_says() -> None:
     assert len(overlapped(frames, TubeEstimator(), room=held)) == 40
 
 
+def test_what_comes_before_an_error_is_not_lost() -> None:
+    def broken() -> Iterator[Frame]:
+        yield from walk(41)
+        raise RuntimeError("the disk is gone")
+
+    pipeline, seen = VideoPipeline(RectangleDetector(), TubeEstimator(), CONFIG), []
+    with Stages(broken(), pipeline.stages, 64) as scenes, pytest.raises(RuntimeError, match="the disk is gone"):
+        seen.extend(scenes)
+    assert [scene.frame.index for scene in seen] == list(range(40)), "all spans that were complete"
+
+
 def test_a_failing_model_stops_the_loop() -> None:
     class Broken(TubeEstimator):
         def from_crops(self, crops: list) -> list:

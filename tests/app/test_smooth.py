@@ -5,7 +5,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
-from app.smooth import FILTERS, ROTATION_FILTERS, MeshSmoother, OneEuroFilter, OneEuroRotationFilter, PersonSmoother, Posture
+from app.smooth import (
+    FILTERS,
+    ROTATION_FILTERS,
+    MeshSmoother,
+    OneEuroFilter,
+    OneEuroRotationFilter,
+    PersonSmoother,
+    Posture,
+    RecordingSmoother,
+    Sample,
+)
 from core.errors import InputError
 
 CONFIG = SmoothConfig()
@@ -128,10 +138,10 @@ def test_people_are_kept_apart_and_forgotten() -> None:
     smoother = MeshSmoother("one-euro", CONFIG)
     here, there = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     forward = np.array([0.0, 0.0, 4.0])
-    smoother(1, Posture(here, forward), 0.0)
-    assert np.array_equal(smoother(2, Posture(there, forward), 0.0).vertices_m, there)
-    assert np.abs(smoother(1, Posture(there, forward), 0.03).vertices_m - there).max() > 0.02
-    assert np.array_equal(smoother(1, Posture(there, forward), 0.03 + CONFIG.max_gap_s + 0.1).vertices_m, there)
+    smoother(Sample(1, 0.0, Posture(here, forward)))
+    assert np.array_equal(smoother(Sample(2, 0.0, Posture(there, forward))).vertices_m, there)
+    assert np.abs(smoother(Sample(1, 0.03, Posture(there, forward))).vertices_m - there).max() > 0.02
+    assert np.array_equal(smoother(Sample(1, 0.03 + CONFIG.max_gap_s + 0.1, Posture(there, forward))).vertices_m, there)
     smoother.forget_before(0.2 + CONFIG.max_gap_s)
     assert len(smoother) == 1
     smoother.reset()
@@ -189,3 +199,82 @@ def test_none_changes_nothing() -> None:
 def test_unknown_filter_lists_the_known() -> None:
     with pytest.raises(InputError, match="one-euro"):
         MeshSmoother("kalman", CONFIG)
+
+
+FAR = np.array([0.0, 0.0, 4.0])
+RUN = 8
+"""Frames of a run, as in a recording at 30 frames/s."""
+
+
+def samples(signal: np.ndarray, track_id: int = 1, first: int = 0) -> list[Sample]:
+    """signal: (T, V, 3) at 30 frames/s."""
+    return [Sample(track_id, (first + index) / 30, Posture(points, FAR)) for index, points in enumerate(signal)]
+
+
+def recorded(people: list[Sample], run: int = RUN, name: str = "one-euro") -> list[Posture]:
+    smoother = RecordingSmoother(name, CONFIG)
+    found = [posture for first in range(0, len(people), run) for posture in smoother(people[first : first + run])]
+    return found + smoother.rest()
+
+
+def waving(num_frames: int = 150) -> np.ndarray:
+    """(T, 20, 3): points that go to and fro by 0.3 m in 1.25 s."""
+    return np.tile(0.3 * np.sin(np.arange(num_frames) / 30 * 2 * np.pi / 1.25)[:, None, None], (1, 20, 3))
+
+
+def points_of(postures: list[Posture]) -> np.ndarray:
+    return np.stack([posture.vertices_m for posture in postures])
+
+
+def test_a_recording_is_calmer_than_a_camera_and_nothing_is_late() -> None:
+    true = waving()
+    noisy = true + np.random.default_rng(0).normal(0, 0.008, true.shape)
+    smoother = MeshSmoother("one-euro", CONFIG)
+    live, two_way = points_of([smoother(sample) for sample in samples(noisy)]), points_of(recorded(samples(noisy)))
+
+    def jerk(points: np.ndarray) -> float:
+        return np.abs(np.diff(points - true, 3, axis=0)[20:-20]).mean()
+
+    def lag(points: np.ndarray) -> float:
+        """Frames: the share of the true velocity by which the path is behind."""
+        velocity = np.gradient(true, axis=0)[20:-20]
+        return float(((true - points)[20:-20] * velocity).sum() / (velocity**2).sum())
+
+    assert jerk(two_way) < 0.6 * jerk(live)
+    assert lag(live) > 0.2
+    assert abs(lag(two_way)) < 0.05
+    assert np.abs(two_way - true)[20:-20].mean() < np.abs(live - true)[20:-20].mean()
+
+
+def test_runs_do_not_show() -> None:
+    noisy = waving() + np.random.default_rng(0).normal(0, 0.008, (150, 20, 3))
+    in_runs, at_once = points_of(recorded(samples(noisy))), points_of(recorded(samples(noisy), run=1000))
+    assert np.abs(in_runs - at_once).max() < 0.25 * 0.008
+    assert np.abs(in_runs - at_once).mean() < 0.02 * 0.008
+
+
+def test_a_recordings_people_are_kept_apart_and_come_back_in_order() -> None:
+    here, there = samples(np.zeros((20, 2, 3)), 1), samples(np.ones((12, 2, 3)), 2, first=4)
+    both = sorted([*here, *there], key=lambda sample: (sample.time_s, sample.track_id))
+    for sample, posture in zip(both, recorded(both), strict=True):
+        np.testing.assert_allclose(posture.vertices_m, float(sample.track_id == 2), atol=1e-12)
+
+
+def test_somebody_away_for_long_is_smoothed_anew() -> None:
+    gap = round(30 * CONFIG.max_gap_s) + 3
+    people = [*samples(np.zeros((5, 2, 3))), *samples(np.ones((5, 2, 3)), first=5 + gap)]
+    np.testing.assert_allclose(points_of(recorded(people, run=10))[:, 0, 0], [0] * 5 + [1] * 5, atol=1e-12)
+
+
+def test_a_cut_is_not_smoothed_over() -> None:
+    smoother, zeros, ones = RecordingSmoother("one-euro", CONFIG), np.zeros((5, 2, 3)), np.ones((5, 2, 3))
+    assert smoother(samples(zeros), starts_scene=True) == []
+    before = smoother(samples(ones, first=5), starts_scene=True)
+    np.testing.assert_allclose(points_of(before), 0, atol=1e-12)
+    np.testing.assert_allclose(points_of(smoother.rest()), 1, atol=1e-12)
+    assert smoother.rest() == []
+
+
+def test_none_leaves_a_recording_as_it_is() -> None:
+    noise = np.random.default_rng(0).normal(size=(30, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(points_of(recorded(samples(noise), name="none")), noise)
