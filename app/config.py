@@ -36,7 +36,9 @@ class TrackConfig:
 class SmoothConfig:
     """The 1 Euro filter (Casiez et al. 2012): cutoff = min_cutoff + beta * speed, at 30 frames/s; at other rates see smooth.rate_factor.
 
-    Chosen on real clips, so that jitter is halved at under half a frame of lag: `python -m app.jitter CLIP...` shows both.
+    Chosen on real clips, so that a camera's jitter is halved at half a frame of lag: `python -m app.jitter --live CLIP...` shows both.
+    both_ways_share: on seven rendered clips of motion capture it takes a quarter off the error of the acceleration and a tenth off that of
+    the velocity, and hands and feet keep 0.53 of their true speed; 0.56 with a camera's filter, and 0.61 without any.
     """
 
     min_cutoff_hz: float = setting(0.3, "body shape at rest, Hz; lower is calmer")
