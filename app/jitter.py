@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
-from app.smooth import MeshSmoother, Posture, RecordingSmoother, Sample
-from app.types import Scene, SmoothedMesh
+from app.smooth import MeshSmoother, RecordingSmoother, Sample
+from app.types import Posture, Scene, SmoothedMesh
 from core.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def calm_of(paths: list[Path3d], signal: str) -> Calm:
 def samples_of(scene: Scene) -> list[Sample]:
     """What is smoothed of a scene's people."""
     return [
-        Sample(mesh.track_id, scene.frame.time_s, Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64))) for mesh in scene.meshes
+        Sample(mesh.track_id, scene.frame.time_s, Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64)), mesh.joints_m)
+        for mesh in scene.meshes
     ]
 
 

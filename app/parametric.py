@@ -8,8 +8,7 @@ import torch
 
 from app.config import LiveConfig
 from app.shapes import TrackShapes
-from app.smooth import Posture
-from app.types import Intrinsics
+from app.types import Intrinsics, Posture
 from core.bodies import Body
 from core.body_fit import BodyFitter, Fit
 from core.fitters import FAITHFUL, fitter_for

@@ -30,11 +30,11 @@ from app.placing import (
 )
 from app.rolls import Rolls
 from app.shapes import TrackShapes
-from app.smooth import Posture, RecordingSmoother
+from app.smooth import RecordingSmoother
 from app.spans import Span, max_span_frames, split_spans
 from app.stages import Stage, each
 from app.track import Track, Tracker, known_boxes
-from app.types import Frame, Scene, intrinsics_of
+from app.types import Frame, Posture, Scene, intrinsics_of
 from core.bodies import Body
 from core.types import MeshEstimate, PersonCrop
 

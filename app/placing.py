@@ -11,9 +11,9 @@ from app.config import LiveConfig
 from app.parametric import Sighting, chosen_fitter, fitted
 from app.proportions import soundness
 from app.shapes import TrackShapes
-from app.smooth import PerTrack, Posture, Sample
+from app.smooth import PerTrack, Sample
 from app.track import Track
-from app.types import Frame, Intrinsics, SmoothedMesh, intrinsics_of
+from app.types import Frame, Intrinsics, Posture, SmoothedMesh, intrinsics_of
 from app.visibility import VisibilityFilter, joint_visibility
 from core.bodies import Body
 from core.geometry import project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px
@@ -61,7 +61,7 @@ class Seen:
     @property
     def sample(self) -> Sample:
         """What is smoothed."""
-        return Sample(self.placement.track_id, self.placement.frame.time_s, self.posture)
+        return Sample(self.placement.track_id, self.placement.frame.time_s, self.posture, self.joints_m)
 
 
 def seen_people(pairs: list[tuple[Placement, MeshEstimate]], config: LiveConfig) -> list[Seen]:

@@ -47,6 +47,19 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Posture:
+    """What is smoothed of a person.
+
+    vertices_m (V, 3) around the pelvis; translation_m (3,) with z > 0; rotmats (J, 3, 3) and shape (S,), or None
+    """
+
+    vertices_m: np.ndarray
+    translation_m: np.ndarray
+    rotmats: np.ndarray | None = None
+    shape: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class SmoothedMesh:
     """A person's mesh after smoothing, placed in the camera's space. Its own type, so that no sink shows raw output.
 

@@ -146,9 +146,9 @@ def _smooth(work: Work) -> Callable[[], object]:
     from app.smooth import MeshSmoother, Sample
 
     smoother, config = MeshSmoother(work.bench.config.smoothing, work.bench.config.smooth), work.bench.config
-    posture, _ = in_frame(work.estimate, work.scene.intrinsics, config.parametric)
+    posture, joints_m = in_frame(work.estimate, work.scene.intrinsics, config.parametric)
     times_s = (index / FPS for index in count())
-    return lambda: smoother(Sample(1, next(times_s), posture))
+    return lambda: smoother(Sample(1, next(times_s), posture, joints_m))
 
 
 @stage("draw overlay", sized=True)

@@ -12,13 +12,15 @@ from app.smooth import (
     OneEuroFilter,
     OneEuroRotationFilter,
     PersonSmoother,
-    Posture,
     RecordingSmoother,
     Sample,
 )
+from app.types import Posture
 from core.errors import InputError
 
 CONFIG = SmoothConfig()
+STILL = np.random.default_rng(3).normal(size=(14, 3))
+"""Joints of somebody who does not turn."""
 
 
 def body_filter() -> OneEuroFilter:
@@ -138,10 +140,10 @@ def test_people_are_kept_apart_and_forgotten() -> None:
     smoother = MeshSmoother("one-euro", CONFIG)
     here, there = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     forward = np.array([0.0, 0.0, 4.0])
-    smoother(Sample(1, 0.0, Posture(here, forward)))
-    assert np.array_equal(smoother(Sample(2, 0.0, Posture(there, forward))).vertices_m, there)
-    assert np.abs(smoother(Sample(1, 0.03, Posture(there, forward))).vertices_m - there).max() > 0.02
-    assert np.array_equal(smoother(Sample(1, 0.03 + CONFIG.max_gap_s + 0.1, Posture(there, forward))).vertices_m, there)
+    smoother(Sample(1, 0.0, Posture(here, forward), STILL))
+    assert np.array_equal(smoother(Sample(2, 0.0, Posture(there, forward), STILL)).vertices_m, there)
+    assert np.abs(smoother(Sample(1, 0.03, Posture(there, forward), STILL)).vertices_m - there).max() > 0.02
+    assert np.array_equal(smoother(Sample(1, 0.03 + CONFIG.max_gap_s + 0.1, Posture(there, forward), STILL)).vertices_m, there)
     smoother.forget_before(0.2 + CONFIG.max_gap_s)
     assert len(smoother) == 1
     smoother.reset()
@@ -208,7 +210,7 @@ RUN = 8
 
 def samples(signal: np.ndarray, track_id: int = 1, first: int = 0) -> list[Sample]:
     """signal: (T, V, 3) at 30 frames/s."""
-    return [Sample(track_id, (first + index) / 30, Posture(points, FAR)) for index, points in enumerate(signal)]
+    return [Sample(track_id, (first + index) / 30, Posture(points, FAR), STILL) for index, points in enumerate(signal)]
 
 
 def recorded(people: list[Sample], run: int = RUN, name: str = "one-euro") -> list[Posture]:

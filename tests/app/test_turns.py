@@ -1,0 +1,73 @@
+"""Bodies that seem to turn about in no time."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from app.config import SmoothConfig
+from app.smooth import FILTERS, MeshSmoother, RecordingSmoother, Sample
+from app.turns import GATES, PERSISTS_S, NoGate, TurnGate
+from app.types import Posture
+from core.joints import JOINT_NAMES, indices
+
+UPRIGHT = np.zeros((14, 3))
+UPRIGHT[indices(("R_Hip", "L_Hip", "R_Shoulder", "L_Shoulder"))] = [[-0.1, 0, 0], [0.1, 0, 0], [-0.2, -0.5, 0], [0.2, -0.5, 0]]
+
+
+def sample(angle_deg: float, frame: int, fps: float = 30.0) -> Sample:
+    """Somebody turned about the vertical, who also moves to the side; the vertices are the joints."""
+    joints_m = UPRIGHT @ Rotation.from_euler("y", angle_deg, degrees=True).as_matrix().T
+    return Sample(1, frame / fps, Posture(joints_m, np.array([0.01 * frame, 0.0, 4.0])), joints_m)
+
+
+def passed(angles_deg: list[float], fps: float = 30.0) -> list[bool]:
+    """For each frame whether what was said is what is taken."""
+    gate, shown = TurnGate(), []
+    for frame, angle_deg in enumerate(angles_deg):
+        said = sample(angle_deg, frame, fps)
+        taken = gate(said.posture, said.joints_m, said.time_s)
+        np.testing.assert_array_equal(taken.translation_m, said.posture.translation_m)
+        shown.append(taken.vertices_m is said.posture.vertices_m)
+    return shown
+
+
+def test_a_frame_from_behind_is_not_believed() -> None:
+    assert passed([0, 5, 180, 10, 15]) == [True, True, False, True, True]
+
+
+def test_back_and_forth_stays_as_it_was() -> None:
+    assert passed([0.0, 180.0] * 30) == [True, False] * 30
+
+
+@pytest.mark.parametrize("fps", [15.0, 30.0, 60.0])
+def test_what_persists_is_believed(fps: float) -> None:
+    shown = passed([0.0] * 5 + [170.0] * 40, fps)
+    late = shown.index(False), len(shown) - 1 - shown[::-1].index(False)
+    assert late[0] == 5
+    assert PERSISTS_S - 1 / fps <= (late[1] - late[0] + 1) / fps <= PERSISTS_S + 1 / fps
+    assert all(shown[late[1] + 1 :])
+
+
+@pytest.mark.parametrize("fps", [10.0, 25.0, 60.0])
+def test_a_pirouette_is_believed(fps: float) -> None:
+    random = np.random.default_rng(0)
+    assert all(passed([720 * frame / fps + random.normal(0, 8) for frame in range(60)], fps))
+
+
+def test_what_changes_while_it_is_doubted_is_doubted_on() -> None:
+    assert passed([0.0, 180.0, 90.0, 180.0, 90.0, 180.0, 90.0, 180.0, 90.0, 180.0]) == [True] + [False] * 9
+
+
+def test_every_filter_has_its_gate_and_none_believes_everything() -> None:
+    assert set(GATES) == set(FILTERS)
+    said = sample(180, 1)
+    assert NoGate()(said.posture, said.joints_m, said.time_s) is said.posture
+
+
+def test_smoothing_does_not_show_a_flip() -> None:
+    people = [sample(180 if frame in (20, 21) else 0, frame) for frame in range(40)]
+    live, recording = MeshSmoother("one-euro", SmoothConfig()), RecordingSmoother("one-euro", SmoothConfig())
+    recording(people)
+    for postures in ([live(person) for person in people], recording.rest()):
+        shoulder = np.array([posture.vertices_m[JOINT_NAMES.index("L_Shoulder"), 0] for posture in postures])
+        np.testing.assert_allclose(shoulder, 0.2, atol=1e-9)
