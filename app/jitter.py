@@ -8,6 +8,7 @@ the noise of the unsmoothed path would decide. The clip goes through the network
 import argparse
 import logging
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
-from app.smooth import MeshSmoother, RecordingSmoother, Sample
-from app.types import Posture, Scene, SmoothedMesh
+from app.smooth import MeshSmoother, RecordingSmoother
+from app.types import Posture, Sample, Scene, SmoothedMesh
 from core.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,11 +132,13 @@ def smoothed_as_live(scenes: Iterable[Scene], config: LiveConfig) -> Iterator[tu
 def smoothed_as_recorded(scenes: Iterable[Scene], config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
     """The same in runs as long as the spans of a recording."""
     smoother = RecordingSmoother(config.smoothing, config.smooth)
-    held: list[Scene] = []
+    held: deque[list[Scene]] = deque()
     for run in runs_of(scenes, config.detect.interval_s):
-        yield from _shared_out(held, smoother([sample for scene in run for sample in samples_of(scene)]))
-        held = run
-    yield from _shared_out(held, smoother.rest())
+        held.append(run)
+        for postures in smoother([sample for scene in run for sample in samples_of(scene)]):
+            yield from _shared_out(held.popleft(), postures)
+    for postures in smoother.rest():
+        yield from _shared_out(held.popleft(), postures)
 
 
 def runs_of(scenes: Iterable[Scene], duration_s: float) -> Iterator[list[Scene]]:

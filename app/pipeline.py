@@ -6,6 +6,7 @@ Somebody found only at the start is followed by their own mesh, frame by frame, 
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -98,10 +99,10 @@ class VideoPipeline:
         }
 
     def max_held_frames(self, frame_bytes: int) -> int:
-        """How many frames of this size the stages hold back at most: those of a span that wait for the next one to calm them, those of
-        the next one, and the frame that shows that it is complete.
+        """How many frames of this size the stages hold back at most: those of two spans that wait for what calms them, those of the next
+        one, and the frame that shows that it is complete.
         """
-        return 2 * max_span_frames(frame_bytes, self._config.detect.max_interval_frames) + 1
+        return 3 * max_span_frames(frame_bytes, self._config.detect.max_interval_frames) + 1
 
     def scenes(self, frames: Iterable[Frame]) -> Iterator[Scene]:
         """One Scene per Frame, made when it is asked for; `timings_ms` are a span's times shared out evenly over its frames."""
@@ -115,18 +116,22 @@ class VideoPipeline:
         return map(self._look_at, split_spans(frames, detect.interval_s, detect.max_interval_frames))
 
     def _scenes(self, sights: Iterable[_Sight]) -> Iterator[Scene]:
-        """Each span once the next one is there, which calms it from behind."""
-        held: _Seen | None = None
+        """Each span once enough of what follows is there to calm it."""
+        held: deque[_Seen] = deque()
         try:
             for sight in sights:
-                coming, calmed = self._calmed(sight)
-                if held is not None:
-                    yield from self._finished(held, calmed)
-                held = coming
+                seen, done = self._calmed(sight)
+                held.append(seen)
+                for postures in done:
+                    yield from self._finished(held.popleft(), postures)
         except Exception:
-            yield from self._last(held)  # nothing is lost of what came before an error
+            yield from self._rest(held)  # nothing is lost of what came before an error
             raise
-        yield from self._last(held)
+        yield from self._rest(held)
+
+    def _rest(self, held: deque[_Seen]) -> Iterator[Scene]:
+        for postures in self._smoother.rest():
+            yield from self._finished(held.popleft(), postures)
 
     def _look_at(self, span: Span) -> _Sight:
         """Who is where: everything that the tracker takes part in."""
@@ -152,16 +157,13 @@ class VideoPipeline:
         pairs = list(zip(sight.to_estimate, estimates, strict=True)) + sight.pairs
         return replace(sight, to_estimate=[], pairs=pairs, timings_ms=clock.take(len(sight.span.frames), sight.timings_ms))
 
-    def _calmed(self, sight: _Sight) -> tuple[_Seen, list[Posture]]:
-        """A span with everybody in camera space, and the smoothed postures of the span before."""
+    def _calmed(self, sight: _Sight) -> tuple[_Seen, list[list[Posture]]]:
+        """A span with everybody in camera space, and the smoothed postures of the spans that are finished."""
         clock, start_s = Clock(), time.perf_counter()
         people = seen_people(sight.pairs, self._config)
-        calmed = self._smoother([person.sample for person in people], sight.span.starts_scene)
+        done = self._smoother([person.sample for person in people], sight.span.starts_scene)
         clock.add("smooth", start_s)
-        return _Seen(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), calmed
-
-    def _last(self, held: _Seen | None) -> Iterator[Scene]:
-        return iter(()) if held is None else iter(self._finished(held, self._smoother.rest()))
+        return _Seen(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), done
 
     def _finished(self, seen: _Seen, calmed: list[Posture]) -> list[Scene]:
         """Everybody before the frame's camera."""

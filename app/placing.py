@@ -11,9 +11,9 @@ from app.config import LiveConfig
 from app.parametric import Sighting, chosen_fitter, fitted
 from app.proportions import soundness
 from app.shapes import TrackShapes
-from app.smooth import PerTrack, Sample
+from app.smooth import PerTrack
 from app.track import Track
-from app.types import Frame, Intrinsics, Posture, SmoothedMesh, intrinsics_of
+from app.types import Frame, Intrinsics, Posture, Sample, SmoothedMesh, intrinsics_of
 from app.visibility import VisibilityFilter, joint_visibility
 from core.bodies import Body
 from core.geometry import project_pinhole, rotation_towards, translation_from_weak_camera, weak_to_frame_px

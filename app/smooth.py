@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from app.config import SmoothConfig
 from app.turns import GATES
-from app.types import Posture
+from app.types import Posture, Sample
 from core.registry import Registry
 
 if TYPE_CHECKING:
@@ -216,16 +216,6 @@ class PerTrack(Generic[T]):
         return len(self._kept)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A person at one time. joints_m: (14, 3) of the posture, pelvis at 0."""
-
-    track_id: int
-    time_s: float
-    posture: Posture
-    joints_m: np.ndarray
-
-
 class MeshSmoother:
     """Calms a camera's people: each by what was before."""
 
@@ -236,7 +226,7 @@ class MeshSmoother:
     def __call__(self, sample: Sample) -> Posture:
         """One person at one time, smoothed."""
         gate, person = self._people.at(sample.track_id, sample.time_s)
-        return person(gate(sample.posture, sample.joints_m, sample.time_s), sample.time_s)
+        return person(gate(sample), sample.time_s)
 
     def forget_before(self, time_s: float) -> None:
         """As PerTrack's."""
@@ -255,33 +245,51 @@ class RecordingSmoother:
 
     What the first pass makes late the second makes early by as much, so nothing is late, as in the zero-lag Butterworth filter of
     gait analysis (Winter, "Biomechanics and Motor Control of Human Movement"). Samples come in runs, a quarter of a second long or
-    so; each is held until the next is there.
+    so. Each run waits for two more: one that shows which turns persist, and one to come back from.
     """
 
     def __init__(self, name: str, config: SmoothConfig) -> None:
-        self._name, self._config = name, config.both_ways()
-        self._forward = MeshSmoother(name, self._config)
-        self._held: list[Sample] = []
+        FILTERS[name]  # as MeshSmoother
+        self._config = config.both_ways()
+        self._make = lambda: PersonSmoother(name, self._config)
+        self._people = PerTrack(lambda: (GATES[name](), self._make()), config.max_gap_s)
+        self._said: list[Sample] | None = None
+        self._calmed: list[Sample] | None = None
 
-    def __call__(self, run: Sequence[Sample], starts_scene: bool = False) -> list[Posture]:
-        """Takes a run, in order of time; returns the postures of the run before, smoothed, in its order.
+    def __call__(self, run: Sequence[Sample], starts_scene: bool = False) -> list[list[Posture]]:
+        """Takes a run, in order of time; returns the smoothed postures of the runs that are finished, each in its order.
 
         starts_scene: nobody in this run has been seen before
         """
-        if starts_scene:
-            self._forward.reset()
-        coming = [replace(sample, posture=self._forward(sample)) for sample in run]
+        done = self.rest() if starts_scene else self._step(run)
+        self._said = list(run)
+        return done
+
+    def rest(self) -> list[list[Posture]]:
+        """Of the last runs: nobody in them is seen again."""
+        done = [*self._step([]), *self._step([])]
+        self._people.reset()
+        return done
+
+    def _step(self, coming: Sequence[Sample]) -> list[list[Posture]]:
+        """The last run goes forward, and the one before it back."""
+        ahead = None if self._said is None else self._forward(self._said, coming)
+        done = [] if self._calmed is None else [self._back(self._calmed, ahead or [])]
+        self._said, self._calmed = None, ahead
+        return done
+
+    def _forward(self, run: list[Sample], coming: Sequence[Sample]) -> list[Sample]:
+        later = [*run, *coming]
+        found = []
+        for number, sample in enumerate(run, start=1):
+            gate, person = self._people.at(sample.track_id, sample.time_s)
+            posture = gate(sample, [other for other in later[number:] if other.track_id == sample.track_id])
+            found.append(replace(sample, posture=person(posture, sample.time_s)))
         if run:
-            self._forward.forget_before(run[-1].time_s)
-        held, self._held = self._held, coming
-        return self._from_behind(held, [] if starts_scene else coming)
+            self._people.forget_before(run[-1].time_s)
+        return found
 
-    def rest(self) -> list[Posture]:
-        """The postures of the last run: nothing comes after it."""
-        held, self._held = self._held, []
-        return self._from_behind(held, [])
-
-    def _from_behind(self, held: list[Sample], coming: list[Sample]) -> list[Posture]:
-        back = PerTrack(lambda: PersonSmoother(self._name, self._config), self._config.max_gap_s)
-        found = [back.at(sample.track_id, -sample.time_s)(sample.posture, -sample.time_s) for sample in reversed([*held, *coming])]
-        return found[::-1][: len(held)]
+    def _back(self, run: list[Sample], coming: list[Sample]) -> list[Posture]:
+        people = PerTrack(self._make, self._config.max_gap_s)
+        found = [people.at(sample.track_id, -sample.time_s)(sample.posture, -sample.time_s) for sample in reversed([*run, *coming])]
+        return found[::-1][: len(run)]

@@ -2,13 +2,13 @@
 the other in the next; nobody turns about in a thirtieth of a second.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from app.types import Posture
+from app.types import Posture, Sample
 from core.registry import Registry
 from core.training.metrics import body_rotations
 
@@ -21,8 +21,8 @@ PERSISTS_S = 0.2
 class Gate(Protocol):
     """Takes what the network says of one person in order of time."""
 
-    def __call__(self, posture: Posture, joints_m: np.ndarray, time_s: float) -> Posture:
-        """The posture, or what is to be taken for it. joints_m: (14, 3) of it, in the same axes."""
+    def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> Posture:
+        """The posture, or what is to be taken for it. coming: of the same person, what a recording says next."""
 
 
 GATES: Registry[Callable[[], Gate]] = Registry("filter")
@@ -38,34 +38,45 @@ class TurnGate:
         self._time_s = 0.0
         self._doubted: tuple[np.ndarray, float] | None = None
 
-    def __call__(self, posture: Posture, joints_m: np.ndarray, time_s: float) -> Posture:
+    def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> Posture:
         """As Gate's."""
-        torso = body_rotations(joints_m[None].astype(np.float64))[0]
-        possible_deg = SLACK_DEG + RATE_DEG_S * (time_s - self._time_s)
-        self._time_s = time_s
-        if self._kept is None or angle_deg(self._kept[0], torso) <= possible_deg or self._persists(torso, time_s, possible_deg):
-            self._kept, self._doubted = (torso, posture), None
-            return posture
-        return replace(self._kept[1], translation_m=posture.translation_m)
+        torso, before_s, self._time_s = torso_of(sample), self._time_s, sample.time_s
+        if self._kept is None or possible(self._kept[0], torso, sample.time_s - before_s) or self._persists(torso, before_s, coming):
+            self._kept, self._doubted = (torso, sample.posture), None
+            return sample.posture
+        return replace(self._kept[1], translation_m=sample.posture.translation_m)
 
-    def _persists(self, torso: np.ndarray, time_s: float, possible_deg: float) -> bool:
-        last, since_s = self._doubted or (torso, time_s)
-        if angle_deg(last, torso) > possible_deg:
-            since_s = time_s
+    def _persists(self, torso: np.ndarray, before_s: float, coming: Sequence[Sample]) -> bool:
+        """Whether the torso has been as it is now for long, or will have been."""
+        now_s = self._time_s
+        last, since_s = self._doubted or (torso, now_s)
+        if not possible(last, torso, now_s - before_s):
+            since_s = now_s
         self._doubted = torso, since_s
-        return time_s - since_s >= PERSISTS_S
+        for sample in coming:
+            follows = torso_of(sample)
+            if now_s - since_s >= PERSISTS_S or not possible(torso, follows, sample.time_s - now_s):
+                break
+            torso, now_s = follows, sample.time_s
+        return now_s - since_s >= PERSISTS_S
 
 
 @GATES.register("none")
 class NoGate:
     """Believes everything."""
 
-    def __call__(self, posture: Posture, joints_m: np.ndarray, time_s: float) -> Posture:
+    def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> Posture:
         """The posture."""
-        del joints_m, time_s
-        return posture
+        del coming
+        return sample.posture
 
 
-def angle_deg(first: np.ndarray, second: np.ndarray) -> float:
-    """Between two rotations (3, 3), 0..180."""
-    return float(np.degrees(np.arccos(np.clip((np.trace(first.T @ second) - 1) / 2, -1, 1))))
+def torso_of(sample: Sample) -> np.ndarray:
+    """(3, 3) axes of the torso."""
+    return body_rotations(sample.joints_m[None].astype(np.float64))[0]
+
+
+def possible(first: np.ndarray, second: np.ndarray, step_s: float) -> bool:
+    """Whether a torso can turn from the one rotation (3, 3) to the other in this time."""
+    turned_deg = np.degrees(np.arccos(np.clip((np.trace(first.T @ second) - 1) / 2, -1, 1)))
+    return bool(turned_deg <= SLACK_DEG + RATE_DEG_S * step_s)

@@ -60,6 +60,16 @@ class Posture:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A person at one time. joints_m: (14, 3) of the posture, pelvis at 0."""
+
+    track_id: int
+    time_s: float
+    posture: Posture
+    joints_m: np.ndarray
+
+
+@dataclass(frozen=True)
 class SmoothedMesh:
     """A person's mesh after smoothing, placed in the camera's space. Its own type, so that no sink shows raw output.
 

@@ -143,7 +143,8 @@ def _body_fit(work: Work) -> Callable[[], object] | None:
 @stage("smooth")
 def _smooth(work: Work) -> Callable[[], object]:
     from app.placing import in_frame
-    from app.smooth import MeshSmoother, Sample
+    from app.smooth import MeshSmoother
+    from app.types import Sample
 
     smoother, config = MeshSmoother(work.bench.config.smoothing, work.bench.config.smooth), work.bench.config
     posture, joints_m = in_frame(work.estimate, work.scene.intrinsics, config.parametric)

@@ -13,9 +13,8 @@ from app.smooth import (
     OneEuroRotationFilter,
     PersonSmoother,
     RecordingSmoother,
-    Sample,
 )
-from app.types import Posture
+from app.types import Posture, Sample
 from core.errors import InputError
 
 CONFIG = SmoothConfig()
@@ -215,8 +214,8 @@ def samples(signal: np.ndarray, track_id: int = 1, first: int = 0) -> list[Sampl
 
 def recorded(people: list[Sample], run: int = RUN, name: str = "one-euro") -> list[Posture]:
     smoother = RecordingSmoother(name, CONFIG)
-    found = [posture for first in range(0, len(people), run) for posture in smoother(people[first : first + run])]
-    return found + smoother.rest()
+    runs = [done for first in range(0, len(people), run) for done in smoother(people[first : first + run])] + smoother.rest()
+    return [posture for done in runs for posture in done]
 
 
 def waving(num_frames: int = 150) -> np.ndarray:
@@ -271,10 +270,17 @@ def test_somebody_away_for_long_is_smoothed_anew() -> None:
 def test_a_cut_is_not_smoothed_over() -> None:
     smoother, zeros, ones = RecordingSmoother("one-euro", CONFIG), np.zeros((5, 2, 3)), np.ones((5, 2, 3))
     assert smoother(samples(zeros), starts_scene=True) == []
-    before = smoother(samples(ones, first=5), starts_scene=True)
-    np.testing.assert_allclose(points_of(before), 0, atol=1e-12)
-    np.testing.assert_allclose(points_of(smoother.rest()), 1, atol=1e-12)
+    assert smoother(samples(zeros[:2], first=5)) == []
+    five, two = smoother(samples(ones, first=7), starts_scene=True)
+    np.testing.assert_allclose(points_of([*five, *two]), np.zeros((7, 2, 3)), atol=1e-12)
+    np.testing.assert_allclose(points_of(*smoother.rest()), ones, atol=1e-12)
     assert smoother.rest() == []
+
+
+def test_runs_of_nobody_keep_their_place() -> None:
+    smoother, zeros = RecordingSmoother("one-euro", CONFIG), np.zeros((3, 2, 3))
+    done = [run for people in ([], samples(zeros), [], [], samples(zeros, first=9)) for run in smoother(people)] + smoother.rest()
+    assert [len(run) for run in done] == [0, 3, 0, 0, 3]
 
 
 def test_none_leaves_a_recording_as_it_is() -> None:

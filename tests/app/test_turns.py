@@ -5,9 +5,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
-from app.smooth import FILTERS, MeshSmoother, RecordingSmoother, Sample
+from app.smooth import FILTERS, MeshSmoother, RecordingSmoother
 from app.turns import GATES, PERSISTS_S, NoGate, TurnGate
-from app.types import Posture
+from app.types import Posture, Sample
 from core.joints import JOINT_NAMES, indices
 
 UPRIGHT = np.zeros((14, 3))
@@ -25,7 +25,7 @@ def passed(angles_deg: list[float], fps: float = 30.0) -> list[bool]:
     gate, shown = TurnGate(), []
     for frame, angle_deg in enumerate(angles_deg):
         said = sample(angle_deg, frame, fps)
-        taken = gate(said.posture, said.joints_m, said.time_s)
+        taken = gate(said)
         np.testing.assert_array_equal(taken.translation_m, said.posture.translation_m)
         shown.append(taken.vertices_m is said.posture.vertices_m)
     return shown
@@ -61,13 +61,20 @@ def test_what_changes_while_it_is_doubted_is_doubted_on() -> None:
 def test_every_filter_has_its_gate_and_none_believes_everything() -> None:
     assert set(GATES) == set(FILTERS)
     said = sample(180, 1)
-    assert NoGate()(said.posture, said.joints_m, said.time_s) is said.posture
+    assert NoGate()(said) is said.posture
+
+
+def test_a_recording_sees_what_persists_from_its_beginning() -> None:
+    angles = [0.0] * 5 + [170.0] * 3 + [0.0] * 5 + [170.0] * 12
+    people, gate = [sample(angle_deg, frame) for frame, angle_deg in enumerate(angles)], TurnGate()
+    shown = [gate(person, people[number:]).vertices_m is person.posture.vertices_m for number, person in enumerate(people, start=1)]
+    assert shown == [True] * 5 + [False] * 3 + [True] * 17
 
 
 def test_smoothing_does_not_show_a_flip() -> None:
     people = [sample(180 if frame in (20, 21) else 0, frame) for frame in range(40)]
     live, recording = MeshSmoother("one-euro", SmoothConfig()), RecordingSmoother("one-euro", SmoothConfig())
     recording(people)
-    for postures in ([live(person) for person in people], recording.rest()):
+    for postures in ([live(person) for person in people], *recording.rest()):
         shoulder = np.array([posture.vertices_m[JOINT_NAMES.index("L_Shoulder"), 0] for posture in postures])
         np.testing.assert_allclose(shoulder, 0.2, atol=1e-9)
