@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from app.types import Posture, Sample
+from core.geometry import body_rotations
 from core.registry import Registry
-from core.training.metrics import body_rotations
 
 SLACK_DEG, RATE_DEG_S = 40.0, 600.0
 """A torso may turn so far between two frames: what the network errs, and faster than a pirouette. 60 degrees at 30 frames/s."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.joints import HIPS
+from core.joints import HIPS, indices
 from core.lens import default_focal_px  # noqa: F401 - a part of this module for all that do not mind torch
 from core.types import CROP_SIZE_PX
 
@@ -23,6 +23,17 @@ def hip_centred(joints: Points) -> Points:
     """(..., 14, 3) with the middle of the hips at 0. Slices, since a list of numbers would make a GPU wait for its copy."""
     right, left = (joints[..., hip : hip + 1, :] for hip in HIPS)
     return joints - (right + left) / 2
+
+
+def body_rotations(joints_m: np.ndarray) -> np.ndarray:
+    """The torso's frame from hips and shoulders: (B, 14, 3) -> (B, 3, 3), columns left, up, front."""
+    right_hip, left_hip, right_shoulder, left_shoulder = (joints_m[:, i] for i in indices(("R_Hip", "L_Hip", "R_Shoulder", "L_Shoulder")))
+    up = (right_shoulder + left_shoulder - right_hip - left_hip) / 2
+    up = up / np.maximum(np.linalg.norm(up, axis=-1, keepdims=True), 1e-9)
+    left = left_hip - right_hip + left_shoulder - right_shoulder
+    left = left - (left * up).sum(axis=-1, keepdims=True) * up
+    left = left / np.maximum(np.linalg.norm(left, axis=-1, keepdims=True), 1e-9)
+    return np.stack([left, up, np.cross(left, up)], axis=-1)
 
 
 def project(points_m: Tensor, camera: Tensor) -> Tensor:

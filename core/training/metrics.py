@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from core.geometry import HALF_CROP_PX, hip_centred, procrustes_align
-from core.joints import JOINT_NAMES, indices
+from core.geometry import HALF_CROP_PX, body_rotations, hip_centred, procrustes_align
+from core.joints import JOINT_NAMES
 
 MM_PER_M = 1000.0
 PCK_THRESHOLD = 0.1
@@ -65,17 +65,6 @@ def pa_mpjpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
 def mpvpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
     """Per person mean vertex error; both (B, V, 3) come with the pelvis at 0 -> (B,)."""
     return np.linalg.norm(predicted_m - true_m, axis=-1).mean(axis=-1) * MM_PER_M
-
-
-def body_rotations(joints_m: np.ndarray) -> np.ndarray:
-    """The torso's frame from hips and shoulders: (B, 14, 3) -> (B, 3, 3), columns left, up, front."""
-    right_hip, left_hip, right_shoulder, left_shoulder = (joints_m[:, i] for i in indices(("R_Hip", "L_Hip", "R_Shoulder", "L_Shoulder")))
-    up = (right_shoulder + left_shoulder - right_hip - left_hip) / 2
-    up = up / np.maximum(np.linalg.norm(up, axis=-1, keepdims=True), 1e-9)
-    left = left_hip - right_hip + left_shoulder - right_shoulder
-    left = left - (left * up).sum(axis=-1, keepdims=True) * up
-    left = left / np.maximum(np.linalg.norm(left, axis=-1, keepdims=True), 1e-9)
-    return np.stack([left, up, np.cross(left, up)], axis=-1)
 
 
 def facing_errors_deg(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:

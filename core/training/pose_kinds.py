@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from core.geometry import body_rotations
 from core.joints import JOINT_NAMES, indices
-from core.training.metrics import body_rotations
 
 UP = np.array([0.0, -1.0, 0.0])
 INVERTED, LYING, BENDING, CROUCHING, SITTING, OVERHEAD, UPRIGHT = POSE_KINDS = (
