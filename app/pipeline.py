@@ -124,7 +124,7 @@ class VideoPipeline:
                 held.append(seen)
                 for postures in done:
                     yield from self._finished(held.popleft(), postures)
-        except Exception:
+        except (Exception, KeyboardInterrupt):
             yield from self._rest(held)  # nothing is lost of what came before an error
             raise
         yield from self._rest(held)
