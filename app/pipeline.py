@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,8 @@ from app.track import Track, Tracker, known_boxes
 from app.types import Frame, Posture, Scene, intrinsics_of
 from core.bodies import Body
 from core.types import MeshEstimate, PersonCrop
+
+T = TypeVar("T")
 
 BATCH_SIZE = 16
 MIN_FOLLOW_IOU = 0.4
@@ -75,6 +77,14 @@ class _Seen:
     span: Span
     people: list[Seen]
     timings_ms: dict[str, float]
+
+
+def until_error(items: Iterable[T], errors: list[BaseException]) -> Iterator[T]:
+    """The items; an error that ends them is put into `errors`, for later."""
+    try:
+        yield from items
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  raised by whoever asked
+        errors.append(error)
 
 
 class VideoPipeline:
@@ -118,20 +128,16 @@ class VideoPipeline:
     def _scenes(self, sights: Iterable[_Sight]) -> Iterator[Scene]:
         """Each span once enough of what follows is there to calm it."""
         held: deque[_Seen] = deque()
-        try:
-            for sight in sights:
-                seen, done = self._calmed(sight)
-                held.append(seen)
-                for postures in done:
-                    yield from self._finished(held.popleft(), postures)
-        except (Exception, KeyboardInterrupt):
-            yield from self._rest(held)  # nothing is lost of what came before an error
-            raise
-        yield from self._rest(held)
-
-    def _rest(self, held: deque[_Seen]) -> Iterator[Scene]:
+        errors: list[BaseException] = []
+        for sight in until_error(sights, errors):
+            seen, done = self._calmed(sight)
+            held.append(seen)
+            for postures in done:
+                yield from self._finished(held.popleft(), postures)
         for postures in self._smoother.rest():
             yield from self._finished(held.popleft(), postures)
+        for error in errors:  # nothing is lost of what came before it
+            raise error
 
     def _look_at(self, span: Span) -> _Sight:
         """Who is where: everything that the tracker takes part in."""
