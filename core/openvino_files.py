@@ -113,55 +113,34 @@ def traced(module: nn.Module, example: Tensor) -> "openvino.Model":
         return frontend.convert(frontend.load(decoder))
 
 
-def compile_network(
-    openvino: Any, network: "openvino.Model", precision: str, num_threads: int = 0, shared_out: bool = False
-) -> "openvino.CompiledModel":
-    """For this CPU, on so many threads, 0: as many as PyTorch has.
-
-    shared_out: each thread takes pictures of its own (a stream), instead of all working on the same ones. Threads that work on one
-    picture wait for one another at each of some hundred layers, and longer where other work shares their cores: on two of a Xeon,
-    streams take a quarter to two fifths less time for two crops, and a tenth to a sixth less for eight.
-    """
-    threads = num_threads or torch.get_num_threads()
+def compile_network(openvino: Any, network: "openvino.Model", precision: str, num_threads: int = 0) -> "openvino.CompiledModel":
+    """For this CPU, on so many threads, 0: as many as PyTorch has."""
     options = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[runs_in(precision)],
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": threads if shared_out else 1,
+        "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # else two networks on a thread each would share the first core
     }
     return openvino.Core().compile_model(network, "CPU", options)
 
 
 class Compiled:
-    """A compiled network; threads may share it: each has requests of its own while it runs, and leaves them for the next."""
+    """A compiled network; threads may share it: each has a request of its own while it runs, and leaves it for the next."""
 
     def __init__(self, network: "openvino.CompiledModel") -> None:
         self._network = network
-        self._num_streams = int(network.get_property("NUM_STREAMS"))
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def __call__(self, pictures: np.ndarray) -> list[Tensor]:
-        """The network's outputs, copied; the pictures are shared out over its streams."""
-        parts = np.array_split(np.ascontiguousarray(pictures), max(1, min(self._num_streams, len(pictures))))
-        requests = [self._request() for _ in parts]
-        for request, part in zip(requests, parts, strict=True):
-            request.start_async({0: part}, share_inputs=True)
-        said = [_said(request) for request in requests]
-        for request in requests:
-            self._idle.put(request)
-        return [torch.cat(outputs) for outputs in zip(*said, strict=True)] if len(parts) > 1 else said[0]
-
-    def _request(self) -> "openvino.InferRequest":
+        """The network's outputs, copied."""
         try:
-            return self._idle.get_nowait()
+            request = self._idle.get_nowait()
         except queue.Empty:
-            return self._network.create_infer_request()
-
-
-def _said(request: "openvino.InferRequest") -> list[Tensor]:
-    """The outputs of a request that was started, once they are there."""
-    request.wait()
-    return [torch.from_numpy(np.array(tensor.data)) for tensor in request.output_tensors]
+            request = self._network.create_infer_request()
+        results = request.infer({0: np.ascontiguousarray(pictures)}, share_inputs=True)
+        said = [torch.from_numpy(np.array(results[number])) for number in range(len(results))]
+        self._idle.put(request)
+        return said
 
 
 def fits(got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> bool:

@@ -110,7 +110,7 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> tu
         expected = exported(pictures)
 
     def ready(network: "openvino.Model") -> tuple[Compiled, ...]:
-        compiled = Compiled(compile_network(openvino, network, precision, shared_out=True))
+        compiled = Compiled(compile_network(openvino, network, precision))
         single = network.clone()
         single.reshape([1, CROP_SIZE_PX, CROP_SIZE_PX, 3])
         alone = Compiled(compile_network(openvino, single, precision))
