@@ -71,8 +71,8 @@ class _Sight:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A span whose people are estimated."""
+class _Held:
+    """A span that waits for what calms it."""
 
     span: Span
     people: list[Seen]
@@ -127,11 +127,11 @@ class VideoPipeline:
 
     def _scenes(self, sights: Iterable[_Sight]) -> Iterator[Scene]:
         """Each span once enough of what follows is there to calm it."""
-        held: deque[_Seen] = deque()
+        held: deque[_Held] = deque()
         errors: list[BaseException] = []
         for sight in until_error(sights, errors):
-            seen, done = self._calmed(sight)
-            held.append(seen)
+            span, done = self._calmed(sight)
+            held.append(span)
             for postures in done:
                 yield from self._finished(held.popleft(), postures)
         for postures in self._smoother.rest():
@@ -163,22 +163,22 @@ class VideoPipeline:
         pairs = list(zip(sight.to_estimate, estimates, strict=True)) + sight.pairs
         return replace(sight, to_estimate=[], pairs=pairs, timings_ms=clock.take(len(sight.span.frames), sight.timings_ms))
 
-    def _calmed(self, sight: _Sight) -> tuple[_Seen, list[list[Posture]]]:
+    def _calmed(self, sight: _Sight) -> tuple[_Held, list[list[Posture]]]:
         """A span with everybody in camera space, and the smoothed postures of the spans that are finished."""
         clock, start_s = Clock(), time.perf_counter()
         people = seen_people(sight.pairs, self._config)
         done = self._smoother([person.sample for person in people], sight.span.starts_scene)
         clock.add("smooth", start_s)
-        return _Seen(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), done
+        return _Held(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), done
 
-    def _finished(self, seen: _Seen, calmed: list[Posture]) -> list[Scene]:
+    def _finished(self, held: _Held, calmed: list[Posture]) -> list[Scene]:
         """Everybody before the frame's camera."""
-        frames, clock, start_s = seen.span.frames, Clock(), time.perf_counter()
-        if seen.span.starts_scene:
+        frames, clock, start_s = held.span.frames, Clock(), time.perf_counter()
+        if held.span.starts_scene:
             self._finisher.reset()
-        meshes = self._finisher(seen.people, calmed)
+        meshes = self._finisher(held.people, calmed)
         clock.add("smooth", start_s)
-        timings_ms = clock.take(len(frames), seen.timings_ms)
+        timings_ms = clock.take(len(frames), held.timings_ms)
         people = {frame.index: tuple(mesh for index, mesh in meshes if index == frame.index) for frame in frames}
         return [Scene(frame, intrinsics_of(frame, self._config.focal_px), people[frame.index], dict(timings_ms)) for frame in frames]
 

@@ -94,7 +94,7 @@ class Finisher:
             mesh = smoothed_mesh(placement, person.estimate.camera, posture, joints_m, intrinsics_of(frame, config.focal_px))
             visibility = self._visibility.at(placement.track_id, frame.time_s)(mesh.joint_visibility, frame.time_s)
             meshes.append((frame.index, replace(mesh, joint_visibility=visibility, raw_joints_m=person.joints_m)))
-        self._visibility.forget_before(frame.time_s)
+        self._visibility.forget_before(people[-1].placement.frame.time_s)
         return meshes
 
     def reset(self) -> None:

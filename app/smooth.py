@@ -1,7 +1,7 @@
 """Calms a person's mesh over time: FILTERS maps a name to a filter. Filters use the frames' own times, never an assumed rate."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -217,16 +217,16 @@ class PerTrack(Generic[T]):
 
 
 class MeshSmoother:
-    """Calms a camera's people: each by what was before."""
+    """Calms people as a camera sees them: each by what was before."""
 
     def __init__(self, name: str, config: SmoothConfig) -> None:
         FILTERS[name]  # an unknown name fails here, not at the first person
         self._people = PerTrack(lambda: (GATES[name](), PersonSmoother(name, config)), config.max_gap_s)
 
-    def __call__(self, sample: Sample) -> Posture:
-        """One person at one time, smoothed."""
+    def __call__(self, sample: Sample, coming: Iterable[Sample] = ()) -> Posture:
+        """One person at one time, smoothed. coming: as a Gate's."""
         gate, person = self._people.at(sample.track_id, sample.time_s)
-        return person(gate(sample), sample.time_s)
+        return person(gate(sample, coming), sample.time_s)
 
     def forget_before(self, time_s: float) -> None:
         """As PerTrack's."""
@@ -249,10 +249,8 @@ class RecordingSmoother:
     """
 
     def __init__(self, name: str, config: SmoothConfig) -> None:
-        FILTERS[name]  # as MeshSmoother
-        self._config = config.both_ways()
-        self._make = lambda: PersonSmoother(name, self._config)
-        self._people = PerTrack(lambda: (GATES[name](), self._make()), config.max_gap_s)
+        self._name, self._config = name, config.both_ways()
+        self._people = MeshSmoother(name, self._config)
         self._said: list[Sample] | None = None
         self._calmed: list[Sample] | None = None
 
@@ -282,14 +280,13 @@ class RecordingSmoother:
         later = [*run, *coming]
         found = []
         for number, sample in enumerate(run, start=1):
-            gate, person = self._people.at(sample.track_id, sample.time_s)
-            posture = gate(sample, [other for other in later[number:] if other.track_id == sample.track_id])
-            found.append(replace(sample, posture=person(posture, sample.time_s)))
+            own = (other for other in later[number:] if other.track_id == sample.track_id)
+            found.append(replace(sample, posture=self._people(sample, own)))
         if run:
             self._people.forget_before(run[-1].time_s)
         return found
 
     def _back(self, run: list[Sample], coming: list[Sample]) -> list[Posture]:
-        people = PerTrack(self._make, self._config.max_gap_s)
+        people = PerTrack(lambda: PersonSmoother(self._name, self._config), self._config.max_gap_s)
         found = [people.at(sample.track_id, -sample.time_s)(sample.posture, -sample.time_s) for sample in reversed([*run, *coming])]
         return found[::-1][: len(run)]

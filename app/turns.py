@@ -2,14 +2,14 @@
 the other in the next; nobody turns about in a thirtieth of a second.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from app.types import Posture, Sample
-from core.geometry import body_rotations
+from core.geometry import body_rotations, turned_deg
 from core.registry import Registry
 
 SLACK_DEG, RATE_DEG_S = 40.0, 600.0
@@ -21,8 +21,10 @@ PERSISTS_S = 0.2
 class Gate(Protocol):
     """Takes what the network says of one person in order of time."""
 
-    def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> Posture:
-        """The posture, or what is to be taken for it. coming: of the same person, what a recording says next."""
+    def __call__(self, sample: Sample, coming: Iterable[Sample] = ()) -> Posture:
+        """The posture, or what is to be taken for it. coming: of the same person, what a recording says next; looked at where
+        there is a doubt.
+        """
 
 
 GATES: Registry[Callable[[], Gate]] = Registry("filter")
@@ -38,7 +40,7 @@ class TurnGate:
         self._time_s = 0.0
         self._doubted: tuple[np.ndarray, float] | None = None
 
-    def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> Posture:
+    def __call__(self, sample: Sample, coming: Iterable[Sample] = ()) -> Posture:
         """As Gate's."""
         torso, before_s, self._time_s = torso_of(sample), self._time_s, sample.time_s
         if self._kept is None or possible(self._kept[0], torso, sample.time_s - before_s) or self._persists(torso, before_s, coming):
@@ -46,7 +48,7 @@ class TurnGate:
             return sample.posture
         return replace(self._kept[1], translation_m=sample.posture.translation_m)
 
-    def _persists(self, torso: np.ndarray, before_s: float, coming: Sequence[Sample]) -> bool:
+    def _persists(self, torso: np.ndarray, before_s: float, coming: Iterable[Sample]) -> bool:
         """Whether the torso has been as it is now for long, or will have been."""
         now_s = self._time_s
         last, since_s = self._doubted or (torso, now_s)
@@ -65,7 +67,7 @@ class TurnGate:
 class NoGate:
     """Believes everything."""
 
-    def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> Posture:
+    def __call__(self, sample: Sample, coming: Iterable[Sample] = ()) -> Posture:
         """The posture."""
         del coming
         return sample.posture
@@ -78,5 +80,4 @@ def torso_of(sample: Sample) -> np.ndarray:
 
 def possible(first: np.ndarray, second: np.ndarray, step_s: float) -> bool:
     """Whether a torso can turn from the one rotation (3, 3) to the other in this time."""
-    turned_deg = np.degrees(np.arccos(np.clip((np.trace(first.T @ second) - 1) / 2, -1, 1)))
-    return bool(turned_deg <= SLACK_DEG + RATE_DEG_S * step_s)
+    return bool(turned_deg(first, second) <= SLACK_DEG + RATE_DEG_S * step_s)

@@ -36,6 +36,12 @@ def body_rotations(joints_m: np.ndarray) -> np.ndarray:
     return np.stack([left, up, np.cross(left, up)], axis=-1)
 
 
+def turned_deg(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Angle between rotations (..., 3, 3): (...), degrees, 0..180."""
+    cosine = (np.trace(np.swapaxes(first, -1, -2) @ second, axis1=-2, axis2=-1) - 1) / 2
+    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
 def project(points_m: Tensor, camera: Tensor) -> Tensor:
     """Weak-perspective projection into the crop.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from core.geometry import HALF_CROP_PX, body_rotations, hip_centred, procrustes_align
+from core.geometry import HALF_CROP_PX, body_rotations, hip_centred, procrustes_align, turned_deg
 from core.joints import JOINT_NAMES
 
 MM_PER_M = 1000.0
@@ -69,9 +69,7 @@ def mpvpe_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
 
 def facing_errors_deg(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
     """Angle between the torso's frames of prediction and truth: (B, 14, 3) twice -> (B,) degrees, 0..180."""
-    relative = np.swapaxes(body_rotations(predicted_m), 1, 2) @ body_rotations(true_m)
-    cosine = (np.trace(relative, axis1=1, axis2=2) - 1) / 2
-    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+    return turned_deg(body_rotations(predicted_m), body_rotations(true_m))
 
 
 def correct_keypoints(predicted_px: np.ndarray, true_px: np.ndarray, visible: np.ndarray, threshold: float = PCK_THRESHOLD) -> np.ndarray:
