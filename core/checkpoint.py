@@ -27,8 +27,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 SUFFIX = ".safetensors"
 CLASSIFIER = "fc."
 """What torchvision calls the layer behind ResNet's features."""
-BODY_PREFIX = "body."
-"""Names of what a file holds of its body, where the body's own files do not ship with us."""
+BODY_PREFIX, BACKBONE_PREFIX = "body.", "backbone."
+"""Names of what a file holds of its body, where the body's own files do not ship with us, and of its backbone."""
 
 OLD_NAMES = {
     "joint_tokens": "tokens.joints", "vertex_tokens": "tokens.vertices", "camera_token": "camera.token",
@@ -118,19 +118,27 @@ def _load_official(path: Path, mesh_dir: str | Path | None) -> Checkpoint:
 def load_backbone(path: str | Path, backbone: nn.Module, name: str) -> dict[str, Any]:
     """Fill `backbone`, called `name` in BACKBONES, from a file of save_backbone; returns the file's metadata. Strict as load_checkpoint.
 
+    A network of ours, a file or a name in checkpoints/, gives its own backbone.
     A .pth file holds ImageNet weights as torchvision's ResNet-50 or the official HRNet-W64 names them; a classifier that the backbone
     does not have is left out, and so are batch counters that old files lack.
     """
-    if Path(path).suffix in SUFFIXES:
-        tensors = read_state_dict(Path(path))
+    path = file_of(path)
+    if path.suffix in SUFFIXES:
+        tensors = read_state_dict(path)
         counters = {key: value for key, value in backbone.state_dict().items() if key.endswith("num_batches_tracked")}
-        _fill(backbone, counters | {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}, Path(path))
-        return {"origin": f"ImageNet weights, {Path(path).name}"}
-    header, tensors = _read(Path(path), (BACKBONE_FORMAT,))
-    if header.get("backbone") != name:
-        raise InputError(f"backbone file {path}: holds {header.get('backbone')!r}, expected {name!r}")
-    _fill(backbone, tensors, Path(path))
-    return header.get("metadata", {})
+        _fill(backbone, counters | {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}, path)
+        return {"origin": f"ImageNet weights, {path.name}"}
+    header, tensors = _read(path, (BACKBONE_FORMAT, FORMAT))
+    metadata = header.get("metadata", {})
+    found = header.get("backbone")
+    if header["format"] == FORMAT:
+        found = ModelConfig.from_dict(header.get("config")).backbone
+        tensors = {key.removeprefix(BACKBONE_PREFIX): value for key, value in tensors.items() if key.startswith(BACKBONE_PREFIX)}
+        metadata = {"licence": metadata.get("licence", "not known"), "origin": f"the backbone of {path.name}"}
+    if found != name:
+        raise InputError(f"backbone file {path}: holds {found!r}, expected {name!r}")
+    _fill(backbone, tensors, path)
+    return metadata
 
 
 def known_checkpoints() -> dict[str, Path]:
@@ -138,12 +146,16 @@ def known_checkpoints() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob(f"*{SUFFIX}")) if _format(path) in (FORMAT, OLD_FORMAT)}
 
 
-def find_checkpoint(name_or_path: str | Path) -> Path:
-    """The file of a known name or path; raises InputError that lists the known names."""
+def file_of(name_or_path: str | Path) -> Path:
+    """The file of a name in checkpoints/; else the path itself, whether it exists or not."""
     path = Path(name_or_path)
     named = FOLDER / f"{name_or_path}{SUFFIX}"
-    if path.name == str(name_or_path) and named.is_file():
-        return named
+    return named if path.name == str(name_or_path) and named.is_file() else path
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The file of a known name or path; raises InputError that lists the known names."""
+    path = file_of(name_or_path)
     if path.is_file():
         return path
     known = ", ".join(known_checkpoints()) or "none"

@@ -1,8 +1,8 @@
 """Train the default model on one large GPU, in calls of a few minutes, on a machine that comes bare.
 
-python -m core.training.gpu_recipe pack --trunk blazepose-heavy.safetensors --backgrounds DIR... --out recipe.tar
+python -m core.training.gpu_recipe pack --backgrounds DIR... --out recipe.tar.xz
     # elsewhere, with PyTorch, NumPy and OpenCV (headless) and nothing else:
-tar xf recipe.tar && python -m core.training.gpu_recipe run --minutes 9 --out OUT
+tar xf recipe.tar.xz && python -m core.training.gpu_recipe run --minutes 9 --out OUT
     # and again, as often as it takes; here again:
 python -m core.training.gpu_recipe join OUT --out default.safetensors
 
@@ -24,8 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m core.training.gpu_recipe", description="Train the default model on one large GPU.")
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="put code, body, poses, weights and backgrounds into one archive of at most 64 MiB")
-    packing.add_argument("--out", type=Path, required=True, help="archive to write, e.g. recipe.tar")
-    packing.add_argument("--trunk", type=Path, help="the backbone's first weights (.safetensors), to start a run")
+    packing.add_argument("--out", type=Path, required=True, help="archive to write, e.g. recipe.tar, or smaller: recipe.tar.xz")
+    packing.add_argument("--trunk", help="the backbone's first weights: a .safetensors file or a network that has it (default: default)")
     packing.add_argument("--init", type=Path, help="a checkpoint to go on from, instead of --trunk")
     packing.add_argument("--backgrounds", type=Path, nargs="+", default=[], help="folders of pictures and .hdr probes without people")
     packing.add_argument("--coco", type=Path, help="folder in COCO's layout to measure PCK on (never trained on)")
@@ -49,7 +49,8 @@ def do_pack(options: argparse.Namespace) -> None:
     from core.training.gpu.runner import read_settings
 
     settings = read_settings(options.config, options.set)
-    sizes = pack(Wanted(settings, options.trunk, options.init, tuple(options.backgrounds), options.coco), options.out)
+    trunk = options.trunk or (None if options.init else "default")
+    sizes = pack(Wanted(settings, trunk, options.init, tuple(options.backgrounds), options.coco), options.out)
     for kind, size in sizes.items():
         print(f"{size / MIB:8.2f} MiB  {kind}")
     print(f"{options.out.stat().st_size / MIB:8.2f} MiB  {options.out}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from core.bodies import Body, load_body
-from core.checkpoint import load_backbone, load_checkpoint
+from core.checkpoint import file_of, load_backbone, load_checkpoint
 from core.config import ModelConfig, variant
 from core.errors import InputError
 from core.model import FastMETRO, assemble
@@ -14,8 +14,8 @@ WHERE = {
     "hrnet-w64": "get hrnetv2_w64_imagenet_pretrained.pth as the FastMETRO repository's docs/Download.md says, and give its path",
     "blazepose": "make it with `python -m core.backbones.convert_blazepose pose_landmark_full.tflite FILE.safetensors`",
     "blazepose-heavy": "make it with `python -m core.backbones.convert_blazepose pose_landmark_heavy.tflite FILE.safetensors`",
-    "movenet-thunder": "make it with `python -m core.backbones.convert_movenet movenet-thunder.json FILE.safetensors`",
-    "blazepose-heavy+movenet-thunder": "make it of both files with `python -m core.backbones.pair FIRST SECOND FILE.safetensors`",
+    "movenet-thunder": "default-live has it; or make it with `python -m core.backbones.convert_movenet movenet-thunder.json FILE`",
+    "blazepose-heavy+movenet-thunder": "default has it; or make it with `python -m core.backbones.pair FIRST SECOND FILE.safetensors`",
 }
 """Where a backbone's first weights come from."""
 
@@ -35,7 +35,7 @@ class Parts:
         return self.config.backbone
 
 
-def build_for_training(variant_name: str, trunk: Path | None = None, init: Path | None = None) -> Parts:
+def build_for_training(variant_name: str, trunk: str | Path | None = None, init: str | Path | None = None) -> Parts:
     """A model with a pretrained trunk and a random transformer, or, with `init`, all weights of a checkpoint.
 
     Raises InputError when neither is given or the files do not fit.
@@ -45,9 +45,10 @@ def build_for_training(variant_name: str, trunk: Path | None = None, init: Path 
     return build_parts(variant(variant_name), trunk, init)
 
 
-def build_parts(config: ModelConfig, trunk: Path | None, init: str | Path | None, mesh_dir: Path | None = None) -> Parts:
+def build_parts(config: ModelConfig, trunk: str | Path | None, init: str | Path | None, mesh_dir: Path | None = None) -> Parts:
     """A network of this architecture with first weights: all of a checkpoint's, or a trunk's and random ones, or random ones alone.
 
+    trunk: a backbone's file, or a network with that backbone, a file or a name in checkpoints/
     A checkpoint without regressor of body parameters may start a network that has one; that one is random then.
     mesh_dir: folder of the SMPL body's files. Raises InputError when files are missing or of another architecture.
     """
@@ -57,10 +58,11 @@ def build_parts(config: ModelConfig, trunk: Path | None, init: str | Path | None
     model = assemble(config, body)
     if trunk is None:
         return Parts(model, config, body, "random weights")
-    if not trunk.is_file():
+    file = file_of(trunk)
+    if not file.is_file():
         raise InputError(f"backbone: no file {trunk}; {WHERE.get(config.backbone, 'give its weights')}")
-    load_backbone(trunk, model.backbone, config.backbone)
-    return Parts(model, config, body, f"trunk {trunk.name}, transformer from random weights")
+    load_backbone(file, model.backbone, config.backbone)
+    return Parts(model, config, body, f"trunk {file.name}, transformer from random weights")
 
 
 def _continued(config: ModelConfig, init: str | Path, mesh_dir: Path | None) -> Parts:

@@ -35,7 +35,7 @@ def first_parts(config: RunConfig, resumed: bool = False) -> Parts:
     """The network with the first weights that the config asks for; random ones where a state will fill it. Raises InputError."""
     model = config.model
     mesh_dir = Path(model.mesh_dir) if model.mesh_dir else None
-    trunk = None if resumed or model.backbone in ("", RANDOM) else Path(model.backbone)
+    trunk = None if resumed or model.backbone in ("", RANDOM) else model.backbone
     init = None if resumed or not model.init else model.init
     return build_parts(model.config(), trunk, init, mesh_dir)
 

@@ -31,7 +31,7 @@ class ModelSettings:
     release: str = setting("", "paper or released; empty = the variant's own")
     parametric: bool = setting(False, "with a regressor of the body's parameters")
     mesh_dir: str = setting("", "folder of SMPL's files; empty = checkpoints/smpl")
-    backbone: str = setting("", "the backbone's first weights: a .safetensors or .pth file, or random")
+    backbone: str = setting("", "the backbone's first weights: a .safetensors or .pth file, a network that has it (default), or random")
     init: str = setting("", "checkpoint to start from: ours (a file or a name) or an official .bin; instead of backbone")
 
     def config(self) -> ModelConfig:

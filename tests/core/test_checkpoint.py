@@ -135,6 +135,16 @@ def test_imagenet_weights_of_torchvision_fit_the_backbone(tmp_path: Path) -> Non
         load_backbone(tmp_path / "other.pth", target, "resnet50")
 
 
+def test_a_network_gives_its_backbone(tmp_path: Path, model: FastMETRO) -> None:
+    save_checkpoint(tmp_path / "known" / "a.safetensors", model, CONFIG, {"licence": "MIT"})
+    for name_or_path in ("a", tmp_path / "known" / "a.safetensors"):
+        other = BACKBONES["toy"]()
+        assert load_backbone(name_or_path, other, "toy") == {"licence": "MIT", "origin": "the backbone of a.safetensors"}
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.backbone.state_dict().items())
+    with pytest.raises(InputError, match="holds 'toy', expected 'resnet50'"):
+        load_backbone("a", BACKBONES["resnet50"](), "resnet50")
+
+
 def test_files_of_the_first_format_still_load(tmp_path: Path, model: FastMETRO) -> None:
     save_checkpoint(tmp_path / "a.safetensors", model, CONFIG)
     new_names = {new: old for old, new in OLD_NAMES.items()}

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.checkpoint import file_of
 from core.errors import InputError
+from core.training.gpu.runner import checked
+from core.training.picture_run import first_parts
 from core.training.scenery import PICTURE_SUFFIXES
 
 ROOT = Path(__file__).resolve().parents[3]
 MAX_BYTES = 64 * 2**20
+MODES = {".xz": "w:xz", ".gz": "w:gz"}
 RECIPE = "recipe.json"
 CARRIED = ("checkpoints/anny_body.safetensors", "checkpoints/anny_poses.safetensors", "checkpoints/README.md", "LICENSE")
 """Beside core/**/*.py: body, poses, and what their licences are."""
@@ -21,27 +25,35 @@ PICTURE_PX, PROBE_SIZE, JPEG_QUALITY = 400, (512, 256), 88
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to pack. trunk: a backbone's weights, or init: a checkpoint to start from; coco: pictures to measure PCK on, not to train on.
+    """What to pack. coco: pictures to measure PCK on, not to train on.
 
     settings: content of the recipe's config, see core.training.gpu.runner
+    trunk: a backbone's weights, or a network that has it (a file or a name in checkpoints/); or init: a checkpoint to go on from
     """
 
     settings: dict[str, Any]
-    trunk: Path | None = None
+    trunk: str | Path | None = None
     init: Path | None = None
     backgrounds: tuple[Path, ...] = ()
     coco: Path | None = None
 
 
 def pack(wanted: Wanted, target: Path, max_bytes: int = MAX_BYTES) -> dict[str, int]:
-    """Write the archive; returns bytes by kind of content. Raises InputError for missing files and when it would be too large."""
+    """Write the archive, compressed if its name says so; returns bytes by kind of content, before that.
+
+    Raises InputError for missing files, for weights of another architecture than the settings', and when it would be too large.
+    """
     if (wanted.trunk is None) == (wanted.init is None):
         raise InputError("pack: give either --trunk (a backbone's weights) or --init (a checkpoint to go on from)")
+    weights = file_of(wanted.trunk or wanted.init)
+    if not weights.is_file():
+        raise InputError(f"pack: no file {weights}; docs/training.md says how to make a trunk's weights")
+    first_parts(checked(_starting_from(wanted, str(weights))))
     sizes: dict[str, int] = {}
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.tmp")
-    with tarfile.open(unfinished, "w") as archive:
-        for kind, name, content in _contents(wanted):
+    with tarfile.open(unfinished, MODES.get(target.suffix, "w")) as archive:
+        for kind, name, content in _contents(wanted, weights):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -55,20 +67,23 @@ def pack(wanted: Wanted, target: Path, max_bytes: int = MAX_BYTES) -> dict[str, 
     return sizes
 
 
-def _contents(wanted: Wanted) -> Iterator[tuple[str, str, bytes]]:
+def _starting_from(wanted: Wanted, weights: str) -> dict[str, Any]:
+    """A copy of the settings in which the run begins from a file."""
+    settings = json.loads(json.dumps(wanted.settings))
+    settings["model"] |= {"backbone": weights if wanted.trunk else "", "init": "" if wanted.trunk else weights}
+    return settings
+
+
+def _contents(wanted: Wanted, weights: Path) -> Iterator[tuple[str, str, bytes]]:
     """(kind, name in the archive, content)."""
     for path in sorted((ROOT / "core").rglob("*.py")):
         yield "code", path.relative_to(ROOT).as_posix(), path.read_bytes()
     for name in CARRIED:
         if (ROOT / name).is_file():
             yield "body and poses", name, (ROOT / name).read_bytes()
-    settings = json.loads(json.dumps(wanted.settings))
-    weights = wanted.trunk or wanted.init
-    if not weights.is_file():
-        raise InputError(f"pack: no file {weights}; docs/training.md says how to make a trunk's weights")
     place = f"data/{weights.name}"
     yield "weights", place, weights.read_bytes()
-    settings["model"] |= {"backbone": place if wanted.trunk else "", "init": "" if wanted.trunk else place}
+    settings = _starting_from(wanted, place)
     folders = []
     for number, folder in enumerate(wanted.backgrounds):
         folders.append(f"data/backgrounds/{number}")

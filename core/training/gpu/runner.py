@@ -38,20 +38,22 @@ log = logging.getLogger(__name__)
 KIND = "rendered"
 CHECKPOINT = "checkpoint.safetensors"
 DEFAULTS: dict[str, Any] = {
-    "model": {"variant": "fastmetro-s-blazepose-heavy", "backbone": "", "init": ""},
+    "model": {"variant": "fastmetro-s-blazepose-heavy+movenet-thunder", "backbone": "", "init": ""},
     "data": {
         "train": {"kind": KIND, "seed": 1, "epoch": 256_000, "scenes": 64, "recorded_share": 0.35, "backgrounds": []},
         "validation": {"kind": KIND, "people": 1536, "scenes": 64, "recorded_share": 0.35, "backgrounds": []},
         "workers": 14,
     },
     "training": {
-        "samples": 4_000_000, "batch": 256, "lr": 3e-4, "tail": "all", "tail_lr_scale": 0.1, "beta2": 0.98, "warmup_samples": 50_000,
+        "samples": 4_000_000, "batch": 256, "lr": 3e-4, "tail": "last", "tail_lr_scale": 0.3, "beta2": 0.98, "warmup_samples": 50_000,
         "average_decay": 0.999, "precision": "auto", "validate_samples": 128_000, "log_samples": 12_800, "state_minutes": 2.0,
         "threads": 2,
     },
-    "licence": "MIT; backbone weights Apache-2.0 (MediaPipe); trained on synthetic people only",
+    "licence": "MIT; backbone weights Apache-2.0 (MediaPipe, Google); trained on synthetic people only",
 }  # fmt: skip
-"""The default model's settings: the whole trunk learns at a tenth of the transformer's rate. What a recipe.json says stands above them."""
+"""The default's two trunks under transformers of the paper's widths. Of the trunks only the last blocks learn: what more of them learns
+from renders, it forgets about photographs (checkpoints/README.md). What a recipe.json says stands above these settings.
+"""
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,18 @@ class RecipeTrainer(Trainer):
         self.scores = None
 
 
+def checked(settings: dict[str, Any]) -> RunConfig:
+    """The run that settings describe. Raises InputError for what no recipe knows."""
+    config = run_config(settings, "recipe")
+    _check(config)
+    return config
+
+
 def open_call(settings: dict[str, Any], call: Call) -> tuple[RecipeTrainer, RenderedSource, RenderedValidation]:
     """Everything built, an earlier state taken up. Raises InputError."""
     from core.training.picture_run import first_parts
 
-    config = run_config(settings if call.start is None else _from_checkpoint(settings, call.start), "recipe")
-    _check(config)
+    config = checked(settings if call.start is None else _from_checkpoint(settings, call.start))
     torch.manual_seed(config.training.seed)
     folder = RunFolder(call.state)
     folder.run.mkdir(parents=True, exist_ok=True)

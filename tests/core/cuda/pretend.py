@@ -4,10 +4,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 from torch import Tensor
 
 from core.cuda.device import Captured
+
+built_with_cuda = pytest.mark.skipif(
+    not torch.backends.cuda.is_built(), reason="this build of PyTorch is without CUDA, which even tensors that pretend to be on a GPU need"
+)
 
 
 @dataclass

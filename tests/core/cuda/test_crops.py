@@ -6,6 +6,7 @@ from torch._subclasses import FakeTensorMode
 from core.crop import PlacedCrop, crop_person, place_person, sampling
 from core.cuda.crops import NUM_VALUES, axis_values, axis_weights, cut
 from core.types import CROP_SIZE_PX
+from tests.core.cuda.pretend import built_with_cuda
 
 BOXES = {
     "enlarged": [200, 100, 260, 220],
@@ -74,6 +75,7 @@ def test_a_placed_crop_is_the_crop_for_those_who_look() -> None:
     assert placed.side_px == cut_here.side_px
 
 
+@built_with_cuda
 def test_no_tensor_stays_on_the_host() -> None:
     with FakeTensorMode():
         frame = torch.empty(480, 640, 3, dtype=torch.uint8, device="cuda")

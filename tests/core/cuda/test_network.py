@@ -26,6 +26,7 @@ from core.cuda.network import (
 from core.folding import fold_batch_norms
 from core.model import FastMETRO
 from core.pixels import patchwork
+from tests.core.cuda.pretend import built_with_cuda
 from tests.toy import ToyBody, toy_backbone
 
 CONFIG = ModelConfig("small", "toy", "toy", num_layers=2, widths=(32, 16), num_heads=4)
@@ -152,6 +153,7 @@ def test_a_convolution_that_others_look_at_too_is_left_alone() -> None:
     torch.testing.assert_close(fused(x), network(x))
 
 
+@built_with_cuda
 @pytest.mark.parametrize("mode", [*MODES["bf16"]], ids=lambda mode: mode.name)
 def test_nothing_stays_on_the_host(mode: Mode) -> None:
     """On tensors that pretend to be on a GPU: whatever is still on the host would meet them and raise."""

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from core.backbones import BACKBONES
+from core.checkpoint import FOLDER as CHECKPOINTS
 from core.checkpoint import load_checkpoint, save_backbone
+from core.config import VARIANTS
 from core.errors import InputError
 from core.training import gpu_recipe
 from core.training.gpu.bundle import Wanted, pack
@@ -46,7 +48,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, trunk: Path) -> Path:
     backgrounds = folder / "pictures"
     backgrounds.mkdir()
     cv2.imwrite(str(backgrounds / "wall.png"), np.random.default_rng(0).integers(0, 255, (500, 700, 3), np.uint8))
-    archive = folder / "recipe.tar"
+    archive = folder / "recipe.tar.xz"
     arguments = ["pack", "--trunk", str(trunk), "--backgrounds", str(backgrounds), "--out", str(archive)]
     assert gpu_recipe.main([*arguments, "--set", "model.variant=fastmetro-xs-blazepose"]) == 0
     target = folder / "bare"
@@ -55,9 +57,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory, trunk: Path) -> Path:
     return target
 
 
-def run(machine: Path, *arguments: str, minutes: str = FOREVER) -> subprocess.CompletedProcess:
+def run(machine: Path, *arguments: str, minutes: str = FOREVER, changes: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     """`run` on the bare machine."""
-    command = [sys.executable, str(BARE), "core.training.gpu_recipe", "run", "--minutes", minutes, *arguments, "--set", *TOY]
+    command = [sys.executable, str(BARE), "core.training.gpu_recipe", "run", "--minutes", minutes, *arguments, "--set", *TOY, *changes]
     environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=machine, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -87,13 +89,33 @@ def test_from_pack_to_a_checkpoint(machine: Path, tmp_path: Path, capsys: pytest
     assert checkpoint.metadata["scores"]["synthetic"]["num_people"] == 2
     assert checkpoint.body.name == "anny"
     started = torch.load(tmp_path / "b/state/state.pt", weights_only=True)["average"]["values"]
-    assert any(name.startswith("backbone.stem") for name in started)  # the whole trunk learns
+    assert started
+    assert not any(name.startswith("backbone.stem") for name in started)  # of the trunk only the last blocks learn
     lines = [json.loads(line) for line in (tmp_path / "b/out/log.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in lines if "loss" in line] == [2, 4, 6, 8]
 
     fresh = run(machine, "--out", str(tmp_path / "c/out"), "--from", str(half))  # another machine: no state there
     assert "going on from 2 samples with the averaged weights" in fresh.stderr, fresh.stderr
     assert "8 of 8 samples" in fresh.stdout
+
+
+def test_the_recipe_as_it_stands_trains_the_default_s_trunks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Nothing but the repository is needed; only counts are smaller here."""
+    archive = tmp_path / "recipe.tar"
+    assert gpu_recipe.main(["pack", "--out", str(archive)]) == 0
+    assert "MiB  weights" in capsys.readouterr().out
+    assert archive.stat().st_size < 48 * 2**20  # 16 are left for backgrounds
+    with tarfile.open(archive) as content:
+        content.extractall(tmp_path / "bare", filter="data")
+    ended = run(tmp_path / "bare", "--out", str(tmp_path / "out"), minutes=ONE_STEP)
+    assert ended.returncode == 0, ended.stderr
+    trained = load_checkpoint(join(tmp_path / "out"))
+    assert trained.model.config == VARIANTS["fastmetro-s-blazepose-heavy+movenet-thunder"]
+    backbone, shipped = trained.model.backbone.state_dict(), load_checkpoint("default").model.backbone.state_dict()
+    learning = {id(parameter) for parameter in trained.model.backbone.tail_parameters()}
+    frozen = [name for name, parameter in trained.model.backbone.named_parameters() if id(parameter) not in learning]
+    assert len(frozen) > 100
+    assert all(torch.equal(backbone[name], shipped[name]) for name in frozen)
 
 
 def test_a_signal_saves_and_workers_draw(machine: Path, tmp_path: Path) -> None:
@@ -140,10 +162,14 @@ def test_pieces_round_trip_and_notice_damage(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_line(tmp_path: Path, trunk: Path, capsys: pytest.CaptureFixture) -> None:
-    assert gpu_recipe.main(["pack", "--out", str(tmp_path / "r.tar")]) == 1
+    assert gpu_recipe.main(["pack", "--trunk", str(trunk), "--init", str(trunk), "--out", str(tmp_path / "r.tar")]) == 1
     assert "give either --trunk" in capsys.readouterr().err
     with pytest.raises(InputError, match="more than the 1 that fit"):
-        pack(Wanted(DEFAULTS, trunk), tmp_path / "r.tar", 2**20)
+        pack(Wanted(DEFAULTS, "default"), tmp_path / "r.tar", 2**20)
+    with pytest.raises(InputError, match=r"holds 'blazepose', expected 'blazepose-heavy\+movenet-thunder'"):
+        pack(Wanted(DEFAULTS, trunk), tmp_path / "r.tar")
+    assert gpu_recipe.main(["pack", "--init", str(CHECKPOINTS / "default.safetensors"), "--out", str(tmp_path / "r.tar")]) == 1
+    assert "another architecture" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert gpu_recipe.main(["pack", "--trunk", str(tmp_path / "no.safetensors"), "--out", str(tmp_path / "r.tar")]) == 1
     assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--minutes", "0"]) == 1
