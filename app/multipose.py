@@ -70,7 +70,7 @@ class MultiPoseDetector(SearchingDetector):
         sides_px = CLOSE_SIDES_PX if close else FRAME_SIDES_PX if whole else TILE_SIDES_PX
         view = shrunk(image, region_px, sides_px[0], mirrored)
         most_px = int(MOST_ENLARGED * max(view.shape[:2]))
-        found = [self._finder(view, min(side_px, most_px), self._max_people) for side_px in sides_px]
+        found = [self._finder(view, min(side_px, most_px), self._max_people, POSSIBLE**2) for side_px in sides_px]
         return [look for people in found for look in self._looks(people, view, region_px, mirrored)]
 
     @staticmethod

@@ -30,6 +30,7 @@ from app.placing import (
     with_soundness,
 )
 from app.rolls import Rolls
+from app.searches import Searches
 from app.shapes import TrackShapes
 from app.smooth import RecordingSmoother
 from app.spans import Span, max_span_frames, split_spans
@@ -96,7 +97,7 @@ class VideoPipeline:
         self._smoother = RecordingSmoother(config.smoothing, config.smooth)
         self._finisher = Finisher(estimator.body, config)
         self._rolls, self._followed_rolls = Rolls(), Rolls()  # two, since a thread of its own fills each
-        self._num_looks = 0
+        self._searches = Searches(config.detect.search_every, config.detect.search_at_least_every)
         self._num_found = 0
 
     @property
@@ -185,12 +186,14 @@ class VideoPipeline:
     def _look(self, frame: Frame, clock: Clock, first: bool = False) -> None:
         """Find people and tell the tracker. Small people are searched for now and then, and whenever fewer are found than before."""
         start_s = time.perf_counter()
-        known = known_boxes(self._tracker, frame)
-        search = first or self._num_looks % self._config.detect.search_every == 0
+        if first:
+            self._searches.start()
+            self._num_found = 0
+        known, search = known_boxes(self._tracker, frame), self._searches.due
         people = self._detector.detect(frame.image, known, thorough=search)
         if not search and len(people) < max(self._num_found, 1):
-            people = self._detector.detect(frame.image, known, thorough=True)
-        self._num_looks = 1 if first else self._num_looks + 1
+            people, search = self._detector.detect(frame.image, known, thorough=True), True
+        self._searches.looked(search, len(people) > self._num_found)
         self._num_found = len(people)
         clock.add("detect", start_s)
         start_s = time.perf_counter()

@@ -1,28 +1,59 @@
 """One shape for each person: nobody grows or ages while they are watched."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 MAX_TRACKS = 64
 OUTLIER_DEVIATIONS = 1.0
 """A shape further than this from the mean so far counts less, in standard deviations of the population (root mean square)."""
+FIRST, ONE_IN = 8, 4
+"""Of a person's sightings the first ones and then one in so many tell their shape: finding it takes three times as long as the pose."""
+
+
+@dataclass
+class _Known:
+    """Of one track. mean: (S,), None before the first sample; weight: of all samples; sightings: so far."""
+
+    mean: np.ndarray | None = None
+    weight: float = 0.0
+    sightings: int = 0
 
 
 class TrackShapes:
     """The shape of each track: a running mean over its life in which outliers count less. Of the last MAX_TRACKS tracks."""
 
     def __init__(self) -> None:
-        self._means: dict[int, tuple[np.ndarray, float]] = {}
+        self._tracks: dict[int, _Known] = {}
+
+    def wants(self, track_id: int) -> bool:
+        """To be asked once for each sighting: whether a sample should be taken from it."""
+        known = self._known(track_id)
+        known.sightings += 1
+        return known.mean is None or known.sightings <= FIRST or known.sightings % ONE_IN == 0
 
     def add(self, track_id: int, shape: np.ndarray, weight: float, deviation: np.ndarray) -> None:
         """Take in a sample. shape, deviation: (S,), the latter of the population; weight: 0..1, how far it is to be trusted."""
-        mean, total = self._means.pop(track_id, (shape, 0.0))
+        known = self._known(track_id)
+        mean = shape if known.mean is None else known.mean
         distance = float(np.sqrt(np.square((shape - mean) / deviation).mean()))
         weight = max(weight, 1e-3) * min(1.0, OUTLIER_DEVIATIONS / max(distance, 1e-9))
-        total += weight
-        self._means[track_id] = (mean + weight / total * (shape - mean), total)
-        while len(self._means) > MAX_TRACKS:
-            self._means.pop(next(iter(self._means)))
+        known.weight += weight
+        known.mean = mean + weight / known.weight * (shape - mean)
 
     def of(self, track_id: int) -> np.ndarray:
         """(S,) float32; KeyError for a track without a sample."""
-        return self._means[track_id][0].astype(np.float32)
+        mean = self._tracks[track_id].mean
+        if mean is None:
+            raise KeyError(track_id)
+        return mean.astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self._tracks)
+
+    def _known(self, track_id: int) -> _Known:
+        """A track, now the last to be forgotten."""
+        known = self._tracks[track_id] = self._tracks.pop(track_id, None) or _Known()
+        while len(self._tracks) > MAX_TRACKS:
+            self._tracks.pop(next(iter(self._tracks)))
+        return known

@@ -155,7 +155,7 @@ def sample_crop(image: np.ndarray, frame_from_crop: np.ndarray) -> np.ndarray:
     how = sampling(image.shape[1], image.shape[0], frame_from_crop)
     if how is None:
         return np.zeros((CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
-    part = np.ascontiguousarray(image[how.low[1] : how.high[1], how.low[0] : how.high[0]])
+    part = image[how.low[1] : how.high[1], how.low[0] : how.high[0]]
     if how.halved:
         part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
     if (how.size_px < how.high - how.low).any():

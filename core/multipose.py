@@ -82,20 +82,22 @@ class Found:
     keypoints: np.ndarray
 
 
-def people_in(maps: tuple[np.ndarray, ...], max_people: int) -> Found:
-    """The likeliest people of a picture's maps, each (channels, h, w) float32, in the order of HEADS."""
+def people_in(maps: tuple[np.ndarray, ...], max_people: int, min_heat: float = 0.0) -> Found:
+    """The likeliest people of a picture's maps, each (channels, h, w) float32, in the order of HEADS.
+
+    min_heat: of their centres; cooler ones are left out
+    """
     center, box_scale, box_offset, heat, regress = maps
     width = center.shape[-1]
     peaks = np.where(center[0] >= maximum_filter(center[0], PEAK_CELLS), center[0], 0).ravel()
-    count = min(max_people, len(peaks))
-    cells = np.argpartition(-peaks, count - 1)[:count]
-    cells = cells[np.argsort(-peaks[cells], kind="stable")]
+    cells = np.flatnonzero(peaks > min_heat)
+    cells = cells[np.argsort(-peaks[cells], kind="stable")][:max_people]
     centers = np.stack([cells // width, cells % width], 1).astype(np.float32)  # (N, 2) y, x
     middle = centers + box_offset.reshape(2, -1)[:, cells].T
     half = np.maximum(box_scale.reshape(2, -1)[:, cells].T, 0) / 2
     boxes = np.concatenate([middle - half, middle + half], 1)  # y0, x0, y1, x1 in cells
     places = centers[:, None] + regress.reshape(-1, 2, regress[0].size)[..., cells].transpose(2, 0, 1)  # (N, 17, 2)
-    scores = np.array([_hottest(heat, *person) for person in zip(places, boxes, strict=True)], np.float32).reshape(count, -1)
+    scores = np.array([_hottest(heat, *person) for person in zip(places, boxes, strict=True)], np.float32).reshape(len(cells), len(heat))
     keypoints = np.concatenate([places[..., ::-1] * CELL_PX, scores[..., None]], 2)
     return Found(boxes[:, [1, 0, 3, 2]] * CELL_PX, peaks[cells], keypoints)
 

@@ -46,15 +46,15 @@ class PersonFinder:
         except OpenVinoError as error:
             warn_once(f"the person detector runs in PyTorch, which is slower: {error}")
 
-    def __call__(self, picture: np.ndarray, side_px: int, max_people: int) -> Found:
-        """People in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`."""
+    def __call__(self, picture: np.ndarray, side_px: int, max_people: int, min_heat: float = 0.0) -> Found:
+        """People in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`. min_heat: as in people_in."""
         height, width = picture.shape[:2]
         scale = side_px / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         resized = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         padded = np.zeros((-(-size[1] // STRIDE) * STRIDE, -(-size[0] // STRIDE) * STRIDE, 3), np.uint8)
         padded[: size[1], : size[0]] = resized
-        found = people_in(tuple(values[0].numpy() for values in self._maps(padded[None])), max_people)
+        found = people_in(tuple(values[0].numpy() for values in self._maps(padded[None])), max_people, min_heat)
         unit = np.array([width / size[0], height / size[1]], np.float32)
         return Found(found.boxes_px * np.tile(unit, 2), found.scores, found.keypoints * np.append(unit, np.float32(1)))
 

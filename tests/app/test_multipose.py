@@ -29,7 +29,8 @@ class Blob:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, picture: np.ndarray, side_px: int, max_people: int) -> Found:
+    def __call__(self, picture: np.ndarray, side_px: int, max_people: int, min_heat: float = 0.0) -> Found:
+        del min_heat
         self.shapes.append((*picture.shape[:2], side_px, max_people))
         y, x = np.nonzero(picture[..., 1] > 200)
         if not len(x):

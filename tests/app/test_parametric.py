@@ -142,12 +142,28 @@ def test_unsure_samples_count_less() -> None:
     assert shapes.of(1)[0] == pytest.approx(0.5 / 11, rel=1e-3)
 
 
+def test_shapes_are_learned_often_at_first() -> None:
+    shapes = TrackShapes()
+    wanted = []
+    for number in range(1, 21):
+        if shapes.wants(1):
+            wanted.append(number)
+            shapes.add(1, np.zeros(2), 1.0, np.ones(2))
+    assert wanted == [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20]
+    with pytest.raises(KeyError):
+        shapes.of(2)
+    for _ in range(9):
+        assert shapes.wants(2)  # nothing is known of this one yet
+    with pytest.raises(KeyError):
+        shapes.of(2)
+
+
 def test_shapes_of_long_gone_people_are_forgotten() -> None:
     shapes = TrackShapes()
     for track_id in range(MAX_TRACKS + 10):
         shapes.add(track_id, np.zeros(2), 1.0, np.ones(2))
         shapes.add(0, np.zeros(2), 1.0, np.ones(2))  # somebody who stays
-    assert len(shapes._means) == MAX_TRACKS
+    assert len(shapes) == MAX_TRACKS
     shapes.of(0)
     with pytest.raises(KeyError):
         shapes.of(1)

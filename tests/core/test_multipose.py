@@ -48,6 +48,14 @@ def test_boxes_stand_on_the_peaks_with_their_offsets_the_hottest_first() -> None
     assert len(found(values, 1).scores) == 1
 
 
+def test_who_is_too_cool_is_left_out() -> None:
+    values = tuple(maps((4, 6, 0.05, (8, 4)), (10, 18, 0.9, (4, 2)))[name] for name in HEADS)
+    np.testing.assert_allclose(people_in(values, 3, 0.04).scores, [0.9, 0.05])
+    np.testing.assert_allclose(people_in(values, 3, 0.06).scores, [0.9])
+    nobody = people_in(values, 3, 0.95)
+    assert (nobody.boxes_px.shape, nobody.scores.shape, nobody.keypoints.shape) == ((0, 4), (0,), (0, 17, 3))
+
+
 def test_a_slope_is_one_peak() -> None:
     values = maps((8, 12, 0.9, (4, 4)), (8, 13, 0.8, (4, 4)), (7, 12, 0.7, (4, 4)))
     assert np.count_nonzero(found(values).scores) == 1

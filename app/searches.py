@@ -1,0 +1,26 @@
+"""Which looks of the person detector also search tiles for small people: a search takes as long as several looks."""
+
+
+class Searches:
+    """The first look, then every `every`th, and the longer nobody new comes the fewer, down to every `at_least`th."""
+
+    def __init__(self, every: int, at_least: int) -> None:
+        self._every, self._at_least = every, max(every, at_least)
+        self.start()
+
+    def start(self) -> None:
+        """A new scene: its first look searches."""
+        self._gap, self._left = self._every, 0
+
+    @property
+    def due(self) -> bool:
+        """Whether the next look is to search."""
+        return self._left <= 0
+
+    def looked(self, searched: bool, somebody_new: bool) -> None:
+        """A look is done."""
+        if somebody_new:
+            self._gap = self._every
+        elif searched:
+            self._gap = min(2 * self._gap, self._at_least)
+        self._left = (self._gap if searched else min(self._left, self._gap)) - 1
