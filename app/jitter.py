@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
+from app.proportions import soundness
 from app.smooth import MeshSmoother, RecordingSmoother
 from app.types import Posture, Sample, Scene, SmoothedMesh
 from core.errors import InputError
@@ -113,29 +114,32 @@ def calm_of(paths: list[Path3d], signal: str) -> Calm:
     return Calm(float(jitters[0]), float(jitters[1]), float(LAG_GRID_FRAMES[errors.argmin()]))
 
 
-def samples_of(scene: Scene) -> list[Sample]:
+def samples_of(scene: Scene, body: "Body") -> list[Sample]:
     """What is smoothed of a scene's people."""
     return [
-        Sample(mesh.track_id, scene.frame.time_s, Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64)), mesh.joints_m)
+        Sample(
+            mesh.track_id, scene.frame.time_s, Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64)), mesh.joints_m,
+            soundness(body, mesh.vertices_m, mesh.joints_m),
+        )
         for mesh in scene.meshes
-    ]
+    ]  # fmt: skip
 
 
-def smoothed_as_live(scenes: Iterable[Scene], config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
+def smoothed_as_live(scenes: Iterable[Scene], body: "Body", config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
     """Each scene with its people's smoothed postures."""
     smoother = MeshSmoother(config.smoothing, config.smooth)
     for scene in scenes:
-        yield scene, [smoother(sample) for sample in samples_of(scene)]
+        yield scene, [smoother(sample) for sample in samples_of(scene, body)]
         smoother.forget_before(scene.frame.time_s)
 
 
-def smoothed_as_recorded(scenes: Iterable[Scene], config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
+def smoothed_as_recorded(scenes: Iterable[Scene], body: "Body", config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
     """The same in runs as long as the spans of a recording."""
     smoother = RecordingSmoother(config.smoothing, config.smooth)
     held: deque[list[Scene]] = deque()
     for run in runs_of(scenes, config.detect.interval_s):
         held.append(run)
-        for postures in smoother([sample for scene in run for sample in samples_of(scene)]):
+        for postures in smoother([sample for scene in run for sample in samples_of(scene, body)]):
             yield from _shared_out(held.popleft(), postures)
     for postures in smoother.rest():
         yield from _shared_out(held.popleft(), postures)
@@ -164,7 +168,7 @@ def paths_of(scenes: Iterable[Scene], body: "Body", config: LiveConfig, live: bo
 
     open_rows: dict[int, list[tuple]] = {}
     closed: list[list[tuple]] = []
-    for scene, postures in (smoothed_as_live if live else smoothed_as_recorded)(scenes, config):
+    for scene, postures in (smoothed_as_live if live else smoothed_as_recorded)(scenes, body, config):
         present = {mesh.track_id for mesh in scene.meshes}
         closed += [open_rows.pop(track_id) for track_id in list(open_rows) if track_id not in present]
         for mesh, smooth in zip(scene.meshes, postures, strict=True):
@@ -203,7 +207,7 @@ def measure_clips(files: list[Path], config: LiveConfig, live: bool = False) -> 
     from app.sources import VideoSource
     from core.bodies import load_body
 
-    raw = replace(config, smoothing="none")
+    raw = replace(config, smoothing="none", mesh="free")
     for file in files:
         if file.suffix == ".npz":
             scenes, body_name = read_scenes(file)
@@ -257,7 +261,9 @@ def _mesh(table: dict[str, np.ndarray], row: int, vertices_m: np.ndarray) -> Smo
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m app.jitter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, metavar="CLIP", help="videos, or meshes.npz of runs with --smoothing none")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="CLIP", help="videos, or meshes.npz of runs with --smoothing none --mesh free"
+    )
     parser.add_argument("--smoothing", default="one-euro", help="the filter to measure (default: one-euro)")
     parser.add_argument("--live", action="store_true", help="follow and smooth people as live sessions do, not as recordings")
     flags = parser.parse_args(arguments)

@@ -119,7 +119,7 @@ class LivePipeline:
         pairs = self._estimate(timely)
         smooth_s = time.perf_counter()
         placed = [(replace(placement, frame=frame), estimate) for placement, estimate in pairs]  # filters want the true times
-        people = seen_people(placed, self._config)
+        people = seen_people(placed, self._estimator.body, self._config)
         meshes = self._finisher(people, [self._smoother(person.sample) for person in people])
         self._smoother.forget_before(frame.time_s)
         self._clock.add("smooth", smooth_s)

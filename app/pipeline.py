@@ -167,7 +167,7 @@ class VideoPipeline:
     def _calmed(self, sight: _Sight) -> tuple[_Held, list[list[Posture]]]:
         """A span with everybody in camera space, and the smoothed postures of the spans that are finished."""
         clock, start_s = Clock(), time.perf_counter()
-        people = seen_people(sight.pairs, self._config)
+        people = seen_people(sight.pairs, self._estimator.body, self._config)
         done = self._smoother([person.sample for person in people], sight.span.starts_scene)
         clock.add("smooth", start_s)
         return _Held(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), done

@@ -51,25 +51,30 @@ class Clock:
 
 @dataclass(frozen=True)
 class Seen:
-    """A person of whom the network has said something, in the frame's axes. joints_m: (14, 3) of it, not smoothed."""
+    """A person of whom the network has said something, in the frame's axes.
+
+    joints_m: (14, 3) of it, not smoothed; soundness: 0..1 of its mesh, see app.proportions
+    """
 
     placement: Placement
     estimate: MeshEstimate
     posture: Posture
     joints_m: np.ndarray
+    soundness: float
 
     @property
     def sample(self) -> Sample:
         """What is smoothed."""
-        return Sample(self.placement.track_id, self.placement.frame.time_s, self.posture, self.joints_m)
+        return Sample(self.placement.track_id, self.placement.frame.time_s, self.posture, self.joints_m, self.soundness)
 
 
-def seen_people(pairs: list[tuple[Placement, MeshEstimate]], config: LiveConfig) -> list[Seen]:
+def seen_people(pairs: list[tuple[Placement, MeshEstimate]], body: Body, config: LiveConfig) -> list[Seen]:
     """Everybody in camera space, in order of time and, within a frame, of track id."""
     found = []
     for placement, estimate in sorted(pairs, key=lambda pair: (pair[0].frame.index, pair[0].track_id)):
         posture, joints_m = in_frame(estimate, intrinsics_of(placement.frame, config.focal_px), config.parametric)
-        found.append(Seen(placement, estimate, posture, joints_m.astype(np.float32)))
+        sound = soundness(body, estimate.vertices_m, estimate.joints_m)
+        found.append(Seen(placement, estimate, posture, joints_m.astype(np.float32), sound))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from app.config import SmoothConfig
-from app.turns import GATES
+from app.gates import GATES
 from app.types import Posture, Sample
 from core.registry import Registry
 

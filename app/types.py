@@ -61,12 +61,13 @@ class Posture:
 
 @dataclass(frozen=True)
 class Sample:
-    """A person at one time. joints_m: (14, 3) of the posture, pelvis at 0."""
+    """A person at one time. joints_m: (14, 3) of the posture, pelvis at 0; soundness: 0 for a collapsed mesh to 1, see app.proportions."""
 
     track_id: int
     time_s: float
     posture: Posture
     joints_m: np.ndarray
+    soundness: float = 1.0
 
 
 @dataclass(frozen=True)

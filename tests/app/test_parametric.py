@@ -51,7 +51,7 @@ def walk(num_frames: int, rough_m: float) -> list[tuple[Placement, MeshEstimate]
 def placed(pairs: list[tuple[Placement, MeshEstimate]], **settings: object) -> list[SmoothedMesh]:
     """Everybody in the frame, not smoothed."""
     config = LiveConfig(smoothing="none", **settings)
-    people = seen_people(pairs, config)
+    people = seen_people(pairs, BODY, config)
     return [mesh for _, mesh in Finisher(BODY, config)(people, [person.posture for person in people])]
 
 

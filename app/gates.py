@@ -1,5 +1,5 @@
-"""Whether a body can have turned as it seems to have. Where the network cannot tell front from back, it may say the one in this frame and
-the other in the next; nobody turns about in a thirtieth of a second.
+"""Whether what the network says of a body can be. Where it cannot tell front from back, it may say the one in this frame and the other in
+the next, or something in between, a sliver; nobody turns about, or becomes flat, in a thirtieth of a second.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +16,8 @@ SLACK_DEG, RATE_DEG_S = 40.0, 600.0
 """A torso may turn so far between two frames: what the network errs, and faster than a pirouette. 60 degrees at 30 frames/s."""
 PERSISTS_S = 0.2
 """What is said for so long is believed, however sudden it was."""
+SOUND, HOLDS_S = 0.5, 0.4
+"""Soundness (app.proportions) below which a mesh has collapsed, and how long after its last sound posture a body is shown in it."""
 
 
 class Gate(Protocol):
@@ -32,8 +34,10 @@ GATES: Registry[Callable[[], Gate]] = Registry("filter")
 
 
 @GATES.register("one-euro")
-class TurnGate:
-    """While a torso seems to have turned impossibly far, its last possible posture stands for it, where the person is now."""
+class BodyGate:
+    """While a torso seems to have turned impossibly far, or a mesh has collapsed, the last posture that can be stands for it, where the
+    person is now; for a collapsed one at most HOLDS_S.
+    """
 
     def __init__(self) -> None:
         self._kept: tuple[np.ndarray, Posture] | None = None
@@ -42,11 +46,20 @@ class TurnGate:
 
     def __call__(self, sample: Sample, coming: Iterable[Sample] = ()) -> Posture:
         """As Gate's."""
+        if sample.soundness < SOUND:
+            return self._collapsed(sample)
         torso, before_s, self._time_s = torso_of(sample), self._time_s, sample.time_s
         if self._kept is None or possible(self._kept[0], torso, sample.time_s - before_s) or self._persists(torso, before_s, coming):
             self._kept, self._doubted = (torso, sample.posture), None
             return sample.posture
         return replace(self._kept[1], translation_m=sample.posture.translation_m)
+
+    def _collapsed(self, sample: Sample) -> Posture:
+        """It says nothing of where the torso has turned to, so nothing is learned from it."""
+        if self._kept is not None and sample.time_s - self._time_s <= HOLDS_S:
+            return replace(self._kept[1], translation_m=sample.posture.translation_m)
+        self._kept = self._doubted = None
+        return sample.posture
 
     def _persists(self, torso: np.ndarray, before_s: float, coming: Iterable[Sample]) -> bool:
         """Whether the torso has been as it is now for long, or will have been."""
@@ -56,6 +69,8 @@ class TurnGate:
             since_s = now_s
         self._doubted = torso, since_s
         for sample in coming:
+            if sample.soundness < SOUND:
+                continue
             follows = torso_of(sample)
             if now_s - since_s >= PERSISTS_S or not possible(torso, follows, sample.time_s - now_s):
                 break

@@ -1,12 +1,14 @@
-"""Bodies that seem to turn about in no time."""
+"""Bodies that seem to turn about in no time, and meshes that collapse."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
+from app.gates import GATES, HOLDS_S, PERSISTS_S, BodyGate, NoGate
 from app.smooth import FILTERS, MeshSmoother, RecordingSmoother
-from app.turns import GATES, PERSISTS_S, NoGate, TurnGate
 from app.types import Posture, Sample
 from core.joints import JOINT_NAMES, indices
 
@@ -22,7 +24,7 @@ def sample(angle_deg: float, frame: int, fps: float = 30.0) -> Sample:
 
 def passed(angles_deg: list[float], fps: float = 30.0) -> list[bool]:
     """For each frame whether what was said is what is taken."""
-    gate, shown = TurnGate(), []
+    gate, shown = BodyGate(), []
     for frame, angle_deg in enumerate(angles_deg):
         said = sample(angle_deg, frame, fps)
         taken = gate(said)
@@ -58,6 +60,43 @@ def test_what_changes_while_it_is_doubted_is_doubted_on() -> None:
     assert passed([0.0, 180.0, 90.0, 180.0, 90.0, 180.0, 90.0, 180.0, 90.0, 180.0]) == [True] + [False] * 9
 
 
+def held(soundness: list[float], gate: BodyGate, fps: float = 10.0, angles_deg: list[float] | None = None) -> list[int]:
+    """For each frame the number of the frame whose posture is shown. coming is not looked at."""
+    people = [sample(angle, number, fps) for number, angle in enumerate(angles_deg or [0.0] * len(soundness))]
+    people = [replace(person, soundness=sound) for person, sound in zip(people, soundness, strict=True)]
+    numbers = {id(person.posture.vertices_m): number for number, person in enumerate(people)}
+    return [numbers[id(gate(person).vertices_m)] for person in people]
+
+
+def test_the_last_sound_posture_stands_for_a_collapsed_mesh() -> None:
+    assert held([1, 1, 0.2, 0.4, 0.9, 0, 1], BodyGate()) == [0, 1, 1, 1, 4, 4, 6]
+
+
+def test_what_stays_collapsed_is_let_through_to_be_hidden_and_the_next_body_is_believed_at_once() -> None:
+    shown = held([1, 0, 0, 0, 0, 0, 0, 1, 1], BodyGate(), angles_deg=[0.0] * 7 + [180.0] * 2)
+    assert HOLDS_S == 0.4
+    assert shown == [0, 0, 0, 0, 0, 5, 6, 7, 8]
+
+
+def test_who_is_collapsed_from_the_start_is_let_through() -> None:
+    assert held([0, 0.3, 1], BodyGate()) == [0, 1, 2]
+
+
+def test_a_collapse_says_nothing_about_turns() -> None:
+    """Neither does it end a doubt, nor does it begin one."""
+    assert held([1, 1, 0, 1, 1], BodyGate(), 30.0, [0, 5, 170, 10, 12]) == [0, 1, 1, 3, 4]
+    angles = [0.0] * 3 + [170.0] * 9
+    without, with_one = ([1.0] * 12, [1.0] * 5 + [0.0] + [1.0] * 6)
+    assert held(without, BodyGate(), 30.0, angles) == held(with_one, BodyGate(), 30.0, angles) == [0, 1] + [2] * 8 + [10, 11]
+
+
+def test_a_recording_looks_past_a_collapse() -> None:
+    people = [replace(sample(170 if number else 0, number), soundness=0.0 if number in (3, 4) else 1.0) for number in range(12)]
+    gate = BodyGate()
+    shown = [gate(person, people[number:]).vertices_m is person.posture.vertices_m for number, person in enumerate(people, start=1)]
+    assert shown == [True] * 3 + [False] * 2 + [True] * 7
+
+
 def test_every_filter_has_its_gate_and_none_believes_everything() -> None:
     assert set(GATES) == set(FILTERS)
     said = sample(180, 1)
@@ -66,7 +105,7 @@ def test_every_filter_has_its_gate_and_none_believes_everything() -> None:
 
 def test_a_recording_sees_what_persists_from_its_beginning() -> None:
     angles = [0.0] * 5 + [170.0] * 3 + [0.0] * 5 + [170.0] * 12
-    people, gate = [sample(angle_deg, frame) for frame, angle_deg in enumerate(angles)], TurnGate()
+    people, gate = [sample(angle_deg, frame) for frame, angle_deg in enumerate(angles)], BodyGate()
     shown = [gate(person, people[number:]).vertices_m is person.posture.vertices_m for number, person in enumerate(people, start=1)]
     assert shown == [True] * 5 + [False] * 3 + [True] * 17
 
