@@ -16,8 +16,8 @@ from core.geometry import project_pinhole, translation_onto
 
 BATCH_SIZE = 16
 POSE_STEPS = 2
-"""Of the fit with a known shape. On five clips it then is 0.6 to 3.8 mm from where many steps end (mean of all vertices); three steps with
-the shape free and one without, which take three times as long, leave 1.2 to 5.0 mm.
+"""Of the fit with a known shape. On five clips the mesh is then 0.6 to 3.8 mm (mean of all vertices) from where many steps end; three steps
+with the shape free and one without, which take three times as long, leave 1.2 to 5.0 mm.
 """
 TYPICAL_ERROR_M = 0.03
 """Left over by a fit to a good mesh; the shape of one that leaves more counts less."""
