@@ -1,0 +1,241 @@
+"""BVH files of the bones' motion, one for each person, for Blender, MotionBuilder, Maya and whatever else animates a skeleton.
+
+python -m app.export.bvh out/in/meshes.npz [--out FOLDER]
+
+For results that were made with --parametric, on Anny. Metres; axes as animation programs have them: y up, z towards the camera, which
+stands at 0. The skeleton is that of the bones that a fit moves, in Anny's A-pose, for the shape that the person was found to have at last,
+under the names by which programs recognise a human. Fingers, toes and faces are not in it: nobody has seen them.
+Source of the format: Meredith, Maddock: Motion Capture File Formats Explained, 2001.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.errors import InputError, exit_code
+
+if TYPE_CHECKING:
+    from core.bodies.anny import AnnyBody
+
+BODY = "anny"
+UP = np.array([1.0, -1.0, -1.0])
+"""x right, y down, z away -> x right, y up, z towards the viewer: a half turn about x."""
+ORDER = "ZXY"
+"""Of a joint's rotations, the last first, as BVH files mostly have them."""
+HEAD_M = 0.18
+"""Length of the head's bone, which goes on where the neck points to."""
+SIDED = {
+    "upperleg01": "UpLeg", "lowerleg01": "Leg", "foot": "Foot", "clavicle": "Shoulder", "upperarm01": "Arm", "lowerarm01": "ForeArm",
+    "lowerarm02": "ForeArmRoll", "wrist": "Hand",
+}  # fmt: skip
+NAMES = {
+    "root": "Hips", "spine05": "Spine", "spine04": "Spine1", "spine03": "Spine2", "spine02": "Spine3", "spine01": "Spine4",
+    "neck01": "Neck", "neck02": "Neck1", "neck03": "Neck2", "head": "Head",
+    **{f"{bone}.{side[0]}": f"{side}{name}" for bone, name in SIDED.items() for side in ("Left", "Right")},
+}  # fmt: skip
+"""Anny's bone -> what the joint is called, as in Mixamo's rigs."""
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Joints of a BVH file, in the order of its lines: depth first.
+
+    chains: of each joint the body's bones from below its parent's down to its own; parents: index among the joints, -1 for the root
+    offsets_m: (J, 3) from the parent's joint to the joint while nobody is turned; ends_m: joint without children -> (3,) to its end
+    """
+
+    names: tuple[str, ...]
+    chains: tuple[tuple[int, ...], ...]
+    parents: tuple[int, ...]
+    offsets_m: np.ndarray
+    ends_m: dict[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """places_m: (T, 3) of the root's joint; rotations: (T, J, 3, 3) of each joint relative to its parent; frame_s: time between two."""
+
+    places_m: np.ndarray
+    rotations: np.ndarray
+    frame_s: float
+
+
+def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
+    """person-ID.bvh for everybody in a meshes.npz, beside it or in `folder`; the paths.
+
+    Raises InputError for files without body parameters, of another body or with nobody in them, OSError for what cannot be read or written.
+    """
+    from core.bodies.anny import AnnyBody
+
+    rows = _read(npz_path)
+    body = AnnyBody()
+    folder = npz_path.parent if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for track_id in np.unique(rows["track_id"]).tolist():
+        own = {name: rows[name][rows["track_id"] == track_id] for name in ROWS}
+        skeleton = skeleton_of(body, own["bone_rotmats"][-1].astype(np.float64), own["phenotype"][-1])
+        paths.append(folder / f"person-{track_id}.bvh")
+        text = "\n".join([*_hierarchy(skeleton), *_frames(motion_of(body, skeleton, own, float(rows["fps"]))), ""])
+        unfinished = paths[-1].with_suffix(".partial")
+        unfinished.write_text(text)
+        unfinished.replace(paths[-1])
+    return paths
+
+
+ROWS = ("track_id", "time_s", "translation_m", "bone_rotmats", "phenotype")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["body"]) != BODY:
+                raise InputError(f"{path}: got the body {str(file['body'])!r}, expected {BODY!r}; for SMPL use its own tools")
+            if "bone_rotmats" not in file:
+                raise InputError(f"{path}: it holds no bone rotations; make it again with --parametric")
+            rows = {name: file[name] for name in (*ROWS, "fps")}
+    except (KeyError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a meshes.npz of ours ({' '.join(str(error).split())})") from error
+    if not len(rows["track_id"]):
+        raise InputError(f"{path}: nobody was found, so there is nothing to animate")
+    return rows
+
+
+def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray) -> Skeleton:
+    """For a person of that shape (6,). rotmats: (104, 3, 3) some pose; bones that are left out stay as in it."""
+    import torch
+
+    _, heads, alignments = (values[0].numpy().astype(np.float64) for values in body.rest(torch.from_numpy(phenotype[None])))
+    children = [[child for child, parent in enumerate(body.parents) if parent == bone] for bone in range(body.num_bones)]
+    names, chains, parents, offsets, ends = [], [], [], [], {}
+
+    def step(bone: int) -> np.ndarray:
+        """(3,) from the joint of the bone above it to the bone's own, seen from that one."""
+        above = body.parents[bone]
+        return np.zeros(3) if above < 0 else alignments[above] @ (heads[bone] - heads[above])
+
+    def add(bone: int, parent: int, chain: tuple[int, ...], turn: np.ndarray, offset: np.ndarray) -> None:
+        """Go down. chain: bones left out since the last joint; turn, offset: of theirs, seen from that joint."""
+        chain, offset = (*chain, bone), offset + turn @ step(bone)
+        joint = NAMES.get(body.bone_names[bone])
+        if joint is None:
+            turn = turn @ rotmats[bone]
+        else:
+            names.append(joint)
+            chains.append(chain)
+            parents.append(parent)
+            offsets.append(offset)
+            parent, chain, turn, offset = len(names) - 1, (), np.eye(3), np.zeros(3)
+        for child in children[bone]:
+            add(child, parent, chain, turn, offset)
+
+    add(0, -1, (), np.eye(3), np.zeros(3))
+    for joint in sorted(set(range(len(names))) - set(parents)):
+        bone = chains[joint][-1]
+        onwards = offsets[joint] / np.linalg.norm(offsets[joint]) * HEAD_M
+        ends[joint] = UP * (onwards if names[joint] == "Head" else np.mean([step(child) for child in children[bone]], 0))
+    return Skeleton(tuple(names), tuple(chains), tuple(parents), np.array(offsets) * UP, ends)
+
+
+def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray], fps: float) -> Motion:
+    """A person's rows at the times of a video of `fps`, without gaps: what is missing lies between the row before and the one after."""
+    from scipy.spatial.transform import Rotation, Slerp
+
+    places_m = rows["translation_m"].astype(np.float64) - _pelvis_m(body, rows["bone_rotmats"], rows["phenotype"][-1])
+    turns = rows["bone_rotmats"].astype(np.float64)
+    rotations = UP[:, None] * np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1) * UP
+    times_s, first = np.unique(rows["time_s"], return_index=True)
+    places_m, rotations = (places_m * UP)[first], rotations[first]
+    num_frames = 1 + round((times_s[-1] - times_s[0]) * fps)
+    if len(times_s) == 1:
+        return Motion(places_m, rotations, 1 / fps)
+    at_s = np.clip(times_s[0] + np.arange(num_frames) / fps, times_s[0], times_s[-1])
+    between = [Slerp(times_s, Rotation.from_matrix(rotations[:, joint]))(at_s).as_matrix() for joint in range(rotations.shape[1])]
+    along = np.stack([np.interp(at_s, times_s, column) for column in places_m.T], 1)
+    return Motion(along, np.stack(between, 1), 1 / fps)
+
+
+def _pelvis_m(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray) -> np.ndarray:
+    """(T, 3) the pelvis, at which meshes stand, seen from the root's joint."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(rotmats), BATCH_SIZE):
+            pose = torch.from_numpy(rotmats[start : start + BATCH_SIZE])
+            shape = torch.from_numpy(phenotype).expand(len(pose), -1)
+            found.append(body.pelvis(body.vertices(pose, shape)).numpy())
+    return np.concatenate(found).astype(np.float64)
+
+
+def _hierarchy(skeleton: Skeleton) -> Iterator[str]:
+    """The lines of the skeleton."""
+    yield "HIERARCHY"
+    yield from _joint(skeleton, 0, "")
+
+
+def _joint(skeleton: Skeleton, joint: int, indent: str) -> Iterator[str]:
+    inner = f"{indent}\t"
+    turns = " ".join(f"{axis}rotation" for axis in ORDER)
+    yield f"{indent}{'JOINT' if joint else 'ROOT'} {skeleton.names[joint]}"
+    yield f"{indent}{{"
+    yield f"{inner}OFFSET {_numbers(skeleton.offsets_m[joint])}"
+    yield f"{inner}CHANNELS 3 {turns}" if joint else f"{inner}CHANNELS 6 Xposition Yposition Zposition {turns}"
+    for child, parent in enumerate(skeleton.parents):
+        if parent == joint:
+            yield from _joint(skeleton, child, inner)
+    if joint in skeleton.ends_m:
+        yield from (f"{inner}End Site", f"{inner}{{", f"{inner}\tOFFSET {_numbers(skeleton.ends_m[joint])}", f"{inner}}}")
+    yield f"{indent}}}"
+
+
+def _frames(motion: Motion) -> Iterator[str]:
+    """The lines of the motion."""
+    from scipy.spatial.transform import Rotation
+
+    num_frames, num_joints = motion.rotations.shape[:2]
+    flat = Rotation.from_matrix(motion.rotations.reshape(-1, 3, 3))
+    angles = flat.as_euler(ORDER, degrees=True).reshape(num_frames, num_joints, 3)
+    angles = np.unwrap(angles, period=360, axis=0)  # programs that draw curves between frames would spin otherwise
+    yield from ("MOTION", f"Frames: {num_frames}", f"Frame Time: {motion.frame_s:.8f}")
+    for place, turns in zip(motion.places_m, angles, strict=True):
+        yield f"{_numbers(place)} {_numbers(turns.ravel(), 4)}"
+
+
+def _numbers(values: np.ndarray, digits: int = 6) -> str:
+    return " ".join(f"{value:.{digits}f}" for value in np.round(values, digits) + 0.0)  # + 0.0 for there is no -0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = argparse.ArgumentParser(prog="python -m app.export.bvh", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="MESHES_NPZ", help="meshes.npz of runs with --parametric")
+    parser.add_argument("--out", type=Path, help="folder for the .bvh files (default: beside each meshes.npz)")
+    return parser
+
+
+def write_all(files: list[Path], out: Path | None) -> None:
+    """The command: every person of every file. Raises InputError and OSError."""
+    for file in files:
+        folder = out / file.resolve().parent.name if out is not None and len(files) > 1 else out
+        for path in write_people(file, folder):
+            print(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry point; the exit code."""
+    options = build_parser().parse_args(arguments)
+    return exit_code(lambda: write_all(options.files, options.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

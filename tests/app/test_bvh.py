@@ -1,0 +1,158 @@
+"""BVH files, read back by a reader that knows nothing of how they are written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from app.export.bvh import NAMES, UP, main, write_people
+from core.bodies.anny import AnnyBody
+from core.errors import InputError
+from core.fitters import fitter_for
+from core.training.mocap import read_bvh
+from core.training.pose_files import named_joints
+
+BODY, FPS, NUM_FRAMES = AnnyBody(), 25.0, 12
+MOVING = fitter_for(BODY).rig.bone_ids.tolist()
+
+
+def rows(track_id: int, phenotype: list[float], seed: int) -> dict[str, np.ndarray]:
+    """Somebody who moves every bone that a fit moves, in NUM_FRAMES frames."""
+    random = np.random.default_rng(seed)
+    swing = random.normal(0, 0.5, (len(MOVING), 3)) * np.linspace(-1, 1, NUM_FRAMES)[:, None, None]
+    rotmats = fitter_for(BODY).rig.rest_rotmats.numpy()[None].repeat(NUM_FRAMES, 0)
+    rotmats[:, MOVING] = Rotation.from_rotvec(swing.reshape(-1, 3)).as_matrix().reshape(NUM_FRAMES, -1, 3, 3)
+    return {
+        "track_id": np.full(NUM_FRAMES, track_id), "time_s": 2 + np.arange(NUM_FRAMES) / FPS,
+        "translation_m": np.stack([np.linspace(-1, 1, NUM_FRAMES), np.full(NUM_FRAMES, 0.2), np.full(NUM_FRAMES, 4.0)], 1),
+        "bone_rotmats": rotmats, "phenotype": np.repeat([phenotype], NUM_FRAMES, 0).astype(np.float32),
+    }  # fmt: skip
+
+
+PEOPLE = [rows(3, [0.2, 0.6, 0.5, 0.7, 0.4, 0.5], 0), rows(7, [0.8, 0.1, 0.5, 0.3, 0.5, 0.5], 1)]
+
+
+def write_npz(path: Path, people: list[dict[str, np.ndarray]], **changes: object) -> Path:
+    table = {name: np.concatenate([person[name] for person in people]) for name in people[0]} | {"body": "anny", "fps": FPS} | changes
+    np.savez(path, **{name: value for name, value in table.items() if value is not None})
+    return path
+
+
+def joints_of_file(path: Path) -> tuple[list[str], np.ndarray]:
+    """Names, and where each joint is in each frame (T, J, 3), in the file's axes."""
+    names, parents, offsets, channels, values = read_bvh(path)
+    places, turns, start = [], [], 0
+    for joint, (parent, row) in enumerate(zip(parents, channels, strict=True)):
+        own = values[:, start : start + len(row)]
+        start += len(row)
+        order = "".join(name[0] for name in row if name.endswith("rotation"))
+        local = Rotation.from_euler(order, own[:, -3:], degrees=True).as_matrix()
+        if parent < 0:
+            places.append(own[:, :3] + offsets[joint])
+            turns.append(local)
+        else:
+            places.append(places[parent] + turns[parent] @ np.array(offsets[joint]))
+            turns.append(turns[parent] @ local)
+    return names, np.stack(places, 1)
+
+
+def joints_of_body(person: dict[str, np.ndarray]) -> np.ndarray:
+    """The same of the body itself: the bones' heads before the camera, in the order of NAMES."""
+    pose, shape = torch.from_numpy(person["bone_rotmats"]).float(), torch.from_numpy(person["phenotype"])
+    _, heads, alignments = BODY.rest(shape)
+    placed = BODY.bone_transforms(pose, heads, alignments)[1] - BODY.pelvis(BODY.vertices(pose, shape))[:, None]
+    bones = [BODY.bone_index(name) for name in NAMES]
+    return (placed[:, bones].numpy() + person["translation_m"][:, None]) * UP
+
+
+def test_joints_are_where_the_body_has_them(tmp_path: Path) -> None:
+    paths = write_people(write_npz(tmp_path / "meshes.npz", PEOPLE))
+    assert [path.name for path in paths] == ["person-3.bvh", "person-7.bvh"]
+    for path, person in zip(paths, PEOPLE, strict=True):
+        names, places = joints_of_file(path)
+        assert sorted(names) == sorted(NAMES.values())
+        wanted = joints_of_body(person)[:, [list(NAMES.values()).index(name) for name in names]]
+        assert np.ptp(wanted, axis=0).max() > 0.3  # they do move
+        np.testing.assert_allclose(places, wanted, atol=2e-4)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_all_that_moves_is_in_it_under_names_that_rigs_have(tmp_path: Path) -> None:
+    assert {BODY.bone_index(name) for name in NAMES} == set(MOVING)
+    (path,) = write_people(write_npz(tmp_path / "meshes.npz", PEOPLE[:1]), tmp_path / "new" / "folder")
+    names = read_bvh(path)[0]
+    found = {part: names[joint] for part, joint in named_joints(names).items()}
+    assert found["hip.L"] == "LeftUpLeg"
+    assert found["elbow.R"] == "RightForeArm"
+    assert found["head"] == "Head"
+    assert "Frame Time: 0.04000000" in path.read_text()
+    assert "-0.000000" not in path.read_text()
+
+
+def test_gaps_are_filled_and_frames_evenly_spaced(tmp_path: Path) -> None:
+    person = PEOPLE[0]
+    whole = joints_of_file(write_people(write_npz(tmp_path / "a.npz", [person]), tmp_path / "a")[0])[1]
+    kept = np.array([0, 1, 2, 5, 6, 7, 8, 11])
+    thinned = {name: values[kept] for name, values in person.items()}
+    filled = joints_of_file(write_people(write_npz(tmp_path / "b.npz", [thinned]), tmp_path / "b")[0])[1]
+    assert len(filled) == NUM_FRAMES
+    np.testing.assert_allclose(filled[kept], whole[kept], atol=2e-4)
+    assert np.abs(filled - whole).max() < 0.02
+
+
+def test_one_frame_is_a_pose(tmp_path: Path) -> None:
+    one = {name: values[4:5] for name, values in PEOPLE[1].items()}
+    (path,) = write_people(write_npz(tmp_path / "meshes.npz", [one]))
+    assert len(joints_of_file(path)[1]) == 1
+
+
+def test_angles_do_not_jump(tmp_path: Path) -> None:
+    spinning = rows(1, [0.5] * 6, 2)
+    angles = np.linspace(0, 900, NUM_FRAMES)
+    spinning["bone_rotmats"][:, 0] = Rotation.from_euler("y", angles[:, None], degrees=True).as_matrix()
+    (path,) = write_people(write_npz(tmp_path / "meshes.npz", [spinning]))
+    assert np.abs(np.diff(read_bvh(path)[4][:, 5])).max() < 120
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bone_rotmats": None}, "make it again with --parametric"),
+        ({"body": "smpl"}, "got the body 'smpl', expected 'anny'"),
+        ({"fps": None}, "not a meshes.npz of ours"),
+        ({"track_id": np.zeros(0, int)}, "nobody was found"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict, said: str) -> None:
+    path = write_npz(tmp_path / "meshes.npz", PEOPLE[:1], **changes)
+    with pytest.raises(InputError, match=r"meshes\.npz: "):
+        write_people(path)
+    assert main([str(path)]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.splitlines()) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_file_and_no_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.npz").write_text("nothing")
+    assert main([str(tmp_path / "notes.npz")]) == main([str(tmp_path / "none.npz")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_the_command(tmp_path: Path, repository: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_npz(tmp_path / name / "meshes.npz", PEOPLE)
+    files = [str(tmp_path / name / "meshes.npz") for name in ("a", "b")]
+    command = [sys.executable, "-m", "app.export.bvh", *files, "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
+    written = sorted((tmp_path / "out").rglob("*.bvh"))
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
+        f"{name}/person-{number}.bvh" for name in ("a", "b") for number in (3, 7)
+    ]
+    assert sorted(ended.stdout.split()) == [str(path) for path in written]
