@@ -200,7 +200,7 @@ def measure(name: str, scenes: Iterable[Scene], body: "Body", config: LiveConfig
 
 
 def measure_clips(files: list[Path], config: LiveConfig, live: bool = False) -> Iterator[ClipCalm]:
-    """Videos through the network, recorded or live, and meshes.npz files of runs with `--smoothing none`. Raises InputError."""
+    """Videos through the network, recorded or live, and meshes.npz files of runs with `--smoothing none --mesh free`. Raises InputError."""
     from app.jobs import open_engine
     from app.live import LivePipeline
     from app.pipeline import VideoPipeline
@@ -225,17 +225,15 @@ def measure_clips(files: list[Path], config: LiveConfig, live: bool = False) -> 
 
 def read_scenes(path: Path) -> tuple[Iterator[Scene], str]:
     """The scenes of a meshes.npz (without pictures), and the body's name. Raises InputError when it is none."""
-    from app.export.npz import map_rows
+    from app.export.npz import map_rows, reading
     from app.types import Frame, Intrinsics
 
     names = ("frame_index", "time_s", "track_id", "score", "box_px", "joints_m", "joints_px", "joint_visibility", "camera", "translation_m")
-    try:
+    with reading(path):
         with np.load(path, allow_pickle=False) as file:
             table = {name: file[name] for name in names}
             body, focal_px, principal_px = str(file["body"]), float(file["focal_px"]), tuple(file["principal_px"].tolist())
         vertices_m = map_rows(path, "vertices_m")
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a meshes.npz of ours ({' '.join(str(error).split())})") from error
     blank = np.zeros((1, 1, 3), np.uint8)
 
     def scenes() -> Iterator[Scene]:

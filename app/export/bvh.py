@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.export.npz import reading
+from app.export.sink import UP_FROM_CAMERA
 from core.errors import InputError, exit_code
 
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
 
 BODY = "anny"
-UP = np.array([1.0, -1.0, -1.0])
-"""x right, y down, z away -> x right, y up, z towards the viewer: a half turn about x."""
 ORDER = "ZXY"
 """Of a joint's rotations, the last first, as BVH files mostly have them."""
 HEAD_M = 0.18
@@ -70,7 +70,8 @@ class Motion:
 def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
     """person-ID.bvh for everybody in a meshes.npz, beside it or in `folder`; the paths.
 
-    Raises InputError for files without body parameters, of another body or with nobody in them, OSError for what cannot be read or written.
+    Raises InputError for files that are no meshes.npz, without body parameters, of another body or with nobody in them, OSError for what
+    cannot be written.
     """
     from core.bodies.anny import AnnyBody
 
@@ -94,17 +95,12 @@ ROWS = ("track_id", "time_s", "translation_m", "bone_rotmats", "phenotype")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["body"]) != BODY:
-                raise InputError(f"{path}: got the body {str(file['body'])!r}, expected {BODY!r}; for SMPL use its own tools")
-            if "bone_rotmats" not in file:
-                raise InputError(f"{path}: it holds no bone rotations; make it again with --parametric")
-            rows = {name: file[name] for name in (*ROWS, "fps")}
-    except (KeyError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a meshes.npz of ours ({' '.join(str(error).split())})") from error
+    with reading(path), np.load(path, allow_pickle=False) as file:
+        if str(file["body"]) != BODY:
+            raise InputError(f"{path}: got the body {str(file['body'])!r}, expected {BODY!r}; for SMPL use its own tools")
+        if "bone_rotmats" not in file:
+            raise InputError(f"{path}: it holds no bone rotations; make it again with --parametric")
+        rows = {name: file[name] for name in (*ROWS, "fps")}
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
     return rows
@@ -142,8 +138,8 @@ def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray) ->
     for joint in sorted(set(range(len(names))) - set(parents)):
         bone = chains[joint][-1]
         onwards = offsets[joint] / np.linalg.norm(offsets[joint]) * HEAD_M
-        ends[joint] = UP * (onwards if names[joint] == "Head" else np.mean([step(child) for child in children[bone]], 0))
-    return Skeleton(tuple(names), tuple(chains), tuple(parents), np.array(offsets) * UP, ends)
+        ends[joint] = UP_FROM_CAMERA * (onwards if names[joint] == "Head" else np.mean([step(child) for child in children[bone]], 0))
+    return Skeleton(tuple(names), tuple(chains), tuple(parents), np.array(offsets) * UP_FROM_CAMERA, ends)
 
 
 def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray], fps: float) -> Motion:
@@ -152,9 +148,10 @@ def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray],
 
     places_m = rows["translation_m"].astype(np.float64) - _pelvis_m(body, rows["bone_rotmats"], rows["phenotype"][-1])
     turns = rows["bone_rotmats"].astype(np.float64)
-    rotations = UP[:, None] * np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1) * UP
+    relative = np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1)
+    rotations = UP_FROM_CAMERA[:, None] * relative * UP_FROM_CAMERA
     times_s, first = np.unique(rows["time_s"], return_index=True)
-    places_m, rotations = (places_m * UP)[first], rotations[first]
+    places_m, rotations = (places_m * UP_FROM_CAMERA)[first], rotations[first]
     num_frames = 1 + round((times_s[-1] - times_s[0]) * fps)
     if len(times_s) == 1:
         return Motion(places_m, rotations, 1 / fps)

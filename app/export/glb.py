@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from app.export.npz import map_rows
-from app.export.sink import PREVIEW_SINK, SINKS, ClosingSink, Recording
+from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
 from app.render import track_color
 from app.types import Scene
 from app.visibility import body_joint_weights, with_smooth_edge
@@ -36,8 +36,6 @@ GAP_FRAMES = 3
 """Somebody missing for more frames than this disappears for that time."""
 BYTES_PER_VERTEX = 24
 """Position and normal, float32."""
-GLTF_FROM_CAMERA = np.array([1, -1, -1], np.float32)
-"""x right, y down, z away -> x right, y up, z towards the viewer. A half turn about x, so triangles keep their winding."""
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER, FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 34962, 34963, 5126, 5123, 5125
 
 
@@ -98,8 +96,8 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
             if preview.weights is not None and not show_hidden:
                 seen = preview.weights @ table["joint_visibility"][rows].mean(axis=0)
                 points_m, faces = without_hidden(points_m, faces, seen)
-            places_m = table["translation_m"][rows] * GLTF_FROM_CAMERA
-            scene.add_stretch(track.track_id, track.times_s[stretch], points_m * GLTF_FROM_CAMERA, faces, places_m, end_s)
+            places_m = table["translation_m"][rows] * UP_FROM_CAMERA
+            scene.add_stretch(track.track_id, track.times_s[stretch], points_m * UP_FROM_CAMERA, faces, places_m, end_s)
     if not scene.num_people:
         raise InputError(f"{npz_path}: everybody is hidden or out of the picture all the time, so there is nothing to animate")
     num_bytes = scene.save(glb_path, float(camera["focal_px"]), camera["image_size_px"])

@@ -11,6 +11,8 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from app.export.sink import SINKS, ClosingSink, Parameters, Recording, named
 from app.types import Intrinsics, Scene, SmoothedMesh
+from core.errors import InputError
 from core.joints import JOINT_NAMES
 
 NUM_JOINTS = len(JOINT_NAMES)
@@ -176,6 +179,17 @@ class NpzSink(ClosingSink):
             "image_size_px": np.array(self._recording.size_px, np.int32), "fps": np.float64(self._recording.fps),
             "faces": self._recording.faces, "joint_names": np.array(JOINT_NAMES), "body": np.array(self._recording.body),
         }  # fmt: skip
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong while a meshes.npz is read becomes an InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a meshes.npz of ours ({' '.join(str(error).split())})") from error
 
 
 def map_rows(path: Path, name: str) -> np.ndarray:

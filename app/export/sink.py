@@ -120,6 +120,9 @@ def named(error: OSError, path: Path) -> OSError:
     return error if error.filename else type(error)(error.errno, error.strerror or str(error), str(path))
 
 
+UP_FROM_CAMERA = np.array([1, -1, -1], np.float32)
+"""x right, y down, z away -> x right, y up, z towards the viewer, as 3D files want it. A half turn about x; faces keep their winding."""
+
 SINKS: Registry[Callable[[Recording], Sink]] = Registry("output file")
 """File name -> class(recording) of the sink that writes it."""
 

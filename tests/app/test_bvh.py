@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from app.export.bvh import NAMES, UP, main, write_people
+from app.export.bvh import NAMES, main, write_people
+from app.export.sink import UP_FROM_CAMERA
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.fitters import fitter_for
@@ -66,7 +67,7 @@ def joints_of_body(person: dict[str, np.ndarray]) -> np.ndarray:
     _, heads, alignments = BODY.rest(shape)
     placed = BODY.bone_transforms(pose, heads, alignments)[1] - BODY.pelvis(BODY.vertices(pose, shape))[:, None]
     bones = [BODY.bone_index(name) for name in NAMES]
-    return (placed[:, bones].numpy() + person["translation_m"][:, None]) * UP
+    return (placed[:, bones].numpy() + person["translation_m"][:, None]) * UP_FROM_CAMERA
 
 
 def test_joints_are_where_the_body_has_them(tmp_path: Path) -> None:
