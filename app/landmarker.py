@@ -11,9 +11,9 @@ import numpy as np
 
 from app.boxes import clipped, side_px
 from app.detect import DETECTORS, MIN_BOX_PX, SHOWN, Look, Region, SearchingDetector, joint_evidence, same_person, shrunk
-from app.lean_imports import imported_later
 from app.native_logs import native_noise_filtered
 from core.errors import InputError
+from core.lean_imports import imported_later
 
 MODEL_FILE = "pose_landmarker.task"
 MIN_CONFIDENCE = 0.4

@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from app.boxes import box_iou, center_px, clipped, side_px
 from app.config import TrackConfig
@@ -191,7 +192,7 @@ class Tracker:
             cost = np.array([[self._cost(track, people[index], time_s) for index in free] for track in group])
             if not cost.size:
                 continue
-            pairs = [(row, column) for row, column in zip(*linear_sum_assignment(cost), strict=True) if cost[row, column] < NO_MATCH]
+            pairs = [(row, column) for row, column in zip(*cheapest(cost), strict=True) if cost[row, column] < NO_MATCH]
             matches |= {group[row].key: free[column] for row, column in pairs}
             free = [index for index in free if index not in matches.values()]
         return matches
@@ -237,3 +238,11 @@ def known_boxes(tracker: Tracker, frame: Frame) -> tuple[np.ndarray, ...]:
 
 def _observation(time_s: float, person: Person) -> Observation:
     return Observation(time_s, person.box_px, person.score, person.landmark_visibility)
+
+
+def cheapest(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pairs that cost least together. cost: (N, M), 0 or more.
+
+    As scipy.optimize.linear_sum_assignment, which takes three times as long to import, and somebody waits for a camera to start.
+    """
+    return min_weight_full_bipartite_matching(csr_array(cost + 1))  # a 0 would be no pair at all

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import maximum_filter
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from core.joints import KEYPOINT_NAMES
 from core.mobilenet import Layout, Separable, Trunk
@@ -89,7 +89,8 @@ def people_in(maps: tuple[np.ndarray, ...], max_people: int, min_heat: float = 0
     """
     center, box_scale, box_offset, heat, regress = maps
     width = center.shape[-1]
-    peaks = np.where(center[0] >= maximum_filter(center[0], PEAK_CELLS), center[0], 0).ravel()
+    highest = max_pool2d(torch.from_numpy(center), PEAK_CELLS, stride=1, padding=PEAK_CELLS // 2)[0].numpy()
+    peaks = np.where(center[0] >= highest, center[0], 0).ravel()
     cells = np.flatnonzero(peaks > min_heat)
     cells = cells[np.argsort(-peaks[cells], kind="stable")][:max_people]
     centers = np.stack([cells // width, cells % width], 1).astype(np.float32)  # (N, 2) y, x

@@ -1,7 +1,7 @@
 """OpenVINO networks whatever they say: converted from PyTorch, compiled, and kept on disk.
 
 A converted network is kept in the user's cache folder, named after its weights and the versions it depends on, with a digest of
-its files beside them. Those that were used longest ago go when the folder grows.
+its files and what was compiled of it (core.openvino_compiled) beside them. Those that were used longest ago go when the folder grows.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import queue
 import shutil
 import sys
 import tempfile
@@ -17,24 +16,24 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.cpu import has_fast_bf16_cpu
+from core.lean_imports import functions_later
+from core.openvino_compiled import SUFFIX, Compilation, Compiled
 
 if TYPE_CHECKING:
     import openvino
 
 log = logging.getLogger(__name__)
 
-Ready = TypeVar("Ready")
-
 APP = "fastmetro-live"
-MAX_KEPT_BYTES = 2 << 30
-"""Of converted networks in the cache folder; S-R50 has 130 MB, L-H64 600 MB."""
+MAX_KEPT_BYTES = 3 << 30
+"""Of converted and compiled networks in the cache folder; S-R50 has 130 MB of the one and 260 MB of the other, L-H64 600 and 1,200 MB."""
+COMPILED, CACHED, MADE = "compiled", "cached", "made"
+"""Where a network may come from, the quickest first."""
 DRAFT = "draft-"
 DRAFT_LIFE_S = 86_400.0
 """An unfinished network that is older was left by a process that was killed."""
@@ -55,44 +54,48 @@ class OtherNetwork(Exception):  # noqa: N818  no mistake of anybody's: it is mad
     """A network does not say what the original says."""
 
 
-def opened(openvino: Any, path: Path, make: "Callable[[], openvino.Model] | None", ready: "Callable[[openvino.Model], Ready]") -> Ready:
-    """What `ready` makes of the network in the file, or else of one that `make` makes, which is then kept there.
+def opened(openvino: Any, path: Path, make: "Callable[[], openvino.Model] | None", compilation: Compilation) -> list[Compiled]:
+    """A network compiled: as it was kept, or from the converted network in the file, or from one that `make` makes. All is kept then.
 
-    make: None where there is no other than the file's; ready: compiles a network, and raises OtherNetwork for a wrong one.
-    Raises OpenVinoError when neither is usable; the text is why.
+    make: None where there is no other than the file's. Raises OpenVinoError when nothing is usable; the text is why.
     """
+    sources: list[tuple[str, Callable[[], openvino.Model | None]]] = [(COMPILED, lambda: None)]
+    if os.path.isfile(path):  # Path.is_file raises where no folder may be entered
+        sources.append((CACHED, lambda: read(openvino, path)))
+    if make is not None:
+        sources.append((MADE, make))
     problem = ""
-    sources = [(False, lambda: read(openvino, path))] if os.path.isfile(path) else []  # Path.is_file raises where no folder may be entered
-    for fresh, source in sources + ([] if make is None else [(True, make)]):
+    for kind, source in sources:
         try:
             network = source()
-            result = ready(network)
+            compiled = compilation.kept(openvino, path) if network is None else compilation.made(openvino, network)
         except OtherNetwork:
             problem = "it does not say what the network says"
         except Exception as error:  # noqa: BLE001 - OpenVINO raises RuntimeError and its own kinds for all that can be wrong
+            if kind == COMPILED and isinstance(error, OSError):  # there is none
+                continue
             problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         else:
-            if fresh:
-                keep(openvino, network, path, replaces=bool(problem))
-            return result
-        if not fresh and make is not None:
-            log.warning("the cached network %s is not usable (%s); it is made again", path, problem)
+            if kind == COMPILED:
+                with contextlib.suppress(OSError):  # a cache that may only be read
+                    os.utime(path)  # used now, see `tidy`
+            else:
+                keep(openvino, path, compiled, compilation, network if kind == MADE else None, replaces=bool(problem))
+            return compiled
+        if kind == COMPILED or (kind == CACHED and make is not None):
+            log.warning("the %s network %s is not usable (%s); it is made again", kind, path, problem)
     raise OpenVinoError(problem)
 
 
-def runs_in(precision: str) -> str:
-    """fp32 or bf16: what is not int8 runs in bfloat16 where that is allowed and the CPU has it."""
-    return "fp32" if precision == "fp32" or not has_fast_bf16_cpu() else "bf16"
-
-
 def silent_openvino() -> Any:
-    """The module openvino, without the telemetry client that its tools would load and that looks up an analytics host.
+    """The module openvino, without its conversion tools, which take most of its import, and the telemetry client, which looks up a host.
 
     Raises OpenVinoError when it is not installed, or cannot be loaded.
     """
     sys.modules.setdefault(TELEMETRY, None)  # Python's own way to say that there is no such module: OpenVINO then goes without
     try:
-        import openvino
+        with functions_later("openvino.tools.ovc", "convert_model"):
+            import openvino
     except (ImportError, OSError) as error:
         missing = isinstance(error, ModuleNotFoundError)
         problem = "is not installed: pip install openvino" if missing else f"cannot be loaded: {error}"
@@ -111,36 +114,6 @@ def traced(module: nn.Module, example: Tensor) -> "openvino.Model":
         decoder = TorchScriptPythonDecoder(module, example_input=example, trace_kwargs={"check_trace": False})
         frontend = FrontEndManager().load_by_framework("pytorch")
         return frontend.convert(frontend.load(decoder))
-
-
-def compile_network(openvino: Any, network: "openvino.Model", precision: str, num_threads: int = 0) -> "openvino.CompiledModel":
-    """For this CPU, on so many threads, 0: as many as PyTorch has."""
-    options = {
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[runs_in(precision)],
-        "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # else two networks on a thread each would share the first core
-    }
-    return openvino.Core().compile_model(network, "CPU", options)
-
-
-class Compiled:
-    """A compiled network; threads may share it: each has a request of its own while it runs, and leaves it for the next."""
-
-    def __init__(self, network: "openvino.CompiledModel") -> None:
-        self._network = network
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def __call__(self, pictures: np.ndarray) -> list[Tensor]:
-        """The network's outputs, copied."""
-        try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = self._network.create_infer_request()
-        results = request.infer({0: np.ascontiguousarray(pictures)}, share_inputs=True)
-        said = [torch.from_numpy(np.array(results[number])) for number in range(len(results))]
-        self._idle.put(request)
-        return said
 
 
 def fits(got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> bool:
@@ -177,8 +150,6 @@ def read(openvino: Any, path: Path) -> "openvino.Model":
     """The network that `write` wrote. Raises ValueError or OSError when its files are not what was written."""
     if digest_of(path) != json.loads(path.with_suffix(".json").read_bytes())["sha256"]:
         raise ValueError("its files are damaged")
-    with contextlib.suppress(OSError):  # a cache that may only be read
-        os.utime(path)  # used now, see `tidy`
     return openvino.Core().read_model(path)
 
 
@@ -205,23 +176,35 @@ def write(openvino: Any, network: "openvino.Model", path: Path, note: str = "") 
         except RuntimeError as error:
             raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:200]})") from error
         draft.with_suffix(".json").write_text(json.dumps({"sha256": digest_of(draft), "note": note}), encoding="utf-8")
+        for stale in path.parent.glob(f"{path.stem}.*{SUFFIX}"):
+            stale.unlink(missing_ok=True)
         for suffix in (".json", ".bin", ".xml"):
             os.replace(draft.with_suffix(suffix), path.with_suffix(suffix))
 
 
-def keep(openvino: Any, network: "openvino.Model", path: Path, replaces: bool) -> None:
+def keep(
+    openvino: Any,
+    path: Path,
+    compiled: Sequence[Compiled],
+    compilation: Compilation,
+    network: "openvino.Model | None" = None,
+    replaces: bool = False,
+) -> None:
     """Write it for the next start; one process at a time. Without a cache all works as well.
 
-    replaces: whether the one that is there is not usable; else that of a process that was quicker stays
+    network: of which `compiled` was made, None where it is kept already
+    replaces: whether the network that is there is not usable; else that of a process that was quicker stays
     """
     from filelock import FileLock
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / ".lock", timeout=LOCK_WAIT_S):
-            if replaces or not path.is_file():
+            if network is not None and (replaces or not path.is_file()):
                 write(openvino, network, path)
-                tidy(path.parent, MAX_KEPT_BYTES)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFT) as draft:
+                compilation.keep(openvino, compiled, path, Path(draft))
+            tidy(path.parent, MAX_KEPT_BYTES)
     except (OSError, NotImplementedError) as error:  # the latter: a disk without locks
         log.info("the converted network cannot be kept in %s (%s); each start makes it again, 5 seconds", path.parent, error)
 

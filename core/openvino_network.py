@@ -6,6 +6,7 @@ another network is made again.
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,18 @@ from torch import Tensor, nn
 from core.errors import InputError
 from core.folding import fold_batch_norms
 from core.model import FastMETRO, Prediction
+from core.openvino_compiled import Compilation, Compiled, runs_in
 from core.openvino_files import (
     INT8,
     TOLERANCE,
-    Compiled,
     OpenVinoError,
     OtherNetwork,
     cached_file,
-    compile_network,
     default_folder,
     digest_of_weights,
     fits,
     note_of,
     opened,
-    runs_in,
     silent_openvino,
     traced,
 )
@@ -99,8 +98,8 @@ class OpenVinoNetwork:
         return Prediction(camera, joints, tuple(levels), *parameters)
 
 
-def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> tuple[Compiled, ...]:
-    """The network compiled for any number of crops, and for one alone, which is up to a fifth quicker; from the file or anew.
+def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> list[Compiled]:
+    """The network compiled for any number of crops, and for one alone, which is up to a fifth quicker; from the files or anew.
 
     Raises OpenVinoError when it does not do what the original does.
     """
@@ -109,19 +108,14 @@ def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> tu
     with torch.inference_mode():
         expected = exported(pictures)
 
-    def ready(network: "openvino.Model") -> tuple[Compiled, ...]:
-        compiled = Compiled(compile_network(openvino, network, precision))
-        single = network.clone()
-        single.reshape([1, CROP_SIZE_PX, CROP_SIZE_PX, 3])
-        alone = Compiled(compile_network(openvino, single, precision))
-        for way, count in ((compiled, NUM_CHECKED), (alone, 1)):
-            wanted = tuple(values[:count] for values in expected)
-            if not fits(way(crops[:count]), wanted, TOLERANCE[precision]):
+    def check(compiled: Sequence[Compiled]) -> None:
+        for way, count in zip(compiled, (NUM_CHECKED, 1), strict=True):
+            if not fits(way(crops[:count]), [values[:count] for values in expected], TOLERANCE[precision]):
                 raise OtherNetwork
-        return compiled, alone
 
+    compilation = Compilation(precision, (None, (1, CROP_SIZE_PX, CROP_SIZE_PX, 3)), check)
     try:
-        return opened(openvino, path, None if precision == "int8" else lambda: convert(exported), ready)
+        return opened(openvino, path, None if precision == "int8" else lambda: convert(exported), compilation)
     except OpenVinoError as error:
         if precision == "int8":
             raise InputError(f"precision int8: {path} is not usable ({error}); {MAKE_INT8}") from error

@@ -1,5 +1,6 @@
 """Runs MoveNet MultiPose on pictures of any size: by OpenVINO where it is, else by PyTorch, and always on the CPU."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,14 @@ import torch
 
 from core.checkpoint import load_backbone
 from core.multipose import NAME, STRIDE, Found, MultiPose, people_in
+from core.openvino_compiled import Compilation, Compiled, runs_in
 from core.openvino_files import (
     TOLERANCE,
-    Compiled,
     OpenVinoError,
     OtherNetwork,
     cached_file,
-    compile_network,
     fits,
     opened,
-    runs_in,
     silent_openvino,
     traced,
 )
@@ -69,13 +68,12 @@ class PersonFinder:
             network.reshape([1, -1, -1, 3])
             return network
 
-        def ready(network: Any) -> Compiled:
-            compiled = Compiled(compile_network(openvino, network, precision, max(1, torch.get_num_threads() // 2)))
-            if not fits(compiled(picture.numpy()), expected, TOLERANCE[precision]):
+        def check(compiled: Sequence[Compiled]) -> None:
+            if not fits(compiled[0](picture.numpy()), expected, TOLERANCE[precision]):
                 raise OtherNetwork
-            return compiled
 
-        self._compiled = opened(openvino, cached_file(self._network, openvino.__version__, cache), make, ready)
+        compilation = Compilation(precision, (None,), check, max(1, torch.get_num_threads() // 2))
+        (self._compiled,) = opened(openvino, cached_file(self._network, openvino.__version__, cache), make, compilation)
         self.words = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
 
     def _maps(self, pictures: np.ndarray) -> tuple[torch.Tensor, ...]:

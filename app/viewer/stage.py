@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import open3d as o3d
 
 from app.types import Intrinsics
+from app.viewer.lean_open3d import o3d
 
 PICTURE_SIDE_PX = 960
 """Larger pictures are shrunk to this, or to what is seen of them, before they become a texture."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import open3d as o3d
 
+from app.viewer.lean_open3d import o3d
 from core.joints import BONES, JOINT_NAMES
 from core.registry import Registry
 

@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import os
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import core.openvino_compiled
 import core.openvino_files
 import core.openvino_network
 import core.person_finder
@@ -19,7 +21,8 @@ from core.crop import CROP_SCALE
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.model import FastMETRO, Prediction, assemble
-from core.openvino_files import DRAFT, DRAFT_LIFE_S, OpenVinoError, cached_file, compile_network, tidy
+from core.openvino_compiled import SUFFIX, Compilation, compile_network
+from core.openvino_files import DRAFT, DRAFT_LIFE_S, OpenVinoError, cached_file, tidy
 from core.openvino_network import OpenVinoNetwork
 from core.person_finder import PersonFinder
 from core.pixels import patchwork
@@ -119,19 +122,30 @@ def test_feedback_on_one_thread(precision: str, changes: dict[str, object], tmp_
         torch.set_num_threads(threads)
 
 
-def test_the_cache_is_used_and_a_broken_one_made_again(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def made(*_: object) -> None:
-        raise AssertionError("converted although it was cached")
+def not_again(*_: object) -> None:
+    raise AssertionError("made although it was cached")
 
+
+def damaged(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def without_compiled(folder: Path) -> None:
+    for path in folder.glob(f"*{SUFFIX}"):
+        path.unlink()
+
+
+def test_the_cache_is_used_and_a_broken_one_made_again(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     OpenVinoNetwork(model, "fp32", tmp_path)
     (path,) = tmp_path.glob("*.xml")
+    without_compiled(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core.openvino_network, "convert", made)
+        patch.setattr(core.openvino_network, "convert", not_again)
         OpenVinoNetwork(model, "fp32", tmp_path)
     weights, digest = path.with_suffix(".bin"), path.with_suffix(".json")
-    changed = bytearray(weights.read_bytes())
-    changed[len(changed) // 2] ^= 1
-    for broken, content in ((path, b"<net"), (weights, bytes(changed)), (weights, None), (digest, b"\xff")):
+    for broken, content in ((path, b"<net"), (weights, damaged(weights.read_bytes())), (weights, None), (digest, b"\xff")):
+        without_compiled(tmp_path)
         if content is None:
             broken.unlink()
         else:
@@ -142,17 +156,72 @@ def test_the_cache_is_used_and_a_broken_one_made_again(model: FastMETRO, tmp_pat
         caplog.clear()
         assert network(CROPS).joints.shape == (2, 14, 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core.openvino_network, "convert", made)
+        patch.setattr(core.openvino_network, "convert", not_again)
         OpenVinoNetwork(model, "fp32", tmp_path)
 
 
-def test_a_file_of_another_network_is_found_out(model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_compiled_is_used_and_compiled_again_where_it_is_broken(
+    model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = OpenVinoNetwork(model, "fp32", tmp_path)
+    files = sorted(tmp_path.glob(f"*{SUFFIX}"))
+    assert len(files) == 2, "for any number of crops, and for one"
+    expected = made(CROPS)
+
+    def assert_used(threads: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(core.openvino_compiled, "compile_network", not_again)
+            patch.setattr(torch, "get_num_threads", lambda: threads)
+            assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), expected, 1e-6)
+        assert not caplog.records
+
+    assert_used(1)
+    assert_used(2)
+    monkeypatch.setattr(core.openvino_network, "convert", not_again)
+    whole = files[0].read_bytes()
+    for content in (damaged(whole), whole[: len(whole) // 2], b"", None):
+        if content is None:
+            files[0].unlink()
+        else:
+            files[0].write_bytes(content)
+        assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), expected, 1e-6)
+        assert ("the compiled network" in caplog.text and "is damaged); it is made again" in caplog.text) == (content is not None)
+        caplog.clear()
+        assert_used(1)
+    (tmp_path / files[0].name).write_bytes(hashlib.sha256(b"nonsense").digest() + b"nonsense")
+    assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), expected, 1e-6)
+    assert "RuntimeError" in caplog.text
+
+
+def test_other_precisions_and_processors_have_other_compiled_files(
+    model: FastMETRO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names() -> set[str]:
+        return {path.name for path in tmp_path.glob(f"*{SUFFIX}")}
+
+    OpenVinoNetwork(model, "fp32", tmp_path)
+    exact = names()
+    OpenVinoNetwork(model, "bf16", tmp_path)
+    assert len(names()) == (4 if has_fast_bf16_cpu() else 2)
+    openvino = core.openvino_files.silent_openvino()
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: "another processor")
+    before = names()
+    OpenVinoNetwork(model, "fp32", tmp_path)
+    assert len(names() - before) == 2
+    assert exact <= names()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["converted", "compiled"])
+def test_a_file_of_another_network_is_found_out(compiled: bool, model: FastMETRO, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = toy(masked=False, tokens="template")
     for network in (model, other):
         OpenVinoNetwork(network, "fp32", tmp_path / network.config.tokens)
     (ours,), (theirs,) = ((tmp_path / kind).glob("*.xml") for kind in ("learned", "template"))
-    for suffix in (".xml", ".bin", ".json"):
-        ours.with_suffix(suffix).write_bytes(theirs.with_suffix(suffix).read_bytes())
+    if not compiled:
+        without_compiled(tmp_path / "learned")
+        without_compiled(tmp_path / "template")
+    for file in theirs.parent.glob(f"{theirs.stem}.*"):
+        (ours.parent / file.name.replace(theirs.stem, ours.stem)).write_bytes(file.read_bytes())
     assert_near(OpenVinoNetwork(model, "fp32", ours.parent)(CROPS), original(model, CROPS), 1e-5)
     assert "it does not say what the network says" in caplog.text
 
@@ -187,17 +256,18 @@ def test_the_network_of_a_quicker_process_stays(model: FastMETRO, tmp_path: Path
     network = core.openvino_network.convert(core.openvino_network.Exported(model))
     path = tmp_path / "network.xml"
     path.write_text("theirs")
-    core.openvino_files.keep(openvino, network, path, replaces=False)
+    nothing = Compilation("fp32", (), lambda _: None)
+    core.openvino_files.keep(openvino, path, (), nothing, network, replaces=False)
     assert path.read_text() == "theirs"
-    core.openvino_files.keep(openvino, network, path, replaces=True)
+    core.openvino_files.keep(openvino, path, (), nothing, network, replaces=True)
     assert path.read_text() != "theirs"
     core.openvino_files.read(openvino, path)
 
 
 def test_what_was_used_longest_ago_leaves_the_cache(tmp_path: Path) -> None:
     for age, name in enumerate(("newest", "used", "old", "int8-made")):
-        for suffix in (".xml", ".bin", ".json"):
-            (tmp_path / name).with_suffix(suffix).write_bytes(bytes(100))
+        for suffix in (".xml", ".bin", ".json", f".0123{SUFFIX}"):
+            (tmp_path / name).with_suffix(suffix).write_bytes(bytes(75))
         os.utime((tmp_path / name).with_suffix(".xml"), (1000 - age, 1000 - age))
     unfinished, left = tmp_path / f"{DRAFT}now", tmp_path / f"{DRAFT}then"
     for folder in (unfinished, left):
@@ -205,9 +275,9 @@ def test_what_was_used_longest_ago_leaves_the_cache(tmp_path: Path) -> None:
     past_s = left.stat().st_mtime - DRAFT_LIFE_S - 60
     os.utime(left, (past_s, past_s))
     tidy(tmp_path, 600)
-    assert {path.stem for path in tmp_path.glob("*.*")} == {"newest", "used", "int8-made"}
+    assert {path.name.split(".")[0] for path in tmp_path.glob("*.*")} == {"newest", "used", "int8-made"}
     tidy(tmp_path, 10)
-    assert {path.stem for path in tmp_path.glob("*.*")} == {"newest", "int8-made"}
+    assert {path.name.split(".")[0] for path in tmp_path.glob("*.*")} == {"newest", "int8-made"}
     assert unfinished.is_dir()
     assert not left.exists()
 
@@ -233,7 +303,7 @@ def test_where_openvino_fails_pytorch_does_it_and_says_so(monkeypatch: pytest.Mo
         raise RuntimeError("no such\n instruction")
 
     warn_once.cache_clear()
-    monkeypatch.setattr(core.openvino_network, "compile_network", broken)
+    monkeypatch.setattr(core.openvino_compiled, "compile_network", broken)
     estimator = MeshEstimator(toy(), ToyBody())
     assert estimator.description.endswith(", PyTorch (OpenVINO does not run it: RuntimeError: no such instruction)")
     assert warnings_of(caplog) == [estimator.warning]
@@ -241,20 +311,20 @@ def test_where_openvino_fails_pytorch_does_it_and_says_so(monkeypatch: pytest.Mo
 
 
 def test_a_compiler_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(openvino: object, network: object, precision: str) -> object:
+    def wrong(openvino: object, network: object, precision: str, _: int) -> object:
         return compile_network(openvino, core.openvino_network.convert(core.openvino_network.Exported(toy(tokens="template"))), precision)
 
-    monkeypatch.setattr(core.openvino_network, "compile_network", wrong)
+    monkeypatch.setattr(core.openvino_compiled, "compile_network", wrong)
     assert "it does not say what the network says" in MeshEstimator(toy(), ToyBody()).description
 
 
 def test_one_crop_is_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong_alone(openvino: object, network: object, precision: str) -> object:
+    def wrong_alone(openvino: object, network: object, precision: str, _: int) -> object:
         if network.inputs[0].partial_shape.is_static:
             network = core.openvino_network.convert(core.openvino_network.Exported(toy(tokens="template")))
         return compile_network(openvino, network, precision)
 
-    monkeypatch.setattr(core.openvino_network, "compile_network", wrong_alone)
+    monkeypatch.setattr(core.openvino_compiled, "compile_network", wrong_alone)
     assert "it does not say what the network says" in MeshEstimator(toy(), ToyBody()).description
 
 
@@ -262,7 +332,7 @@ def test_the_bench_goes_on_where_openvino_fails(model: FastMETRO, monkeypatch: p
     def broken(*_: object) -> None:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(core.openvino_network, "compile_network", broken)
+    monkeypatch.setattr(core.openvino_compiled, "compile_network", broken)
     report = bench.bench(model, batch=1, repeats=1, device="cpu", ways=(WAYS[0], *(way for way in WAYS if way.name == "OpenVINO fp32")))
     assert report.skipped == {"OpenVINO fp32": "OpenVINO does not run it: RuntimeError: no such instruction"}
 
@@ -287,6 +357,7 @@ def test_int8_is_made_once_measured_and_found_again(model: FastMETRO, tmp_path: 
     distance_m = (network(crops).levels[2] - original(model, crops).levels[2]).norm(dim=-1).mean()
     assert 0 < float(distance_m) < 0.1
     path.write_bytes(b"<net")
+    without_compiled(tmp_path)
     with pytest.raises(InputError, match=r"is not usable .* make it with"):
         OpenVinoNetwork(model, "int8", tmp_path)
 
@@ -329,7 +400,7 @@ PERSON_DETECTOR = Path(core.openvino_files.__file__).parents[1] / "checkpoints" 
 
 
 def test_people_are_found_as_pytorch_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(core.openvino_files, "has_fast_bf16_cpu", lambda: False)
+    monkeypatch.setattr(core.openvino_compiled, "has_fast_bf16_cpu", lambda: False)
     made, kept = (PersonFinder(PERSON_DETECTOR, tmp_path) for _ in range(2))
     assert made.words.startswith("OpenVINO")
     assert len(list(tmp_path.glob("*.xml"))) == 1
@@ -355,6 +426,7 @@ def broken(text: str) -> None:
 
 def test_a_damaged_network_that_finds_people_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     PersonFinder(PERSON_DETECTOR, tmp_path)
+    without_compiled(tmp_path)
     (path,) = tmp_path.glob("*.bin")
     path.write_bytes(path.read_bytes()[:1000])
     with caplog.at_level(logging.WARNING):

@@ -3,11 +3,12 @@
 import importlib
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
-from app.lean_imports import imported_later
+from core.lean_imports import functions_later, imported_later
 
 
 @pytest.fixture
@@ -56,3 +57,34 @@ def test_another_part_of_the_module_can_be_imported_meanwhile(library: None, tmp
     with imported_later("library_heavy", "library_heavy.part"):
         assert importlib.import_module("library_heavy.other").answer == 43
     assert importlib.import_module("library_heavy").other.answer == 43
+
+
+def test_a_function_is_there_before_its_module(library: None, tmp_path: Path) -> None:
+    (tmp_path / "library_heavy" / "draw.py").write_text("def draw(*what, **how): return 'drawn', what, how\n")
+    (tmp_path / "library_heavy" / "__init__.py").write_text("from .draw import draw\n")
+    with functions_later("library_heavy.draw", "draw"):
+        package = importlib.import_module("library_heavy")
+    assert "library_heavy.draw" not in sys.modules
+    for _ in range(2):  # importing a module puts it where the function of the same name was
+        assert package.draw(1, two=3) == ("drawn", (1,), {"two": 3})
+    assert importlib.import_module("library_heavy.draw").draw(4) == ("drawn", (4,), {})
+
+
+def test_functions_of_a_module_that_is_there_are_its_own(library: None, tmp_path: Path) -> None:
+    (tmp_path / "library_heavy" / "draw.py").write_text("def draw(): return 'drawn'\n")
+    module = importlib.import_module("library_heavy.draw")
+    with functions_later("library_heavy.draw", "draw"):
+        assert importlib.import_module("library_heavy.draw") is module
+
+
+def test_openvino_comes_without_its_conversion_tools_and_open3d_without_notebooks(repository: Path) -> None:
+    if not list(distributions(name="openvino")):
+        pytest.skip("OpenVINO is optional: `pip install openvino`")
+    program = (
+        "import sys\nfrom core.openvino_files import silent_openvino\nsilent_openvino()\n"
+        "from app.viewer.lean_open3d import o3d\n"
+        "print([name for name in ('openvino.tools.ovc', 'plotly', 'dash') if name in sys.modules])\n"
+        "print(type(o3d.visualization.get_plotly_fig([o3d.geometry.TriangleMesh.create_box()])).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=repository)
+    assert done.stdout.splitlines() == ["[]", "Figure"]

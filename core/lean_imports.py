@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,37 @@ def imported_later(*names: str) -> Iterator[None]:
         parent, _, child = name.rpartition(".")
         if parent in placed:
             setattr(placed[parent], child, module)
+    with _in_their_place(placed):
+        yield
+
+
+@contextmanager
+def functions_later(module: str, *names: str) -> Iterator[None]:
+    """What takes these functions from a module inside of the context gets others that load the module when they are called.
+
+    For packages that offer a function of a heavy part of theirs beside their own.
+    """
+    stand_in = ModuleType(module)
+    for name in names:
+        setattr(stand_in, name, _called_later(module, name))
+    with _in_their_place({} if module in sys.modules else {module: stand_in}):
+        yield
+
+
+def _called_later(module: str, name: str) -> Callable[..., Any]:
+    def function(*arguments: Any, **options: Any) -> Any:
+        package, _, part = module.rpartition(".")
+        before = getattr(sys.modules.get(package), part, None)
+        real = getattr(importlib.import_module(module), name)
+        if before is not None:  # a function named like its module, which importing has put there
+            setattr(sys.modules[package], part, before)
+        return real(*arguments, **options)
+
+    return function
+
+
+@contextmanager
+def _in_their_place(placed: dict[str, ModuleType]) -> Iterator[None]:
     sys.modules.update(placed)
     try:
         yield

@@ -1,0 +1,121 @@
+"""OpenVINO networks compiled for this CPU, and kept: to read one back takes a third of the time of compiling it again.
+
+Each is a file beside the converted network that it was made of: sha256 of the rest, then what OpenVINO exports. It is named after the
+processor and all else that it depends on, so that a folder may serve several machines.
+"""
+
+import hashlib
+import os
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.cpu import has_fast_bf16_cpu
+
+if TYPE_CHECKING:
+    import openvino
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+SUFFIX = ".compiled"
+
+
+class Compiled:
+    """A compiled network; threads may share it: each has a request of its own while it runs, and leaves it for the next."""
+
+    def __init__(self, network: "openvino.CompiledModel") -> None:
+        self.network = network
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def __call__(self, pictures: np.ndarray) -> list[Tensor]:
+        """The network's outputs, copied."""
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self.network.create_infer_request()
+        results = request.infer({0: np.ascontiguousarray(pictures)}, share_inputs=True)
+        said = [torch.from_numpy(np.array(results[number])) for number in range(len(results))]
+        self._idle.put(request)
+        return said
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """How a network is compiled, once for each shape.
+
+    shapes: of the input, None: as it is        check: raises for what does not say what the original says, in the order of the shapes
+    num_threads: 0: as many as PyTorch has
+    """
+
+    precision: str
+    shapes: tuple[tuple[int, ...] | None, ...]
+    check: Callable[[Sequence[Compiled]], None]
+    num_threads: int = 0
+
+    def made(self, openvino: Any, network: "openvino.Model") -> list[Compiled]:
+        """Compile, and check."""
+        compiled = []
+        for shape in self.shapes:
+            shaped = network
+            if shape is not None:
+                shaped = network.clone()
+                shaped.reshape(list(shape))
+            compiled.append(Compiled(compile_network(openvino, shaped, self.precision, self.num_threads)))
+        self.check(compiled)
+        return compiled
+
+    def files(self, openvino: Any, path: Path) -> list[Path]:
+        """Where they are kept, beside the converted network in `path`."""
+        device = [openvino.Core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+        keys = [f"{openvino.__version__} {device} {runs_in(self.precision)} {shape}" for shape in self.shapes]
+        return [path.with_suffix(f".{hashlib.sha256(key.encode()).hexdigest()[:12]}{SUFFIX}") for key in keys]
+
+    def kept(self, openvino: Any, path: Path) -> list[Compiled]:
+        """From the files, checked.
+
+        Raises OSError where there are none, ValueError for damaged ones, RuntimeError for what OpenVINO refuses.
+        """
+        options = options_for(self.precision, self.num_threads)
+        read = [_read(file) for file in self.files(openvino, path)]
+        compiled = [Compiled(openvino.Core().import_model(content, "CPU", options)) for content in read]
+        self.check(compiled)
+        return compiled
+
+    def keep(self, openvino: Any, compiled: Sequence[Compiled], path: Path, draft: Path) -> None:
+        """Write the files into the folder `draft`, then move them to their places. Raises OSError."""
+        for file, one in zip(self.files(openvino, path), compiled, strict=True):
+            content = one.network.export_model().getvalue()
+            (draft / file.name).write_bytes(hashlib.sha256(content).digest() + content)
+            os.replace(draft / file.name, file)
+
+
+def compile_network(openvino: Any, network: "openvino.Model", precision: str, num_threads: int = 0) -> "openvino.CompiledModel":
+    """For this CPU, on so many threads, 0: as many as PyTorch has."""
+    return openvino.Core().compile_model(network, "CPU", options_for(precision, num_threads))
+
+
+def options_for(precision: str, num_threads: int) -> dict[str, Any]:
+    """What OpenVINO is told."""
+    return {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[runs_in(precision)],
+        "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # else two networks on a thread each would share the first core
+    }
+
+
+def runs_in(precision: str) -> str:
+    """fp32 or bf16: what is not int8 runs in bfloat16 where that is allowed and the CPU has it."""
+    return "fp32" if precision == "fp32" or not has_fast_bf16_cpu() else "bf16"
+
+
+def _read(file: Path) -> bytes:
+    content = file.read_bytes()
+    if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
+        raise ValueError(f"{file.name} is damaged")
+    return content[DIGEST_BYTES:]
