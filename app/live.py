@@ -162,7 +162,7 @@ class LivePipeline:
     def _ask(self, frame: Frame, plan: Plan) -> None:
         """Let the detector look at the frame."""
         known = self._known(frame)
-        thorough = not known and frame.time_s - self._looks.searched_s >= SEARCH_S
+        thorough = not self._tracker.tracks and self._looks.may_search(frame.time_s)
         tile_px = None
         if known and plan.detect_stride <= Plan().detect_stride:  # a whole search for small people would take too long
             all_tiles = tiles(*frame.size_px, 2)
@@ -327,7 +327,7 @@ class _Looks:
     """When the detector looked, and whether it should again. gone: keys of the tracks that were lost since."""
 
     def __init__(self) -> None:
-        self.soon, self.searched_s = True, -1e9
+        self.soon, self._looked, self._searched_s = True, False, -1e9
         self.gone: set[int] = set()
         self.candidates: tuple[np.ndarray, ...] = ()
         self._missed = False
@@ -352,10 +352,15 @@ class _Looks:
 
     def learned(self, answer: Answer, trial: bool, missed: bool) -> None:
         """trial: somebody new must be found once more; missed: somebody known was not found."""
-        self.soon = self.soon or trial or bool(answer.candidates)
+        first, self._looked = not self._looked, True
+        self.soon = self.soon or trial or bool(answer.candidates) or (first and not answer.people)
         self._missed, self.candidates = missed, answer.candidates
         if answer.question.thorough:
-            self.searched_s = answer.question.frame.time_s
+            self._searched_s = answer.question.frame.time_s
+
+    def may_search(self, time_s: float) -> bool:
+        """Whether tiles may be searched while nobody is known; not by the first look, which is to show as soon as possible who is near."""
+        return self._looked and time_s - self._searched_s >= SEARCH_S
 
     def lost(self, key: int) -> None:
         """Somebody is no longer where they should be: a look soon, and what an older one will say of them is of no use."""

@@ -1,12 +1,12 @@
 """Meshes drawn into the picture they were seen in: a software rasteriser, no window, no graphics driver."""
 
-import colorsys
 from dataclasses import dataclass
 
 import cv2
 import numba
 import numpy as np
 
+from app.colors import track_color
 from app.types import Intrinsics, Scene, SmoothedMesh
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE, vertex_visibility
 from core.joints import BONES, JOINT_NAMES
@@ -22,19 +22,7 @@ MARGIN_PX = 2
 _LAMP_BESIDE_CAMERA = np.array([-0.25, -0.45, 0.0], np.float32)
 """From the camera to the lamp, in units of the distance to the body."""
 
-_FIRST_COLORS = (
-    (116, 166, 226), (240, 152, 98), (122, 196, 124), (222, 122, 168), (232, 204, 94), (150, 130, 220), (96, 200, 200), (204, 110, 96),
-)  # fmt: skip
-_GOLDEN_RATIO = 0.618034
 _OUTLINE = (32, 32, 32)
-
-
-def track_color(track_id: int) -> tuple[int, int, int]:
-    """RGB of a person; the same id always has the same colour, the first eight are told apart easily."""
-    if 0 <= track_id < len(_FIRST_COLORS):
-        return _FIRST_COLORS[track_id]
-    red, green, blue = colorsys.hsv_to_rgb((track_id * _GOLDEN_RATIO) % 1.0, 0.5, 0.9)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 @dataclass(frozen=True)

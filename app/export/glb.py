@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from app.colors import track_color
 from app.export.npz import map_rows
 from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
-from app.render import track_color
 from app.types import Scene
 from app.visibility import body_joint_weights, with_smooth_edge
 from core.errors import InputError

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from app.colors import track_color
 from app.hud import Hud
 from app.native_logs import native_noise_filtered
-from app.render import HIDDEN_BELOW, SHOWN_ABOVE, track_color
 from app.types import Intrinsics, Scene, SmoothedMesh
 from app.viewer.lean_open3d import o3d
 from app.viewer.panels import BAR_PX, bottom_bar, help_panel, top_bar
 from app.viewer.software_gl import settle_software_gl
 from app.viewer.stage import GRID_FAR_M, GRID_HALF_M, PICTURE_SIDE_PX, Eye, Panel, Picture, ground_grid, ring
 from app.viewer.styles import STYLES, BodyShape, Figure, Style
-from app.visibility import with_smooth_edge
+from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE, with_smooth_edge
 from core.joints import indices
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.colors import track_color
 from app.export import SinkGroup
 from app.export.glb import MAX_KEYS, key_frames, preview_mesh, thinned, write_glb
 from app.export.npz import NpzSink, map_rows
-from app.render import track_color
 from app.visibility import body_joint_weights
 from core.bodies import load_body
 from core.errors import InputError

@@ -42,6 +42,31 @@ def test_somebody_is_shown_from_the_second_frame_on_and_rarely_looked_for() -> N
     assert {"detect", "crop", "estimate", "smooth", "total"} <= set(scenes[5].timings_ms)
 
 
+class Noting(RectangleDetector):
+    """Notes of which frame each look was, and whether it searched tiles for small people."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thorough: list[bool] = []
+
+    def detect(self, image: np.ndarray, known_boxes_px: tuple = (), thorough: bool = False) -> list:
+        self.thorough.append(thorough)
+        return super().detect(image, known_boxes_px, thorough)
+
+
+def test_who_is_near_is_not_kept_waiting_by_a_search_for_small_people() -> None:
+    detector = Noting()
+    run(walk(3), detector)
+    assert detector.thorough[:2] == [False, False], "nor the second, which only has to confirm"
+
+
+def test_a_first_look_that_shows_nobody_is_followed_by_a_search_at_once() -> None:
+    detector = Noting()
+    scenes = run((rectangle_frame(index, index / 30) for index in range(6)), detector, plan=Plan(detect_stride=1000))
+    assert [scene.timings_ms["detect"] > 0 for scene in scenes] == [True, True, False, False, False, False]
+    assert detector.thorough == [False, True]
+
+
 def test_between_looks_the_mesh_leads_the_box() -> None:
     for scene in run(walk(80, speed_px_s=90), smoothing="none", plan=Plan(detect_stride=24))[1:]:
         left = 40 + 90 * scene.frame.time_s

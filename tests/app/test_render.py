@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from app.render import draw_overlay, draw_skeletons, track_color
+from app.colors import track_color
+from app.render import draw_overlay, draw_skeletons
 from app.types import Frame, Intrinsics, Scene
 from app.visibility import vertex_joint_weights
 from tests.app.media import SPHERE_FACES, SPHERE_JOINTS_M, SPHERE_VERTICES_M, mesh, scene

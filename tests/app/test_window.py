@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from app.colors import track_color
 from app.export.mp4 import Mp4Writer
-from app.render import track_color
 from app.session import SessionReader
 from app.walker import FPS, SIZE_PX, Walker
 from core.bodies import load_body
