@@ -97,7 +97,7 @@ class LiveConfig:
     focal_px: float | None = setting(None, "focal length in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
     show_hidden: bool = setting(False, "draw body parts that are hidden or out of the picture too; they are guesses", action="store_true")
     overlay: bool = setting(True, "write overlay.mp4; without it a recording takes about a sixth less time", action=BooleanOptionalAction)
-    glb: bool = setting(False, "write people.glb as well: an animated preview for browsers and Blender", action="store_true")
+    glb: bool = setting(False, "write people.glb as well: skeletons with a skin, for Blender, game engines, browsers", action="store_true")
     record: Path | None = setting(  # noqa: RUF009  as all settings
         None, "with --webcam: save the session to this new file while it runs; --replay shows it again", type=Path, metavar="FILE.arrows"
     )

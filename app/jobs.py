@@ -266,7 +266,7 @@ def _recording(
 ) -> Recording:
     body = engine.estimator.body
     parameters = None
-    if engine.config.parametric:
+    if engine.config.parametric or (engine.config.glb and shown_mesh(engine.estimator, engine.config) == "parametric"):  # for its skeletons
         parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
     return Recording(
         folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters,

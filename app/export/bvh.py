@@ -2,9 +2,9 @@
 
 python -m app.export.bvh out/in/meshes.npz [--out FOLDER]
 
-For results that were made with --parametric, on Anny. Metres; axes as animation programs have them: y up, z towards the camera, which
-stands at 0. The skeleton is that of the bones that a fit moves, in Anny's A-pose, for the shape that the person was found to have at last,
-under the names by which programs recognise a human. Fingers, toes and faces are not in it: nobody has seen them.
+For results that were made with --parametric or --glb, on Anny. Metres; axes as animation programs have them: y up, z towards the camera,
+which stands at 0. The skeleton is that of the bones that a fit moves, in Anny's A-pose, for the shape that the person was found to have at
+last, under the names by which programs recognise a human. Fingers, toes and faces are not in it: nobody has seen them.
 Source of the format: Meredith, Maddock: Motion Capture File Formats Explained, 2001.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.export.bones import NAMES, root_places_m
 from app.export.npz import reading
 from app.export.sink import UP_FROM_CAMERA
 from core.errors import InputError, exit_code
@@ -30,17 +31,6 @@ ORDER = "ZXY"
 """Of a joint's rotations, the last first, as BVH files mostly have them."""
 HEAD_M = 0.18
 """Length of the head's bone, which goes on where the neck points to."""
-SIDED = {
-    "upperleg01": "UpLeg", "lowerleg01": "Leg", "foot": "Foot", "clavicle": "Shoulder", "upperarm01": "Arm", "lowerarm01": "ForeArm",
-    "lowerarm02": "ForeArmRoll", "wrist": "Hand",
-}  # fmt: skip
-NAMES = {
-    "root": "Hips", "spine05": "Spine", "spine04": "Spine1", "spine03": "Spine2", "spine02": "Spine3", "spine01": "Spine4",
-    "neck01": "Neck", "neck02": "Neck1", "neck03": "Neck2", "head": "Head",
-    **{f"{bone}.{side[0]}": f"{side}{name}" for bone, name in SIDED.items() for side in ("Left", "Right")},
-}  # fmt: skip
-"""Anny's bone -> what the joint is called, as in Mixamo's rigs."""
-BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -99,7 +89,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         if str(file["body"]) != BODY:
             raise InputError(f"{path}: got the body {str(file['body'])!r}, expected {BODY!r}; for SMPL use its own tools")
         if "bone_rotmats" not in file:
-            raise InputError(f"{path}: it holds no bone rotations; make it again with --parametric")
+            raise InputError(f"{path}: it holds no bone rotations; make it again with --parametric or --glb")
         rows = {name: file[name] for name in (*ROWS, "fps")}
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
@@ -146,7 +136,7 @@ def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray],
     """A person's rows at the times of a video of `fps`, without gaps: what is missing lies between the row before and the one after."""
     from scipy.spatial.transform import Rotation, Slerp
 
-    places_m = rows["translation_m"].astype(np.float64) - _pelvis_m(body, rows["bone_rotmats"], rows["phenotype"][-1])
+    places_m = root_places_m(body, rows["translation_m"], rows["bone_rotmats"], rows["phenotype"][-1])
     turns = rows["bone_rotmats"].astype(np.float64)
     relative = np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1)
     rotations = UP_FROM_CAMERA[:, None] * relative * UP_FROM_CAMERA
@@ -159,19 +149,6 @@ def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray],
     between = [Slerp(times_s, Rotation.from_matrix(rotations[:, joint]))(at_s).as_matrix() for joint in range(rotations.shape[1])]
     along = np.stack([np.interp(at_s, times_s, column) for column in places_m.T], 1)
     return Motion(along, np.stack(between, 1), 1 / fps)
-
-
-def _pelvis_m(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray) -> np.ndarray:
-    """(T, 3) the pelvis, at which meshes stand, seen from the root's joint."""
-    import torch
-
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(rotmats), BATCH_SIZE):
-            pose = torch.from_numpy(rotmats[start : start + BATCH_SIZE])
-            shape = torch.from_numpy(phenotype).expand(len(pose), -1)
-            found.append(body.pelvis(body.vertices(pose, shape)).numpy())
-    return np.concatenate(found).astype(np.float64)
 
 
 def _hierarchy(skeleton: Skeleton) -> Iterator[str]:
@@ -215,7 +192,7 @@ def _numbers(values: np.ndarray, digits: int = 6) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = argparse.ArgumentParser(prog="python -m app.export.bvh", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="MESHES_NPZ", help="meshes.npz of runs with --parametric")
+    parser.add_argument("files", nargs="+", type=Path, metavar="MESHES_NPZ", help="meshes.npz of runs with --parametric or --glb")
     parser.add_argument("--out", type=Path, help="folder for the .bvh files (default: beside each meshes.npz)")
     return parser
 

@@ -15,6 +15,7 @@ from core.geometry import weak_to_frame_px
 from core.training.poses import FAMILIES, PoseSampler
 from core.types import MeshEstimate, PersonCrop
 from tests.app.fakes import RectangleDetector
+from tests.app.gltf_player import Played
 from tests.app.media import write_video
 
 BODY = load_body("anny")
@@ -124,6 +125,15 @@ def test_a_written_video_can_be_posed_again(tmp_path: Path) -> None:
         assert np.linalg.norm(again - rows["vertices_m"], axis=2).max() < 1e-4
         assert len(again) == 8
         np.testing.assert_allclose(BODY.joint_regressor @ rows["vertices_m"][5], rows["joints_m"][5], atol=1e-5)
+
+
+@pytest.mark.parametrize(("mesh", "rigged"), [("auto", True), ("free", False)])
+def test_people_glb_has_skeletons_where_bodies_are_fitted(mesh: str, rigged: bool, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", (96, 64), [index / 30 for index in range(8)])
+    process_video(clip, tmp_path / "out", Engine(_Walker(), RectangleDetector(), LiveConfig(glb=True, mesh=mesh, show_hidden=True)))
+    with np.load(tmp_path / "out" / "meshes.npz") as rows:
+        assert ("bone_rotmats" in rows) == rigged
+    assert bool(Played(tmp_path / "out" / "people.glb").tree.get("skins")) == rigged
 
 
 def test_a_mean_shape_ignores_a_frame_that_went_wrong() -> None:

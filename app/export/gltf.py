@@ -1,0 +1,166 @@
+"""One glTF 2.0 file being made: nodes, meshes, one animation and the bytes behind them.
+
+Axes as glTF wants: y up, z towards the viewer; metres, seconds of the video. No extension is needed.
+Source: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from app.colors import track_color
+
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+COMPONENTS = {"float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}
+KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
+"""Numbers of an element -> what glTF calls it."""
+
+
+def vertex_normals(points_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(K, V, 3) points -> (K, V, 3) float32 unit normals, averaged over the triangles around by their area."""
+    corners = points_m[:, faces].astype(np.float64)
+    across = np.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+    num_vertices, columns = points_m.shape[1], np.repeat(np.arange(len(faces)), 3)
+    around = csr_matrix((np.ones(faces.size), (faces.reshape(-1), columns)), shape=(num_vertices, len(faces)))
+    normals = np.stack([around @ one for one in across])
+    lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return np.where(lengths > 1e-12, normals / np.maximum(lengths, 1e-12), (0.0, 1.0, 0.0)).astype(np.float32)
+
+
+class GltfScene:
+    """People in motion, before a camera that stands where the video's did. start_s: of the animation."""
+
+    def __init__(self, start_s: float) -> None:
+        import pygltflib
+
+        self.lib, self.gltf, self.start_s = pygltflib, pygltflib.GLTF2(), start_s
+        self.gltf.asset.generator = "FastMETRO Live"
+        self._chunks: list[bytes] = []
+        self._num_bytes = 0
+        self._people: dict[int, tuple[int, int]] = {}  # track id -> its node and its material
+        self._animation = pygltflib.Animation(name="motion")
+        self._shared: dict[bytes, int] = {}  # faces and times -> their accessor
+        self._roots: list[int] = []
+        self._floor_m: list[float] = []
+        self._middle_m: list[np.ndarray] = []
+
+    @property
+    def num_people(self) -> int:
+        """Those of whom something is to be seen."""
+        return len(self._people)
+
+    def person(self, track_id: int) -> tuple[int, int]:
+        """The person's node, in the camera's space, and material."""
+        if track_id not in self._people:
+            color = [((value / 255) ** 2.2) for value in track_color(track_id)]  # glTF wants linear light
+            surface = self.lib.PbrMetallicRoughness(baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.75)
+            self.gltf.materials.append(self.lib.Material(name=f"person {track_id}", pbrMetallicRoughness=surface, doubleSided=True))
+            self._people[track_id] = self.add_node(name=f"person {track_id}"), len(self.gltf.materials) - 1
+        return self._people[track_id]
+
+    def add_node(self, parent: int | None = None, **fields: Any) -> int:
+        """A node below `parent`; its index."""
+        self.gltf.nodes.append(self.lib.Node(**fields))
+        index = len(self.gltf.nodes) - 1
+        if parent is not None:
+            self.gltf.nodes[parent].children = [*(self.gltf.nodes[parent].children or []), index]
+        return index
+
+    def add_root(self, **fields: Any) -> int:
+        """A node of the scene itself, in no space but the world's; its index."""
+        self._roots.append(self.add_node(**fields))
+        return self._roots[-1]
+
+    def stands(self, floor_m: float, middle_m: np.ndarray) -> None:
+        """Note where somebody is: the lowest point, and the mean place (3,). The world's origin lies on the floor amid all."""
+        self._floor_m.append(floor_m)
+        self._middle_m.append(middle_m)
+
+    def animate(self, node: int, path: str, times_s: np.ndarray, values: np.ndarray, interpolation: str = "LINEAR") -> None:
+        """Add a channel. values: (K, 3), (K, 4) for rotations, or (K * targets, 1) for weights."""
+        times, result = self._once(times_s.astype(np.float32)[:, None], limits=True), self.accessor(values.astype(np.float32))
+        self._animation.samplers.append(self.lib.AnimationSampler(input=times, output=result, interpolation=interpolation))
+        target = self.lib.AnimationChannelTarget(node=node, path=path)
+        self._animation.channels.append(self.lib.AnimationChannel(sampler=len(self._animation.samplers) - 1, target=target))
+
+    def show(self, node: int, spans_s: list[tuple[float, float]]) -> None:
+        """Scale a node to nothing outside of these spans, which are in order. An end at infinity is none."""
+        keys = [(key_s, scale) for begin_s, end_s in spans_s for key_s, scale in ((begin_s, 1.0), (end_s, 0.0)) if math.isfinite(key_s)]
+        if keys[0][0] > self.start_s:
+            keys.insert(0, (self.start_s, 0.0))
+        self.gltf.nodes[node].scale = [keys[0][1]] * 3
+        if len(keys) > 1:
+            self.animate(node, "scale", np.array([t for t, _ in keys]), np.repeat([[s] for _, s in keys], 3, axis=1), "STEP")
+
+    def triangles(self, faces: np.ndarray) -> int:
+        """The accessor of (F, 3) indices; the same faces share one."""
+        return self._once(faces.astype(np.uint16 if faces.max() < 0xFFFF else np.uint32).reshape(-1, 1), ELEMENT_ARRAY_BUFFER)
+
+    def vertices(self, arrays: np.ndarray) -> list[int]:
+        """(K, V, 3) -> K accessors that share a view."""
+        arrays = np.ascontiguousarray(arrays, np.float32)
+        if not len(arrays):
+            return []
+        view = self._view(arrays.tobytes(), ARRAY_BUFFER, stride=12)
+        return [self._accessor(view, array, index * array.nbytes, True) for index, array in enumerate(arrays)]
+
+    def accessor(self, values: np.ndarray, target: int | None = None, limits: bool = False) -> int:
+        """Of (N, width) numbers, in a view of its own."""
+        values = np.ascontiguousarray(values)
+        stride = values.itemsize * values.shape[1] if target == ARRAY_BUFFER else None
+        return self._accessor(self._view(values.tobytes(), target, stride), values, 0, limits)
+
+    def save(self, path: Path, focal_px: float, size_px: np.ndarray) -> int:
+        """Write the file: under another name first, so that a finished name means a finished file. Returns its size in bytes."""
+        lib, gltf = self.lib, self.gltf
+        middle = np.mean(self._middle_m, axis=0)
+        place = [-float(middle[0]), -float(np.median(self._floor_m)), -float(middle[2])]
+        gltf.cameras.append(
+            lib.Camera(
+                name="camera", type="perspective",
+                perspective=lib.Perspective(
+                    yfov=2 * math.atan(size_px[1] / (2 * focal_px)), aspectRatio=float(size_px[0] / size_px[1]), znear=0.05
+                ),
+            )
+        )  # fmt: skip
+        children = [*(node for node, _ in self._people.values()), self.add_node(name="camera", camera=0)]
+        space = self.add_node(name="camera space", translation=place, children=children)
+        gltf.scenes.append(lib.Scene(name="people", nodes=[space, *self._roots]))
+        gltf.scene = 0
+        if self._animation.channels:
+            gltf.animations.append(self._animation)
+        gltf.buffers.append(lib.Buffer(byteLength=self._num_bytes))
+        gltf.set_binary_blob(b"".join(self._chunks))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        partial.write_bytes(b"".join(gltf.save_to_bytes()))
+        partial.replace(path)
+        return path.stat().st_size
+
+    def _once(self, values: np.ndarray, target: int | None = None, limits: bool = False) -> int:
+        data = values.tobytes()
+        if data not in self._shared:
+            self._shared[data] = self.accessor(values, target, limits)
+        return self._shared[data]
+
+    def _view(self, data: bytes, target: int | None = None, stride: int | None = None) -> int:
+        self.gltf.bufferViews.append(
+            self.lib.BufferView(buffer=0, byteOffset=self._num_bytes, byteLength=len(data), target=target, byteStride=stride)
+        )
+        padded = data + bytes(-len(data) % 4)
+        self._chunks.append(padded)
+        self._num_bytes += len(padded)
+        return len(self.gltf.bufferViews) - 1
+
+    def _accessor(self, view: int, values: np.ndarray, offset: int, limits: bool) -> int:
+        low, high = (values.min(axis=0).tolist(), values.max(axis=0).tolist()) if limits else (None, None)
+        self.gltf.accessors.append(
+            self.lib.Accessor(
+                bufferView=view, byteOffset=offset, componentType=COMPONENTS[values.dtype.name], type=KINDS[values.shape[1]],
+                count=len(values), min=low, max=high,
+            )
+        )  # fmt: skip
+        return len(self.gltf.accessors) - 1

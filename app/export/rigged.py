@@ -1,0 +1,145 @@
+"""People in a glTF file as skeletons with a skin: Anny's 104 bones, posed as meshes.npz says at the time of every row.
+
+The mesh is the full one, in the rest pose of the person's shape; a viewer bends it by linear blend skinning, as Anny does, so nothing is
+lost but the influences of a vertex beyond four. Bones that nobody has seen move (fingers, toes, faces) are there, and stay. The moving
+ones have the names by which animation programs recognise a human.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.export.bones import NAMES, root_places_m
+from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
+from app.export.sink import UP_FROM_CAMERA
+from app.export.stretches import Track, without_hidden
+from app.visibility import body_joint_weights
+
+if TYPE_CHECKING:
+    from core.bodies.anny import AnnyBody
+
+BODY = "anny"
+ROWS = ("bone_rotmats", "phenotype")
+"""What meshes.npz has to hold."""
+INFLUENCES = 4
+"""Bones for each vertex, as many as every viewer takes."""
+STILL = 1e-5
+"""A bone whose rotation changes by no more is not animated."""
+NUM_CHECKED = 12
+"""Rows of each person in which the skeleton is compared with the mesh."""
+
+
+def add_rigged(
+    scene: GltfScene, tracks: Sequence[Track], table: Mapping[str, np.ndarray], vertices_m: np.ndarray, show_hidden: bool
+) -> np.ndarray:
+    """Everybody of `tracks` into the scene; how far joints are from where meshes.npz has them in some rows, metres.
+
+    table: columns of meshes.npz by name, among them ROWS; vertices_m: (N, V, 3) its meshes; show_hidden: with what is never seen
+    """
+    from core.bodies.anny import AnnyBody
+
+    body = AnnyBody()
+    joint_weights = body_joint_weights(body)
+    end_s = max(track.hidden_from_s for track in tracks)
+    errors_m = [np.zeros(1)]
+    for track_id in dict.fromkeys(track.track_id for track in tracks):
+        own = [track for track in tracks if track.track_id == track_id]
+        rows = np.concatenate([track.rows for track in own])
+        some = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int))]
+        seen = np.ones(len(joint_weights)) if show_hidden else joint_weights @ table["joint_visibility"][rows].mean(axis=0)
+        rig = _Rig(body, table["phenotype"][rows[-1]], seen)
+        if not len(rig.faces):
+            continue
+        spans_s = [(float(track.times_s[0]), track.hidden_from_s) for track in own]
+        if spans_s[-1][1] >= end_s:  # stays when the video ends
+            spans_s[-1] = spans_s[-1][0], np.inf
+        places_m = root_places_m(body, table["translation_m"][rows], table["bone_rotmats"][rows], rig.phenotype)
+        rig.add_to(scene, track_id, table["time_s"][rows], table["bone_rotmats"][rows], places_m, spans_s)
+        shown_y_m = np.stack([vertices_m[row, np.unique(rig.faces), 1] for row in some]) + table["translation_m"][some, None, 1]
+        scene.stands(-float(shown_y_m.max()), (table["translation_m"][some] * UP_FROM_CAMERA).mean(axis=0))
+        errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some], axis=-1).ravel())
+    return np.concatenate(errors_m[1:] or errors_m)
+
+
+class _Rig:
+    """The body of one shape, to be posed by a viewer. faces: (F, 3) those that are shown."""
+
+    def __init__(self, body: "AnnyBody", phenotype: np.ndarray, seen: np.ndarray) -> None:
+        """phenotype: (6,); seen: (V,) how much of the time each vertex is."""
+        import torch
+
+        self._body, self.phenotype = body, phenotype
+        rest = body.rest(torch.from_numpy(phenotype[None]))
+        self._points_m, self._heads_m, self._alignments = (values[0].numpy().astype(np.float64) for values in rest)
+        skinning = body.skinning.numpy()
+        self._bones = np.argsort(-skinning, axis=1, kind="stable")[:, :INFLUENCES]
+        weights = np.take_along_axis(skinning, self._bones, axis=1)
+        self._weights = weights / weights.sum(axis=1, keepdims=True)
+        self._bones[weights == 0] = 0  # as glTF wants it
+        (self._shown_m,), self.faces = without_hidden(self._points_m[None], body.faces, seen)
+
+    def joints_m(self, rotmats: np.ndarray) -> np.ndarray:
+        """(T, 104, 3, 3) -> (T, 14, 3), of the mesh as viewers bend it, the pelvis at 0."""
+        import torch
+
+        rest = (torch.from_numpy(values).float()[None] for values in (self._heads_m, self._alignments))
+        turns, places_m = (values.numpy() for values in self._body.bone_transforms(torch.from_numpy(rotmats), *rest))
+        found = []
+        for turn, place_m in zip(turns, places_m, strict=True):
+            moved = np.einsum("vkij,vkj->vki", turn[self._bones], self._points_m[:, None] - self._heads_m[self._bones])
+            mesh_m = ((moved + place_m[self._bones]) * self._weights[..., None]).sum(1)
+            found.append(self._body.joint_regressor @ mesh_m - self._body.pelvis(torch.from_numpy(mesh_m[None])).numpy())
+        return np.stack(found)
+
+    def add_to(
+        self, scene: GltfScene, track_id: int, times_s: np.ndarray, rotmats: np.ndarray, places_m: np.ndarray,
+        spans_s: list[tuple[float, float]],
+    ) -> None:  # fmt: skip
+        """Skeleton, skin and motion. rotmats: (T, 104, 3, 3); places_m: (T, 3) of the root, camera axes; spans_s: when it is there."""
+        person, material = scene.person(track_id)
+        nodes = self._add_bones(scene, person, rotmats[0], places_m[0])
+        scene.show(person, spans_s)
+        if len(times_s) > 1:
+            scene.animate(nodes[0], "translation", times_s, places_m * UP_FROM_CAMERA)
+            for bone in np.flatnonzero(np.ptp(rotmats, axis=0).max(axis=(1, 2)) > STILL).tolist():
+                scene.animate(nodes[bone], "rotation", times_s, quaternions(rotmats[:, bone]))
+        lib, gltf = scene.lib, scene.gltf
+        points_m = (self._shown_m * UP_FROM_CAMERA).astype(np.float32)[None]
+        attributes = lib.Attributes(
+            POSITION=scene.vertices(points_m)[0], NORMAL=scene.vertices(vertex_normals(points_m, self.faces))[0],
+            JOINTS_0=scene.accessor(self._bones.astype(np.uint8), ARRAY_BUFFER),
+            WEIGHTS_0=scene.accessor(self._weights.astype(np.float32), ARRAY_BUFFER),
+        )  # fmt: skip
+        primitive = lib.Primitive(attributes=attributes, indices=scene.triangles(self.faces), material=material, mode=4)
+        gltf.meshes.append(lib.Mesh(name=f"body {track_id}", primitives=[primitive]))
+        skin = lib.Skin(name=f"skeleton {track_id}", joints=nodes, skeleton=nodes[0], inverseBindMatrices=self._add_inverse_binds(scene))
+        gltf.skins.append(skin)
+        scene.add_root(name=f"body {track_id}", mesh=len(gltf.meshes) - 1, skin=len(gltf.skins) - 1)
+
+    def _add_bones(self, scene: GltfScene, person: int, rotmats: np.ndarray, place_m: np.ndarray) -> list[int]:
+        """A node for each bone, in the first pose."""
+        body, nodes = self._body, []
+        turns = quaternions(rotmats)
+        for bone, (name, above) in enumerate(zip(body.bone_names, body.parents, strict=True)):
+            offset_m = place_m if above < 0 else self._alignments[above] @ (self._heads_m[bone] - self._heads_m[above])
+            parent = person if above < 0 else nodes[above]
+            translation, rotation = (offset_m * UP_FROM_CAMERA).tolist(), turns[bone].tolist()
+            nodes.append(scene.add_node(parent, name=NAMES.get(name, name), translation=translation, rotation=rotation))
+        return nodes
+
+    def _add_inverse_binds(self, scene: GltfScene) -> int:
+        """A bone's node turns by the pose alone: what comes before, from the rest mesh to the bone, is in here."""
+        inverse = np.tile(np.eye(4), (len(self._heads_m), 1, 1))
+        inverse[:, :3, :3] = UP_FROM_CAMERA[:, None] * self._alignments * UP_FROM_CAMERA
+        inverse[:, :3, 3] = -(self._alignments @ self._heads_m[..., None])[..., 0] * UP_FROM_CAMERA
+        return scene.accessor(inverse.transpose(0, 2, 1).reshape(-1, 16).astype(np.float32))  # columns first
+
+
+def quaternions(rotmats: np.ndarray) -> np.ndarray:
+    """(T, 3, 3) rotations in camera axes -> (T, 4) x, y, z, w in glTF's; each is the one of two that lies nearer to that before."""
+    from scipy.spatial.transform import Rotation
+
+    values = Rotation.from_matrix(UP_FROM_CAMERA[:, None] * rotmats.astype(np.float64) * UP_FROM_CAMERA).as_quat()
+    turned = np.cumprod(np.append(1.0, np.sign(np.sum(values[1:] * values[:-1], axis=1) + 1e-12)))
+    return values * turned[:, None]

@@ -1,0 +1,46 @@
+"""What 3D files show of the rows of a meshes.npz: everybody's time in the picture, and the part of a mesh that is seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.visibility import with_smooth_edge
+
+GAP_FRAMES = 3
+"""Somebody missing for more frames than this disappears for that time."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """A person without gaps. rows: (T,) of meshes.npz, in order; times_s: (T,); joints_m: (T, 14, 3) before the camera."""
+
+    track_id: int
+    rows: np.ndarray
+    times_s: np.ndarray
+    joints_m: np.ndarray
+    hidden_from_s: float
+
+
+def tracks_of(table: dict[str, np.ndarray]) -> list[Track]:
+    """Everybody, cut where somebody is missing for more than GAP_FRAMES."""
+    tracks = []
+    frame_s = 1 / float(table["fps"]) if table["fps"] > 0 else 1 / 30
+    for track_id in np.unique(table["track_id"]):
+        rows = np.flatnonzero(table["track_id"] == track_id)
+        rows = rows[np.argsort(table["time_s"][rows], kind="stable")]
+        rows = rows[np.append(True, np.diff(table["time_s"][rows]) > 0)]
+        for part in np.split(rows, np.flatnonzero(np.diff(table["frame_index"][rows]) > GAP_FRAMES) + 1):
+            times_s = table["time_s"][part]
+            joints_m = table["joints_m"][part] + table["translation_m"][part][:, None]
+            tracks.append(Track(int(track_id), part, times_s, joints_m, float(times_s[-1]) + frame_s))
+    return tracks
+
+
+def without_hidden(points_m: np.ndarray, faces: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K, V, 3) and the faces between vertices that are seen (V,), ending in a smooth edge."""
+    shown = np.ones(len(seen), bool)
+    moved = []
+    for points in points_m:
+        edged, shown = with_smooth_edge(points, faces, seen)
+        moved.append(edged)
+    return np.stack(moved), faces[shown[faces].all(axis=1)]
