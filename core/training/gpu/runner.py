@@ -150,7 +150,12 @@ class RecipeTrainer(Trainer):
 def checked(settings: dict[str, Any]) -> RunConfig:
     """The run that settings describe. Raises InputError for what no recipe knows."""
     config = run_config(settings, "recipe")
-    _check(config)
+    for name, options, known in (("train", config.train, {"seed", "epoch"}), ("validation", config.validation, {"people", "seed"})):
+        if not options or options["kind"] != KIND:
+            raise InputError(f"recipe: data.{name} has to be of the kind {KIND!r}; for other data use core.training.train")
+        unknown = sorted(options.keys() - known - {"kind", "scenes", "recorded_share", "levelled_share", "backgrounds", "poses"})
+        if unknown:
+            raise InputError(f"recipe: data.{name}: unknown setting {unknown[0]!r}")
     return config
 
 
@@ -188,15 +193,6 @@ def open_call(settings: dict[str, Any], call: Call) -> tuple[RecipeTrainer, Rend
 
 def _from_checkpoint(settings: dict[str, Any], start: Path) -> dict[str, Any]:
     return merged(settings, {"model": {"backbone": "", "init": str(start)}})
-
-
-def _check(config: RunConfig) -> None:
-    for name, options, known in (("train", config.train, {"seed", "epoch"}), ("validation", config.validation, {"people", "seed"})):
-        if not options or options["kind"] != KIND:
-            raise InputError(f"recipe: data.{name} has to be of the kind {KIND!r}; for other data use core.training.train")
-        unknown = sorted(options.keys() - known - {"kind", "scenes", "recorded_share", "levelled_share", "backgrounds", "poses"})
-        if unknown:
-            raise InputError(f"recipe: data.{name}: unknown setting {unknown[0]!r}")
 
 
 def _plans(options: dict[str, Any], batch: int, held_out: bool) -> PlanConfig:
