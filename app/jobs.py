@@ -16,6 +16,7 @@ from app.finished import already_done, drawing_settings, file_version
 from app.parametric import shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
+from app.settling import Settling
 from app.sources import ImageSource, VideoSource, check_video, read_picture
 from app.stages import Stage, Stages
 from app.threads import cores_shared
@@ -264,13 +265,16 @@ def _recording(
     source: Path | None = None,
     expected_frames: int | None = None,
 ) -> Recording:
-    body = engine.estimator.body
-    parameters = None
-    if engine.config.parametric or (engine.config.glb and shown_mesh(engine.estimator, engine.config) == "parametric"):  # for its skeletons
+    body, config = engine.estimator.body, engine.config
+    fitted_mesh = shown_mesh(engine.estimator, config) == "parametric"
+    parameters = settle = None
+    if config.parametric or (config.glb and fitted_mesh):  # people.glb makes skeletons of them
         parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
+        if not engine.estimator.config.parametric:
+            settle = Settling(body, parameters, posed=fitted_mesh)
     return Recording(
         folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters,
-        engine.config.show_hidden,
+        config.show_hidden, settle,
     )  # fmt: skip
 
 

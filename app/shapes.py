@@ -9,6 +9,8 @@ OUTLIER_DEVIATIONS = 1.0
 """A shape further than this from the mean so far counts less, in standard deviations of the population (root mean square)."""
 FIRST, ONE_IN = 8, 4
 """Of a person's sightings the first ones and then one in so many tell their shape: finding it takes three times as long as the pose."""
+ENOUGH = 40.0
+"""Weight of all samples from which on no more are taken: ten seconds and more of somebody who is seen well. Nobody changes after that."""
 
 
 @dataclass
@@ -30,7 +32,8 @@ class TrackShapes:
         """To be asked once for each sighting: whether a sample should be taken from it."""
         known = self._known(track_id)
         known.sightings += 1
-        return known.mean is None or known.sightings <= FIRST or known.sightings % ONE_IN == 0
+        due = known.mean is None or known.sightings <= FIRST or known.sightings % ONE_IN == 0
+        return due and known.weight < ENOUGH
 
     def add(self, track_id: int, shape: np.ndarray, weight: float, deviation: np.ndarray) -> None:
         """Take in a sample. shape, deviation: (S,), the latter of the population; weight: 0..1, how far it is to be trusted."""

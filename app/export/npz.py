@@ -32,7 +32,7 @@ ROW_DTYPE = np.dtype([
 """One row without its vertices and its body parameters."""
 
 NPY_HEADER_BYTES = 256
-CHUNK_ROWS = 4096
+CHUNK_ROWS, SETTLED_ROWS = 4096, 64
 CHUNK_BYTES = 1 << 20
 ROOM_FOR_INDEX_BYTES = 1 << 16
 
@@ -125,6 +125,7 @@ class NpzSink(ClosingSink):
     def _finish(self, file: BinaryIO) -> OSError | None:
         """Finish the zip; on a full disk give up the last rows until the rest fits, and return an error that says so."""
         num_rows, full = self._num_rows, errno.ENOSPC
+        self._settle(file)
         while True:
             try:
                 self._write_zip(file)
@@ -138,6 +139,35 @@ class NpzSink(ClosingSink):
         if self._num_rows == num_rows:
             return None
         return OSError(full, f"the disk is full: meshes.npz keeps {self._num_rows} of {num_rows} rows", str(self.path))
+
+    def _settle(self, file: BinaryIO) -> None:
+        """Everybody's last shape for all their rows."""
+        recording, size = self._recording, self._row_dtype.itemsize
+        if recording.settle is None or recording.parameters is None or self._intrinsics is None:
+            return
+        shape = recording.parameters.names[1]
+        last = {row["track_id"]: row[shape].copy() for rows in self._row_chunks() for row in rows}
+        start = 0
+        for rows in self._row_chunks(SETTLED_ROWS):
+            shapes = np.stack([last[track_id] for track_id in rows["track_id"]])
+            early = np.flatnonzero((rows[shape] != shapes).any(axis=1))
+            if len(early):
+                part = rows[early]
+                meshes = recording.settle(part, shapes[early], self._intrinsics)
+                rows[early] = part
+                self._rows.seek(start * size)
+                _write_all(self._rows, rows.view(np.uint8))
+                for index, mesh in zip(early.tolist(), () if meshes is None else meshes, strict=meshes is not None):
+                    file.seek(self._vertices_start + (start + index) * self._row_bytes)
+                    _write_all(file, np.ascontiguousarray(mesh, np.float32).view(np.uint8).reshape(-1))
+            start += len(rows)
+
+    def _row_chunks(self, most: int = CHUNK_ROWS) -> Iterator[np.ndarray]:
+        """All rows, some at a time."""
+        for start in range(0, self._num_rows, most):
+            self._rows.seek(start * self._row_dtype.itemsize)
+            count = min(most, self._num_rows - start)
+            yield np.frombuffer(_read_exactly(self._rows, count * self._row_dtype.itemsize), self._row_dtype).copy()
 
     def _write_zip(self, file: BinaryIO) -> None:
         num_rows = self._num_rows
@@ -164,10 +194,7 @@ class NpzSink(ClosingSink):
         field = np.empty(0, self._row_dtype)[name]
         with archive.open(_entry(name, 0, 0, None), "w", force_zip64=True) as file:
             file.write(_npy_header((self._num_rows, *field.shape[1:]), field.dtype))
-            self._rows.seek(0)
-            for start in range(0, self._num_rows, CHUNK_ROWS):
-                count = min(CHUNK_ROWS, self._num_rows - start)
-                rows = np.frombuffer(_read_exactly(self._rows, count * self._row_dtype.itemsize), self._row_dtype)
+            for rows in self._row_chunks():
                 file.write(np.ascontiguousarray(rows[name]).tobytes())
 
     def _constants(self) -> dict[str, np.ndarray]:

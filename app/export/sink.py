@@ -17,7 +17,7 @@ import numpy as np
 
 from app.stages import Stage, each
 from app.stopping import orderly_end
-from app.types import Scene
+from app.types import Intrinsics, Scene
 from core.arrays import check_array
 from core.joints import JOINT_NAMES
 from core.registry import Registry
@@ -47,6 +47,7 @@ class Recording:
     settings: what summary.json says about how the result was made (JSON values)
     parameters: of the body, where they are written as well
     show_hidden: draw what is hidden or out of the picture too
+    settle: gives a person's last shape to the rows of meshes.npz (n,) that were written before, as app.settling; None: rows stay
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Recording:
     settings: Mapping[str, Any] = field(default_factory=dict)
     parameters: Parameters | None = None
     show_hidden: bool = False
+    settle: Callable[[np.ndarray, np.ndarray, Intrinsics], np.ndarray | None] | None = None
 
     def __post_init__(self) -> None:
         check_array("Recording.faces", self.faces, (None, 3), np.int32)

@@ -7,7 +7,7 @@ import torch
 from app.config import LiveConfig
 from app.jobs import Engine, process_video
 from app.placing import Finisher, Placement, seen_people
-from app.shapes import MAX_TRACKS, TrackShapes
+from app.shapes import ENOUGH, MAX_TRACKS, TrackShapes
 from app.types import Frame, SmoothedMesh
 from core.bodies import load_body
 from core.bodies.anny import AVERAGE_ADULT
@@ -166,6 +166,16 @@ def test_shapes_are_learned_often_at_first() -> None:
         assert shapes.wants(2)  # nothing is known of this one yet
     with pytest.raises(KeyError):
         shapes.of(2)
+
+
+def test_a_shape_that_is_known_well_stays() -> None:
+    shapes = TrackShapes()
+    taken = 0
+    for _ in range(10 * round(ENOUGH)):
+        if shapes.wants(1):
+            shapes.add(1, np.zeros(2), 1.0, np.ones(2))
+            taken += 1
+    assert taken == ENOUGH
 
 
 def test_shapes_of_long_gone_people_are_forgotten() -> None:
