@@ -1,4 +1,4 @@
-"""A worker of app.many in a process of its own, with a network that knows the answer: python -m tests.app.many_engine FOLDER OUT"""
+"""A worker of app.many in a process of its own, with a network that knows the answer: python -m tests.app.many.engine FOLDER OUT"""
 
 import logging
 import os
