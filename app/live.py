@@ -162,7 +162,8 @@ class LivePipeline:
     def _ask(self, frame: Frame, plan: Plan) -> None:
         """Let the detector look at the frame."""
         known = self._known(frame)
-        thorough = not self._tracker.tracks and self._looks.may_search(frame.time_s)
+        on_trial = any(not track.confirmed for track in self._tracker.tracks)  # this look is to confirm them, soon
+        thorough = not known and not on_trial and self._looks.may_search(frame.time_s)
         tile_px = None
         if known and plan.detect_stride <= Plan().detect_stride:  # a whole search for small people would take too long
             all_tiles = tiles(*frame.size_px, 2)

@@ -9,8 +9,8 @@ OUTLIER_DEVIATIONS = 1.0
 """A shape further than this from the mean so far counts less, in standard deviations of the population (root mean square)."""
 FIRST, ONE_IN = 8, 4
 """Of a person's sightings the first ones and then one in so many tell their shape: finding it takes three times as long as the pose."""
-ENOUGH = 40.0
-"""Weight of all samples from which on no more are taken: ten seconds and more of somebody who is seen well. Nobody changes after that."""
+ENOUGH = 80.0
+"""Weight of all samples from which on no more are taken, and nobody changes: ten seconds at 30 frames/s of somebody who is seen well."""
 
 
 @dataclass

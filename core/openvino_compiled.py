@@ -81,17 +81,25 @@ class Compilation:
         Raises OSError where there are none, ValueError for damaged ones, RuntimeError for what OpenVINO refuses.
         """
         options = options_for(self.precision, self.num_threads)
-        read = [_read(file) for file in self.files(openvino, path)]
-        compiled = [Compiled(openvino.Core().import_model(content, "CPU", options)) for content in read]
+        files = self.files(openvino, path)
+        for file in files:
+            file.stat()
+        compiled = [Compiled(openvino.Core().import_model(_read(file), "CPU", options)) for file in files]
         self.check(compiled)
         return compiled
 
-    def keep(self, openvino: Any, compiled: Sequence[Compiled], path: Path, draft: Path) -> None:
-        """Write the files into the folder `draft`, then move them to their places. Raises OSError."""
+    def keep(self, openvino: Any, compiled: Sequence[Compiled], path: Path, draft: Path, replaces: bool) -> None:
+        """Write the files into the folder `draft`, then move them to their places. Raises OSError, and RuntimeError of OpenVINO's.
+
+        replaces: also those that are there
+        """
         for file, one in zip(self.files(openvino, path), compiled, strict=True):
-            content = one.network.export_model().getvalue()
-            (draft / file.name).write_bytes(hashlib.sha256(content).digest() + content)
-            os.replace(draft / file.name, file)
+            if replaces or not file.exists():
+                content = one.network.export_model().getvalue()
+                with (draft / file.name).open("wb") as unfinished:
+                    unfinished.write(hashlib.sha256(content).digest())
+                    unfinished.write(content)
+                os.replace(draft / file.name, file)
 
 
 def compile_network(openvino: Any, network: "openvino.Model", precision: str, num_threads: int = 0) -> "openvino.CompiledModel":
@@ -114,8 +122,9 @@ def runs_in(precision: str) -> str:
     return "fp32" if precision == "fp32" or not has_fast_bf16_cpu() else "bf16"
 
 
-def _read(file: Path) -> bytes:
-    content = file.read_bytes()
-    if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
-        raise ValueError(f"{file.name} is damaged")
-    return content[DIGEST_BYTES:]
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        digest, content = file.read(DIGEST_BYTES), file.read()
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError(f"{path.name} is damaged")
+    return content

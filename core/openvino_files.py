@@ -76,10 +76,9 @@ def opened(openvino: Any, path: Path, make: "Callable[[], openvino.Model] | None
                 continue
             problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         else:
-            if kind == COMPILED:
-                with contextlib.suppress(OSError):  # a cache that may only be read
-                    os.utime(path)  # used now, see `tidy`
-            else:
+            with contextlib.suppress(OSError):  # a cache that may only be read, or one without it yet
+                os.utime(path)  # used now, see `tidy`
+            if kind != COMPILED:
                 keep(openvino, path, compiled, compilation, network if kind == MADE else None, replaces=bool(problem))
             return compiled
         if kind == COMPILED or (kind == CACHED and make is not None):
@@ -193,36 +192,47 @@ def keep(
     """Write it for the next start; one process at a time. Without a cache all works as well.
 
     network: of which `compiled` was made, None where it is kept already
-    replaces: whether the network that is there is not usable; else that of a process that was quicker stays
+    replaces: whether what is there is not usable; else that of a process that was quicker stays
     """
     from filelock import FileLock
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / ".lock", timeout=LOCK_WAIT_S):
-            if network is not None and (replaces or not path.is_file()):
-                write(openvino, network, path)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFT) as draft:
-                compilation.keep(openvino, compiled, path, Path(draft))
-            tidy(path.parent, MAX_KEPT_BYTES)
-    except (OSError, NotImplementedError) as error:  # the latter: a disk without locks
-        log.info("the converted network cannot be kept in %s (%s); each start makes it again, 5 seconds", path.parent, error)
+            try:
+                if network is not None and (replaces or not path.is_file()):
+                    write(openvino, network, path)
+                with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFT) as draft:
+                    compilation.keep(openvino, compiled, path, Path(draft), replaces)
+            finally:
+                tidy(path.parent, MAX_KEPT_BYTES)
+    except (OSError, NotImplementedError, RuntimeError, MemoryError) as error:  # the second: a disk without locks; then: OpenVINO's
+        problem = " ".join(str(error).split())[:200] or type(error).__name__
+        log.info("the converted network cannot be kept in %s (%s); each start makes it again, 5 seconds", path.parent, problem)
 
 
 def tidy(folder: Path, max_bytes: int) -> None:
-    """Remove the converted networks that were used longest ago until the others fit, and drafts of killed processes.
+    """Remove what was used longest ago until the rest fits, and drafts of killed processes.
 
-    The newest stays in any case, and so does what core.quantize made.
+    The newest network stays in any case, and so does what core.quantize made, but not what was compiled of it.
     """
     for draft in folder.glob(f"{DRAFT}*"):
         if time.time() - draft.stat().st_mtime > DRAFT_LIFE_S:
             shutil.rmtree(draft, ignore_errors=True)
-    made = [path for path in folder.glob("*.xml") if not path.name.startswith(INT8)]
-    made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.*"), reverse=True):  # the .xml, which is looked for, goes first
+        stem = path.name.split(".")[0]
+        if stem and (path.suffix == SUFFIX or not stem.startswith(INT8)):
+            groups.setdefault(stem, []).append(path)
+    used = sorted(groups, key=lambda stem: _last_used(folder / f"{stem}.xml", groups[stem]), reverse=True)
     num_bytes = 0
-    for path in made:
-        parts = sorted(folder.glob(f"{path.stem}.*"), reverse=True)  # the .xml, which is looked for, goes first
-        num_bytes += sum(part.stat().st_size for part in parts)
-        if num_bytes > max_bytes and path != made[0]:
-            for part in parts:
+    for stem in used:
+        num_bytes += sum(part.stat().st_size for part in groups[stem])
+        if num_bytes > max_bytes and stem != used[0]:
+            for part in groups[stem]:
                 part.unlink(missing_ok=True)
+
+
+def _last_used(path: Path, parts: list[Path]) -> float:
+    """Of a network: its .xml is touched with each use; what is left of one without, when it was written."""
+    return (path if path.exists() else parts[0]).stat().st_mtime

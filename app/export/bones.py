@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.joints import HIPS
+
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
 
@@ -17,20 +19,24 @@ NAMES = {
     **{f"{bone}.{side[0]}": f"{side}{name}" for bone, name in SIDED.items() for side in ("Left", "Right")},
 }  # fmt: skip
 """Anny's bone -> what the joint is called, as in Mixamo's rigs."""
-BATCH_SIZE = 64
+BATCH_SIZE = 256
 
 
-def root_places_m(body: "AnnyBody", translation_m: np.ndarray, rotmats: np.ndarray, phenotype: np.ndarray) -> np.ndarray:
+def root_places_m(body: "AnnyBody", translation_m: np.ndarray, rotmats: np.ndarray, rows: np.ndarray, phenotype: np.ndarray) -> np.ndarray:
     """(T, 3) the root's joint before the camera, float64; meshes.npz has the pelvis there.
 
-    translation_m: (T, 3) rows of meshes.npz; rotmats: (T, 104, 3, 3); phenotype: (6,)
+    translation_m: (N, 3) and rotmats: (N, 104, 3, 3) of meshes.npz, of which the rows (T,) count; phenotype: (6,) of them all
     """
     import torch
 
+    points, heads, alignments = body.rest(torch.from_numpy(phenotype[None]))
+    # The pelvis is a mean of vertices, each blended from what its bones make of it: it is linear in the bones' turns and places.
+    share = torch.from_numpy(np.asarray(body.joint_regressor[HIPS].mean(axis=0)).reshape(-1, 1)).float() * body.skinning
+    arms = torch.einsum("vb,vbc->bc", share, points[0, :, None] - heads[0])
+    share = share.sum(0)
     found = []
-    with torch.inference_mode():
-        for start in range(0, len(rotmats), BATCH_SIZE):
-            pose = torch.from_numpy(rotmats[start : start + BATCH_SIZE])
-            shape = torch.from_numpy(phenotype).expand(len(pose), -1)
-            found.append(body.pelvis(body.vertices(pose, shape)).numpy())
-    return translation_m.astype(np.float64) - np.concatenate(found)
+    for start in range(0, len(rows), BATCH_SIZE):
+        pose = torch.from_numpy(np.ascontiguousarray(rotmats[rows[start : start + BATCH_SIZE]]))
+        turns, places = body.bone_transforms(pose, heads.expand(len(pose), -1, -1), alignments.expand(len(pose), -1, -1, -1))
+        found.append((torch.einsum("tbij,bj->ti", turns, arms) + torch.einsum("b,tbi->ti", share, places)).numpy())
+    return translation_m[rows].astype(np.float64) - np.concatenate(found)

@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         if str(file["body"]) != BODY:
             raise InputError(f"{path}: got the body {str(file['body'])!r}, expected {BODY!r}; for SMPL use its own tools")
         if "bone_rotmats" not in file:
-            raise InputError(f"{path}: it holds no bone rotations; make it again with --parametric or --glb")
+            raise InputError(f"{path}: it holds no bone rotations; make it again with --overwrite and --parametric or --glb")
         rows = {name: file[name] for name in (*ROWS, "fps")}
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
@@ -136,7 +136,7 @@ def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray],
     """A person's rows at the times of a video of `fps`, without gaps: what is missing lies between the row before and the one after."""
     from scipy.spatial.transform import Rotation, Slerp
 
-    places_m = root_places_m(body, rows["translation_m"], rows["bone_rotmats"], rows["phenotype"][-1])
+    places_m = root_places_m(body, rows["translation_m"], rows["bone_rotmats"], np.arange(len(rows["time_s"])), rows["phenotype"][-1])
     turns = rows["bone_rotmats"].astype(np.float64)
     relative = np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1)
     rotations = UP_FROM_CAMERA[:, None] * relative * UP_FROM_CAMERA

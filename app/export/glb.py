@@ -17,7 +17,7 @@ from app.export.gltf import GltfScene, vertex_normals
 from app.export.npz import map_rows
 from app.export.rigged import BODY as RIGGED_BODY
 from app.export.rigged import ROWS as RIGGED
-from app.export.rigged import add_rigged
+from app.export.rigged import add_rigged, poses_them
 from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
 from app.export.stretches import Track, tracks_of, without_hidden
 from app.types import Scene
@@ -60,11 +60,14 @@ class Preview:
 def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_hidden: bool = False) -> GlbReport:
     """people.glb of a meshes.npz. Raises InputError when there is nobody in it, OSError when a file cannot be read or written.
 
-    show_hidden: with body parts that are out of the picture or hidden; otherwise those hidden for most of a stretch are left out of it
+    max_bytes: of the meshes of skeletons, or of a preview: then there are fewer key frames, or smaller meshes
+    show_hidden: with body parts that are out of the picture or hidden; otherwise those never seen are left out of a skeleton's mesh, and
+    those hidden for most of a stretch of key frames of that
     """
     names = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", "faces", "body", "fps")
     with np.load(npz_path, allow_pickle=False) as file:
-        table = {name: file[name] for name in (*names, *(name for name in RIGGED if name in file))}
+        table = {name: file[name] for name in names}
+        rigged = str(table["body"]) == RIGGED_BODY and set(RIGGED) <= set(file)
         camera = {name: file[name] for name in ("focal_px", "image_size_px")}
     if not len(table["track_id"]):
         raise InputError(f"{npz_path}: nobody was found, so there is nothing to animate")
@@ -72,8 +75,9 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
     vertices_m = map_rows(npz_path, "vertices_m")
     tracks = tracks_of(table)
     scene = GltfScene(float(min(track.times_s[0] for track in tracks)))
-    if str(table["body"]) == RIGGED_BODY and set(RIGGED) <= set(table):
-        errors_m = add_rigged(scene, tracks, table, vertices_m, show_hidden)
+    table |= {name: map_rows(npz_path, name) for name in RIGGED} if rigged else {}
+    if rigged and poses_them(table, vertices_m):
+        errors_m = add_rigged(scene, tracks, table, vertices_m, show_hidden, max_bytes)
         num_keys = len(table["track_id"])
     else:
         preview = preview_mesh(str(table["body"]), vertices_m.shape[1], table["faces"])

@@ -87,8 +87,15 @@ class GltfScene:
         self._animation.channels.append(self.lib.AnimationChannel(sampler=len(self._animation.samplers) - 1, target=target))
 
     def show(self, node: int, spans_s: list[tuple[float, float]]) -> None:
-        """Scale a node to nothing outside of these spans, which are in order. An end at infinity is none."""
-        keys = [(key_s, scale) for begin_s, end_s in spans_s for key_s, scale in ((begin_s, 1.0), (end_s, 0.0)) if math.isfinite(key_s)]
+        """Scale a node to nothing outside of these spans, which begin one after the other. An end at infinity is none."""
+        keys: list[tuple[float, float]] = []
+        for begin_s, end_s in spans_s:
+            if keys and begin_s <= keys[-1][0]:
+                keys.pop()  # it goes on
+            else:
+                keys.append((begin_s, 1.0))
+            keys.append((end_s, 0.0))
+        keys = [key for key in keys if math.isfinite(key[0])]
         if keys[0][0] > self.start_s:
             keys.insert(0, (self.start_s, 0.0))
         self.gltf.nodes[node].scale = [keys[0][1]] * 3

@@ -7,6 +7,7 @@ neither memory nor a second copy on disk grows with the length of the video.
 
 import errno
 import io
+import logging
 import math
 import struct
 import zipfile
@@ -22,6 +23,8 @@ from app.export.sink import SINKS, ClosingSink, Parameters, Recording, named
 from app.types import Intrinsics, Scene, SmoothedMesh
 from core.errors import InputError
 from core.joints import JOINT_NAMES
+
+log = logging.getLogger(__name__)
 
 NUM_JOINTS = len(JOINT_NAMES)
 ROW_DTYPE = np.dtype([
@@ -125,7 +128,11 @@ class NpzSink(ClosingSink):
     def _finish(self, file: BinaryIO) -> OSError | None:
         """Finish the zip; on a full disk give up the last rows until the rest fits, and return an error that says so."""
         num_rows, full = self._num_rows, errno.ENOSPC
-        self._settle(file)
+        try:
+            self._settle(file)
+        except Exception as error:
+            log.debug("settling shapes failed", exc_info=True)
+            self.warnings.append(f"meshes.npz: some rows keep the shape that a person had while they were written ({error})")
         while True:
             try:
                 self._write_zip(file)
@@ -155,11 +162,11 @@ class NpzSink(ClosingSink):
                 part = rows[early]
                 meshes = recording.settle(part, shapes[early], self._intrinsics)
                 rows[early] = part
-                self._rows.seek(start * size)
-                _write_all(self._rows, rows.view(np.uint8))
                 for index, mesh in zip(early.tolist(), () if meshes is None else meshes, strict=meshes is not None):
                     file.seek(self._vertices_start + (start + index) * self._row_bytes)
                     _write_all(file, np.ascontiguousarray(mesh, np.float32).view(np.uint8).reshape(-1))
+                self._rows.seek(start * size)
+                _write_all(self._rows, rows.view(np.uint8))
             start += len(rows)
 
     def _row_chunks(self, most: int = CHUNK_ROWS) -> Iterator[np.ndarray]:

@@ -14,7 +14,8 @@ from app.export.bones import NAMES, root_places_m
 from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
 from app.export.sink import UP_FROM_CAMERA
 from app.export.stretches import Track, without_hidden
-from app.visibility import body_joint_weights
+from app.visibility import HIDDEN_BELOW, body_joint_weights
+from core.joints import JOINT_NAMES
 
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
@@ -28,45 +29,70 @@ STILL = 1e-5
 """A bone whose rotation changes by no more is not animated."""
 NUM_CHECKED = 12
 """Rows of each person in which the skeleton is compared with the mesh."""
+POSED_M = 1e-3
+"""A mesh that is posed by its parameters differs by less from what they pose now."""
+BYTES_PER_VERTEX = 48
+"""Position, normal, four bones, four weights, and two triangles."""
+
+
+def poses_them(table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> bool:
+    """Whether the meshes are what ROWS pose; with `--mesh free` they are the network's own."""
+    import torch
+
+    from core.bodies.anny import AnnyBody
+
+    some = np.unique(np.linspace(0, len(vertices_m) - 1, NUM_CHECKED).astype(int))
+    posed = AnnyBody().vertices(*(torch.from_numpy(np.ascontiguousarray(table[name][some])) for name in ROWS)).numpy()
+    written = np.stack([vertices_m[row] for row in some])
+    return bool(np.ptp(posed - written, axis=1).max() < POSED_M)  # they may stand elsewhere
 
 
 def add_rigged(
-    scene: GltfScene, tracks: Sequence[Track], table: Mapping[str, np.ndarray], vertices_m: np.ndarray, show_hidden: bool
+    scene: GltfScene, tracks: Sequence[Track], table: Mapping[str, np.ndarray], vertices_m: np.ndarray, show_hidden: bool, max_bytes: int
 ) -> np.ndarray:
     """Everybody of `tracks` into the scene; how far joints are from where meshes.npz has them in some rows, metres.
 
     table: columns of meshes.npz by name, among them ROWS; vertices_m: (N, V, 3) its meshes; show_hidden: with what is never seen
+    max_bytes: of all meshes; where the full ones take more, everybody has the intermediate one
     """
     from core.bodies.anny import AnnyBody
 
     body = AnnyBody()
-    joint_weights = body_joint_weights(body)
     end_s = max(track.hidden_from_s for track in tracks)
-    errors_m = [np.zeros(1)]
-    for track_id in dict.fromkeys(track.track_id for track in tracks):
+    people = dict.fromkeys(track.track_id for track in tracks)
+    coarse = len(people) * len(body.levels.template_m) * BYTES_PER_VERTEX > max_bytes
+    visibility, errors_m = table["joint_visibility"], [np.zeros(1)]
+    for track_id in people:
         own = [track for track in tracks if track.track_id == track_id]
         rows = np.concatenate([track.rows for track in own])
-        some = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int))]
-        seen = np.ones(len(joint_weights)) if show_hidden else joint_weights @ table["joint_visibility"][rows].mean(axis=0)
-        rig = _Rig(body, table["phenotype"][rows[-1]], seen)
-        if not len(rig.faces):
+        seen = np.ones(len(JOINT_NAMES)) if show_hidden else visibility[rows].max(axis=0)
+        rig = _Rig(body, np.array(table["phenotype"][rows[-1]]), seen, coarse)
+        spans_s = [span for track in own for span in spans_of(track, show_hidden | (visibility[track.rows].max(axis=1) >= HIDDEN_BELOW))]
+        if not len(rig.faces) or not spans_s:
             continue
-        spans_s = [(float(track.times_s[0]), track.hidden_from_s) for track in own]
         if spans_s[-1][1] >= end_s:  # stays when the video ends
             spans_s[-1] = spans_s[-1][0], np.inf
-        places_m = root_places_m(body, table["translation_m"][rows], table["bone_rotmats"][rows], rig.phenotype)
-        rig.add_to(scene, track_id, table["time_s"][rows], table["bone_rotmats"][rows], places_m, spans_s)
-        shown_y_m = np.stack([vertices_m[row, np.unique(rig.faces), 1] for row in some]) + table["translation_m"][some, None, 1]
+        places_m = root_places_m(body, table["translation_m"], table["bone_rotmats"], rows, rig.phenotype)
+        rig.add_to(scene, track_id, table["time_s"][rows], table["bone_rotmats"], rows, places_m, spans_s)
+        some = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int))]
+        shown_y_m = np.stack([vertices_m[row, rig.shown_ids, 1] for row in some]) + table["translation_m"][some, None, 1]
         scene.stands(-float(shown_y_m.max()), (table["translation_m"][some] * UP_FROM_CAMERA).mean(axis=0))
         errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some], axis=-1).ravel())
     return np.concatenate(errors_m[1:] or errors_m)
 
 
-class _Rig:
-    """The body of one shape, to be posed by a viewer. faces: (F, 3) those that are shown."""
+def spans_of(track: Track, shown: np.ndarray) -> list[tuple[float, float]]:
+    """From when to when somebody is there. shown: (T,) in which rows something of them is."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], shown.astype(int), [0]])))
+    ends_s = np.append(track.times_s, track.hidden_from_s)
+    return [(float(ends_s[begin]), float(ends_s[end])) for begin, end in edges.reshape(-1, 2)]
 
-    def __init__(self, body: "AnnyBody", phenotype: np.ndarray, seen: np.ndarray) -> None:
-        """phenotype: (6,); seen: (V,) how much of the time each vertex is."""
+
+class _Rig:
+    """The body of one shape, to be posed by a viewer. faces: (F, 3) those that are shown; shown_ids: their vertices in the full mesh."""
+
+    def __init__(self, body: "AnnyBody", phenotype: np.ndarray, visibility: np.ndarray, coarse: bool) -> None:
+        """phenotype: (6,); visibility: (14,) how well each joint is seen at best; coarse: the intermediate mesh instead of the full one."""
         import torch
 
         self._body, self.phenotype = body, phenotype
@@ -77,7 +103,12 @@ class _Rig:
         weights = np.take_along_axis(skinning, self._bones, axis=1)
         self._weights = weights / weights.sum(axis=1, keepdims=True)
         self._bones[weights == 0] = 0  # as glTF wants it
-        (self._shown_m,), self.faces = without_hidden(self._points_m[None], body.faces, seen)
+        ids = body.levels.intermediate_ids if coarse else np.arange(len(self._points_m))
+        seen = body_joint_weights(body)[ids] @ visibility
+        (self._shown_m,), self.faces = without_hidden(
+            self._points_m[None, ids], body.levels.intermediate_faces if coarse else body.faces, seen
+        )
+        self._ids, self.shown_ids = ids, ids[np.unique(self.faces)]
 
     def joints_m(self, rotmats: np.ndarray) -> np.ndarray:
         """(T, 104, 3, 3) -> (T, 14, 3), of the mesh as viewers bend it, the pelvis at 0."""
@@ -93,23 +124,29 @@ class _Rig:
         return np.stack(found)
 
     def add_to(
-        self, scene: GltfScene, track_id: int, times_s: np.ndarray, rotmats: np.ndarray, places_m: np.ndarray,
+        self, scene: GltfScene, track_id: int, times_s: np.ndarray, rotmats: np.ndarray, rows: np.ndarray, places_m: np.ndarray,
         spans_s: list[tuple[float, float]],
     ) -> None:  # fmt: skip
-        """Skeleton, skin and motion. rotmats: (T, 104, 3, 3); places_m: (T, 3) of the root, camera axes; spans_s: when it is there."""
+        """Skeleton, skin and motion.
+
+        rotmats: (N, 104, 3, 3), of which the rows (T,) are this person's
+        places_m: (T, 3) of the root, camera axes; spans_s: from when to when it is there
+        """
         person, material = scene.person(track_id)
-        nodes = self._add_bones(scene, person, rotmats[0], places_m[0])
+        nodes = self._add_bones(scene, person, rotmats[rows[0]], places_m[0])
         scene.show(person, spans_s)
         if len(times_s) > 1:
             scene.animate(nodes[0], "translation", times_s, places_m * UP_FROM_CAMERA)
-            for bone in np.flatnonzero(np.ptp(rotmats, axis=0).max(axis=(1, 2)) > STILL).tolist():
-                scene.animate(nodes[bone], "rotation", times_s, quaternions(rotmats[:, bone]))
+            for bone, node in enumerate(nodes):  # one by one: those of an hour are a gigabyte
+                turns = rotmats[rows, bone]
+                if np.ptp(turns, axis=0).max() > STILL:
+                    scene.animate(node, "rotation", times_s, quaternions(turns))
         lib, gltf = scene.lib, scene.gltf
         points_m = (self._shown_m * UP_FROM_CAMERA).astype(np.float32)[None]
         attributes = lib.Attributes(
             POSITION=scene.vertices(points_m)[0], NORMAL=scene.vertices(vertex_normals(points_m, self.faces))[0],
-            JOINTS_0=scene.accessor(self._bones.astype(np.uint8), ARRAY_BUFFER),
-            WEIGHTS_0=scene.accessor(self._weights.astype(np.float32), ARRAY_BUFFER),
+            JOINTS_0=scene.accessor(self._bones[self._ids].astype(np.uint8), ARRAY_BUFFER),
+            WEIGHTS_0=scene.accessor(self._weights[self._ids].astype(np.float32), ARRAY_BUFFER),
         )  # fmt: skip
         primitive = lib.Primitive(attributes=attributes, indices=scene.triangles(self.faces), material=material, mode=4)
         gltf.meshes.append(lib.Mesh(name=f"body {track_id}", primitives=[primitive]))

@@ -28,7 +28,7 @@ def tracks_of(table: dict[str, np.ndarray]) -> list[Track]:
     for track_id in np.unique(table["track_id"]):
         rows = np.flatnonzero(table["track_id"] == track_id)
         rows = rows[np.argsort(table["time_s"][rows], kind="stable")]
-        rows = rows[np.append(True, np.diff(table["time_s"][rows]) > 0)]
+        rows = rows[np.append(True, np.diff(table["time_s"][rows].astype(np.float32)) > 0)]  # as precise as 3D files are
         for part in np.split(rows, np.flatnonzero(np.diff(table["frame_index"][rows]) > GAP_FRAMES) + 1):
             times_s = table["time_s"][part]
             joints_m = table["joints_m"][part] + table["translation_m"][part][:, None]

@@ -67,6 +67,18 @@ def test_a_first_look_that_shows_nobody_is_followed_by_a_search_at_once() -> Non
     assert detector.thorough == [False, True]
 
 
+def test_who_was_behind_somebody_who_left_is_searched_for() -> None:
+    detector = Noting()
+
+    def leaving() -> Iterable[Frame]:
+        for index in range(75):
+            left = 40 + 8 * index
+            yield rectangle_frame(index, index / 30, *([(left, 60, left + 40, 180)] if left < 300 else []))
+
+    run(leaving(), detector)
+    assert not any(detector.thorough[:2]) and any(detector.thorough), "within 1.4 s, though the track is remembered for longer"
+
+
 def test_between_looks_the_mesh_leads_the_box() -> None:
     for scene in run(walk(80, speed_px_s=90), smoothing="none", plan=Plan(detect_stride=24))[1:]:
         left = 40 + 90 * scene.frame.time_s

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from app.export.glb import GlbReport, write_glb
+from app.export.gltf import GltfScene
 from app.export.rigged import INFLUENCES, quaternions
 from app.export.sink import UP_FROM_CAMERA
 from core.bodies.anny import AnnyBody
@@ -31,9 +32,9 @@ def table_of(people: list[dict[str, np.ndarray]], **changes: np.ndarray) -> dict
     } | changes  # fmt: skip
 
 
-def write(folder: Path, table: dict[str, np.ndarray], show_hidden: bool = False) -> tuple[Played, GlbReport]:
+def write(folder: Path, table: dict[str, np.ndarray], **options: object) -> tuple[Played, GlbReport]:
     np.savez(folder / "meshes.npz", **table)
-    report = write_glb(folder / "meshes.npz", folder / "people.glb", show_hidden=show_hidden)
+    report = write_glb(folder / "meshes.npz", folder / "people.glb", **options)
     return Played(folder / "people.glb"), report
 
 
@@ -124,6 +125,52 @@ def test_what_is_never_seen_is_left_out_unless_it_is_asked_for(tmp_path: Path) -
     assert count(write(tmp_path, table, show_hidden=True)[0]) == len(BODY.faces)
     with pytest.raises(InputError, match="hidden or out of the picture all the time"):
         write(tmp_path, table | {"joint_visibility": np.zeros_like(visibility)})
+
+
+def test_who_is_seen_for_a_while_is_shown_for_that_while(tmp_path: Path) -> None:
+    visibility = np.zeros((NUM_FRAMES, len(JOINT_NAMES)))
+    visibility[3:6] = 1
+    played, _ = write(tmp_path, table_of(PEOPLE[:1], joint_visibility=visibility))
+    shown = [float(np.ptp(played.skinned(2 + frame / FPS + 1e-4)["body 3"], axis=0).max()) > 0.3 for frame in range(NUM_FRAMES)]
+    assert shown == [3 <= frame < 6 for frame in range(NUM_FRAMES)]
+
+
+def test_many_people_have_smaller_meshes(tmp_path: Path) -> None:
+    table = table_of(PEOPLE)
+    played, report = write(tmp_path, table, max_bytes=2**20)
+    assert report.num_bytes < 2**20
+    assert report.error_m[1] < 0.01
+    ids = BODY.levels.intermediate_ids
+    wanted = ((table["vertices_m"][5] + table["translation_m"][5]) * UP_FROM_CAMERA)[ids]
+    assert np.linalg.norm(in_camera(played, played.skinned(table["time_s"][5])["body 3"]) - wanted, axis=1).mean() < 1e-3
+
+
+def test_the_networks_own_meshes_are_no_skins(tmp_path: Path) -> None:
+    """With `--mesh free --parametric` the rows hold the parameters of another mesh."""
+    table = table_of(PEOPLE[:1])
+    bumps_m = np.random.default_rng(0).normal(0, 0.01, table["vertices_m"].shape)
+    played, report = write(tmp_path, table | {"vertices_m": (table["vertices_m"] + bumps_m).astype(np.float32)})
+    assert not played.tree.get("skins")
+    assert report.num_people == 1
+
+
+@pytest.mark.parametrize(
+    ("spans_s", "keys"),
+    [
+        ([(0.5, 1.2), (1.15, np.inf)], [(0, 0), (0.5, 1)]),
+        ([(0.0, 1.0), (1.0, 2.0), (3.0, 4.0)], [(0, 1), (2, 0), (3, 1), (4, 0)]),
+        ([(0.0, np.inf)], []),
+    ],
+)
+def test_times_of_being_there_increase(spans_s: list[tuple[float, float]], keys: list[tuple[float, float]], tmp_path: Path) -> None:
+    scene = GltfScene(0.0)
+    node, _ = scene.person(1)
+    scene.show(node, spans_s)
+    scene.stands(0.0, np.zeros(3))
+    scene.save(tmp_path / "a.glb", 500.0, np.array([640, 480]))
+    played = Played(tmp_path / "a.glb")
+    times_s, scales, _ = played.channels.get((node, "scale"), (np.empty((0, 1)), np.empty((0, 3)), ""))
+    np.testing.assert_allclose(np.c_[times_s, scales[:, :1]], np.reshape(keys, (-1, 2)))
 
 
 def test_rotations_take_the_short_way() -> None:

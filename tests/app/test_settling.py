@@ -49,10 +49,13 @@ def scenes() -> list[Scene]:
     return found
 
 
-def written(folder: Path, posing: bool) -> dict[str, np.ndarray]:
+def recording_in(folder: Path, posing: bool) -> Recording:
     settle = Settling(BODY, PARAMETERS, posing)
-    recording = Recording(folder, BODY.faces, body_joint_weights(BODY), "anny", (640, 480), 25.0, parameters=PARAMETERS, settle=settle)
-    with NpzSink(recording) as sink:
+    return Recording(folder, BODY.faces, body_joint_weights(BODY), "anny", (640, 480), 25.0, parameters=PARAMETERS, settle=settle)
+
+
+def written(folder: Path, posing: bool) -> dict[str, np.ndarray]:
+    with NpzSink(recording_in(folder, posing)) as sink:
         for scene in scenes():
             sink.write(scene)
     with np.load(sink.path) as file:
@@ -81,6 +84,21 @@ def test_they_stay_where_they_are_seen(tmp_path: Path) -> None:
     assert away_px.mean() < 2.0
     for joints_m, place_m, joints_px in zip(rows["joints_m"], rows["translation_m"], rows["joints_px"], strict=True):
         np.testing.assert_allclose(project_pinhole(joints_m + place_m, CAMERA.focal_px, CAMERA.principal_px), joints_px, atol=0.01)
+
+
+def test_rows_are_kept_where_settling_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "no room to write in place")
+
+    monkeypatch.setattr(Settling, "__call__", full)
+    with NpzSink(recording_in(tmp_path, posing=True)) as sink:
+        for scene in scenes():
+            sink.write(scene)
+    assert len(sink.warnings) == 1 and "no room to write in place" in sink.warnings[0]
+    with np.load(sink.path) as rows:
+        before = [mesh for scene in scenes() for mesh in scene.meshes]
+        np.testing.assert_array_equal(rows["vertices_m"], [mesh.vertices_m for mesh in before])
+        np.testing.assert_array_equal(rows["phenotype"], [mesh.shape for mesh in before])
 
 
 def test_the_networks_own_meshes_stay(tmp_path: Path) -> None:

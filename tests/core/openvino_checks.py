@@ -282,6 +282,39 @@ def test_what_was_used_longest_ago_leaves_the_cache(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+def test_compiled_files_that_nobody_uses_go_as_well(tmp_path: Path) -> None:
+    names = ("net.xml", f"net.01{SUFFIX}", f"orphan.01{SUFFIX}", "int8-made.xml", "int8-made.bin", f"int8-made.01{SUFFIX}")
+    for age, name in enumerate(names):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    tidy(tmp_path, 200)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[:2], "int8-made.xml", "int8-made.bin"}
+
+
+def test_the_network_that_runs_stays_however_old_it_is(model: FastMETRO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    OpenVinoNetwork(model, "fp32", tmp_path)
+    (ours,) = tmp_path.glob("*.xml")
+    without_compiled(tmp_path)
+    os.utime(ours, (1000, 1000))
+    other = tmp_path / "other.xml"
+    other.write_bytes(bytes(10**6))
+    monkeypatch.setattr(core.openvino_files, "MAX_KEPT_BYTES", 10**6)
+    OpenVinoNetwork(model, "fp32", tmp_path)
+    assert ours.exists() and not other.exists()
+
+
+def test_what_cannot_be_exported_is_no_obstacle(
+    model: FastMETRO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("not this one")
+
+    monkeypatch.setattr(core.openvino_compiled.Compilation, "keep", fails)
+    with caplog.at_level(logging.INFO):
+        assert OpenVinoNetwork(model, "fp32", tmp_path)(CROPS).joints.shape == (2, 14, 3)
+    assert "cannot be kept" in caplog.text and "not this one" in caplog.text
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
