@@ -131,6 +131,8 @@ def add_stretch(
         translation=[float(value) for value in places_m[0]],
     )  # fmt: skip
     scene.show(node, [(float(times_s[0]), end_s)])
+    if times_s[0] > scene.start_s:  # who does not play the animation sees the first stretch
+        scene.gltf.nodes[node].scale = [0.0, 0.0, 0.0]
     if num_targets:
         scene.animate(node, "translation", times_s, places_m)
         scene.animate(node, "weights", times_s, np.eye(num_targets + 1)[:, 1:].reshape(-1, 1))

@@ -87,7 +87,10 @@ class GltfScene:
         self._animation.channels.append(self.lib.AnimationChannel(sampler=len(self._animation.samplers) - 1, target=target))
 
     def show(self, node: int, spans_s: list[tuple[float, float]]) -> None:
-        """Scale a node to nothing outside of these spans, which begin one after the other. An end at infinity is none."""
+        """Scale a node to nothing outside of these spans, which begin one after the other. An end at infinity is none.
+
+        Its own scale, without the animation, stays 1: Blender's importer divides by that of a skeleton.
+        """
         keys: list[tuple[float, float]] = []
         for begin_s, end_s in spans_s:
             if keys and begin_s <= keys[-1][0]:
@@ -98,7 +101,6 @@ class GltfScene:
         keys = [key for key in keys if math.isfinite(key[0])]
         if keys[0][0] > self.start_s:
             keys.insert(0, (self.start_s, 0.0))
-        self.gltf.nodes[node].scale = [keys[0][1]] * 3
         if len(keys) > 1:
             self.animate(node, "scale", np.array([t for t, _ in keys]), np.repeat([[s] for _, s in keys], 3, axis=1), "STEP")
 

@@ -68,7 +68,7 @@ class Played:
                 node = self.tree["nodes"][index]
                 if "mesh" not in node:
                     continue
-                scale = self.value(index, "scale", time_s, node["scale"])
+                scale = self.value(index, "scale", time_s, node.get("scale") or (1, 1, 1))
                 if not scale.any():
                     continue
                 assert parent["name"] not in found, "two stretches of one person at once"

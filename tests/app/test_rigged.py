@@ -97,6 +97,7 @@ def test_who_is_away_is_not_shown(tmp_path: Path) -> None:
     def size_m(body: str, frame: float) -> float:
         return float(np.ptp(played.skinned(2 + frame / FPS)[body], axis=0).max())
 
+    assert all(node.get("scale", [1, 1, 1]) == [1, 1, 1] for node in played.tree["nodes"]), "Blender divides by it"
     assert [size_m("body 7", frame) > 0.3 for frame in (0, 1.5, 2, 5, 8, 9.5, 11)] == [False, False, True, True, True, False, False]
     assert all(size_m("body 3", frame) > 0.3 for frame in (0, 5, 11, 50))
 
