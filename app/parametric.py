@@ -85,14 +85,19 @@ def _posed(sightings: Sequence[Sighting], target: torch.Tensor, fit: Fit, fitter
     own = [replace(s.posture, rotmats=r, shape=p) for s, r, p in zip(sightings, rotmats.numpy(), shape.numpy(), strict=True)]
     if not show:
         return own
+    vertices, joints = posed_meshes(body, rotmats, shape)
+    moved_m = (target - vertices[:, fitter.vertex_ids]).mean(1).numpy()  # from the free mesh's pelvis to the fitted one's
+    return [
+        replace(posture, vertices_m=mesh, translation_m=_onto(sighting, joints_m, posture.translation_m + moved))
+        for posture, sighting, mesh, joints_m, moved in zip(own, sightings, vertices.numpy(), joints.numpy(), moved_m, strict=True)
+    ]
+
+
+def posed_meshes(body: Body, rotmats: torch.Tensor, shape: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What parameters (B, J, 3, 3) and (B, S) pose, the pelvis at 0: vertices (B, V, 3) and joints (B, 14, 3)."""
     vertices = body.vertices(rotmats, shape)
     vertices = vertices - body.pelvis(vertices)[:, None]
-    moved_m = (target - vertices[:, fitter.vertex_ids]).mean(1).numpy()  # from the free mesh's pelvis to the fitted one's
-    joints_m = body.joints(vertices).numpy()
-    return [
-        replace(posture, vertices_m=mesh, translation_m=_onto(sighting, joints, posture.translation_m + moved))
-        for posture, sighting, mesh, joints, moved in zip(own, sightings, vertices.numpy(), joints_m, moved_m, strict=True)
-    ]
+    return vertices, body.joints(vertices)
 
 
 def _onto(sighting: Sighting, joints_m: np.ndarray, start_m: np.ndarray) -> np.ndarray:

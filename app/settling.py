@@ -23,18 +23,19 @@ class Settling:
         """rows: (n,) records of meshes.npz, changed in place; shapes: (n, S). Returns the meshes (n, V, 3), None where they stay."""
         rotations, shape = self._names
         rows[shape] = shapes
-        return self._meshes(rows, rows[rotations], shapes, intrinsics) if self._posed else None
+        return self._posed_again(rows, rows[rotations], shapes, intrinsics) if self._posed else None
 
-    def _meshes(self, rows: np.ndarray, rotmats: np.ndarray, shapes: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    def _posed_again(self, rows: np.ndarray, rotmats: np.ndarray, shapes: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
         import torch
 
+        from app.parametric import posed_meshes
+
         with torch.inference_mode():
-            vertices = self._body.vertices(*(torch.from_numpy(np.ascontiguousarray(values)) for values in (rotmats, shapes)))
-            vertices = vertices - self._body.pelvis(vertices)[:, None]
-            joints = self._body.joints(vertices).numpy()
+            pose, shape = (torch.from_numpy(np.ascontiguousarray(values)) for values in (rotmats, shapes))
+            vertices, joints = (values.numpy() for values in posed_meshes(self._body, pose, shape))
         camera = intrinsics.focal_px, intrinsics.principal_px
         for row, joints_m in zip(rows, joints, strict=True):
             row["translation_m"] = translation_onto(joints_m, row["joints_px"], *camera, row["translation_m"])
             row["joints_px"] = project_pinhole(joints_m + row["translation_m"], *camera)
         rows["joints_m"] = joints
-        return vertices.numpy()
+        return vertices

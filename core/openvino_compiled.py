@@ -81,10 +81,7 @@ class Compilation:
         Raises OSError where there are none, ValueError for damaged ones, RuntimeError for what OpenVINO refuses.
         """
         options = options_for(self.precision, self.num_threads)
-        files = self.files(openvino, path)
-        for file in files:
-            file.stat()
-        compiled = [Compiled(openvino.Core().import_model(_read(file), "CPU", options)) for file in files]
+        compiled = [Compiled(openvino.Core().import_model(_read(file), "CPU", options)) for file in self.files(openvino, path)]
         self.check(compiled)
         return compiled
 

@@ -4,11 +4,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.export.sink import UP_FROM_CAMERA
 from core.joints import HIPS
 
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
 
+BODY = "anny"
+PARAMETERS = ("bone_rotmats", "phenotype")
+"""What meshes.npz has to hold of a body to be animated."""
 SIDED = {
     "upperleg01": "UpLeg", "lowerleg01": "Leg", "foot": "Foot", "clavicle": "Shoulder", "upperarm01": "Arm", "lowerarm01": "ForeArm",
     "lowerarm02": "ForeArmRoll", "wrist": "Hand",
@@ -20,6 +24,11 @@ NAMES = {
 }  # fmt: skip
 """Anny's bone -> what the joint is called, as in Mixamo's rigs."""
 BATCH_SIZE = 256
+
+
+def turned_up(rotmats: np.ndarray) -> np.ndarray:
+    """Rotations (..., 3, 3) in camera axes -> float64, in those of UP_FROM_CAMERA."""
+    return UP_FROM_CAMERA[:, None] * rotmats.astype(np.float64) * UP_FROM_CAMERA
 
 
 def root_places_m(body: "AnnyBody", translation_m: np.ndarray, rotmats: np.ndarray, rows: np.ndarray, phenotype: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import NAMES, root_places_m
+from app.export.bones import BODY, NAMES, PARAMETERS, root_places_m, turned_up
 from app.export.npz import reading
 from app.export.sink import UP_FROM_CAMERA
 from core.errors import InputError, exit_code
@@ -26,7 +26,6 @@ from core.errors import InputError, exit_code
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
 
-BODY = "anny"
 ORDER = "ZXY"
 """Of a joint's rotations, the last first, as BVH files mostly have them."""
 HEAD_M = 0.18
@@ -81,7 +80,7 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
     return paths
 
 
-ROWS = ("track_id", "time_s", "translation_m", "bone_rotmats", "phenotype")
+ROWS = ("track_id", "time_s", "translation_m", *PARAMETERS)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -139,7 +138,7 @@ def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray],
     places_m = root_places_m(body, rows["translation_m"], rows["bone_rotmats"], np.arange(len(rows["time_s"])), rows["phenotype"][-1])
     turns = rows["bone_rotmats"].astype(np.float64)
     relative = np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1)
-    rotations = UP_FROM_CAMERA[:, None] * relative * UP_FROM_CAMERA
+    rotations = turned_up(relative)
     times_s, first = np.unique(rows["time_s"], return_index=True)
     places_m, rotations = (places_m * UP_FROM_CAMERA)[first], rotations[first]
     num_frames = 1 + round((times_s[-1] - times_s[0]) * fps)

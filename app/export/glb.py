@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from app.export.bones import BODY, PARAMETERS
 from app.export.gltf import GltfScene, vertex_normals
 from app.export.npz import map_rows
-from app.export.rigged import BODY as RIGGED_BODY
-from app.export.rigged import ROWS as RIGGED
 from app.export.rigged import add_rigged, poses_them
 from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
-from app.export.stretches import Track, tracks_of, without_hidden
+from app.export.tracks import Track, tracks_of, without_hidden
 from app.types import Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
@@ -64,10 +63,12 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
     show_hidden: with body parts that are out of the picture or hidden; otherwise those never seen are left out of a skeleton's mesh, and
     those hidden for most of a stretch of key frames of that
     """
+    from core.bodies import load_body
+
     names = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", "faces", "body", "fps")
     with np.load(npz_path, allow_pickle=False) as file:
         table = {name: file[name] for name in names}
-        rigged = str(table["body"]) == RIGGED_BODY and set(RIGGED) <= set(file)
+        has_bones = str(table["body"]) == BODY and set(PARAMETERS) <= set(file)
         camera = {name: file[name] for name in ("focal_px", "image_size_px")}
     if not len(table["track_id"]):
         raise InputError(f"{npz_path}: nobody was found, so there is nothing to animate")
@@ -75,9 +76,10 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
     vertices_m = map_rows(npz_path, "vertices_m")
     tracks = tracks_of(table)
     scene = GltfScene(float(min(track.times_s[0] for track in tracks)))
-    table |= {name: map_rows(npz_path, name) for name in RIGGED} if rigged else {}
-    if rigged and poses_them(table, vertices_m):
-        errors_m = add_rigged(scene, tracks, table, vertices_m, show_hidden, max_bytes)
+    if has_bones:
+        table |= {name: map_rows(npz_path, name) for name in PARAMETERS}
+    if has_bones and poses_them(load_body(BODY), table, vertices_m):
+        errors_m = add_rigged(scene, load_body(BODY), tracks, table, vertices_m, show_hidden, max_bytes)
         num_keys = len(table["track_id"])
     else:
         preview = preview_mesh(str(table["body"]), vertices_m.shape[1], table["faces"])

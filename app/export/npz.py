@@ -159,22 +159,22 @@ class NpzSink(ClosingSink):
             shapes = np.stack([last[track_id] for track_id in rows["track_id"]])
             early = np.flatnonzero((rows[shape] != shapes).any(axis=1))
             if len(early):
-                part = rows[early]
+                settled, part = rows.copy(), rows[early]
                 meshes = recording.settle(part, shapes[early], self._intrinsics)
-                rows[early] = part
+                settled[early] = part
                 for index, mesh in zip(early.tolist(), () if meshes is None else meshes, strict=meshes is not None):
                     file.seek(self._vertices_start + (start + index) * self._row_bytes)
                     _write_all(file, np.ascontiguousarray(mesh, np.float32).view(np.uint8).reshape(-1))
                 self._rows.seek(start * size)
-                _write_all(self._rows, rows.view(np.uint8))
+                _write_all(self._rows, settled.view(np.uint8))
             start += len(rows)
 
     def _row_chunks(self, most: int = CHUNK_ROWS) -> Iterator[np.ndarray]:
-        """All rows, some at a time."""
+        """All rows, some at a time, to be read."""
         for start in range(0, self._num_rows, most):
             self._rows.seek(start * self._row_dtype.itemsize)
             count = min(most, self._num_rows - start)
-            yield np.frombuffer(_read_exactly(self._rows, count * self._row_dtype.itemsize), self._row_dtype).copy()
+            yield np.frombuffer(_read_exactly(self._rows, count * self._row_dtype.itemsize), self._row_dtype)
 
     def _write_zip(self, file: BinaryIO) -> None:
         num_rows = self._num_rows

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import NAMES, root_places_m
+from app.export.bones import NAMES, PARAMETERS, root_places_m, turned_up
 from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
 from app.export.sink import UP_FROM_CAMERA
-from app.export.stretches import Track, without_hidden
+from app.export.tracks import Track, without_hidden
 from app.visibility import HIDDEN_BELOW, body_joint_weights
 from core.joints import JOINT_NAMES
 
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
 
-BODY = "anny"
-ROWS = ("bone_rotmats", "phenotype")
-"""What meshes.npz has to hold."""
 INFLUENCES = 4
 """Bones for each vertex, as many as every viewer takes."""
 STILL = 1e-5
@@ -35,38 +32,34 @@ BYTES_PER_VERTEX = 48
 """Position, normal, four bones, four weights, and two triangles."""
 
 
-def poses_them(table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> bool:
-    """Whether the meshes are what ROWS pose; with `--mesh free` they are the network's own."""
+def poses_them(body: "AnnyBody", table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> bool:
+    """Whether the meshes are what PARAMETERS pose; with `--mesh free` they are the network's own."""
     import torch
 
-    from core.bodies.anny import AnnyBody
-
-    some = np.unique(np.linspace(0, len(vertices_m) - 1, NUM_CHECKED).astype(int))
-    posed = AnnyBody().vertices(*(torch.from_numpy(np.ascontiguousarray(table[name][some])) for name in ROWS)).numpy()
+    some = _some(np.arange(len(vertices_m)))
+    posed = body.vertices(*(torch.from_numpy(np.ascontiguousarray(table[name][some])) for name in PARAMETERS)).numpy()
     written = np.stack([vertices_m[row] for row in some])
     return bool(np.ptp(posed - written, axis=1).max() < POSED_M)  # they may stand elsewhere
 
 
 def add_rigged(
-    scene: GltfScene, tracks: Sequence[Track], table: Mapping[str, np.ndarray], vertices_m: np.ndarray, show_hidden: bool, max_bytes: int
-) -> np.ndarray:
+    scene: GltfScene, body: "AnnyBody", tracks: Sequence[Track], table: Mapping[str, np.ndarray], vertices_m: np.ndarray,
+    show_hidden: bool, max_bytes: int,
+) -> np.ndarray:  # fmt: skip
     """Everybody of `tracks` into the scene; how far joints are from where meshes.npz has them in some rows, metres.
 
-    table: columns of meshes.npz by name, among them ROWS; vertices_m: (N, V, 3) its meshes; show_hidden: with what is never seen
+    table: columns of meshes.npz by name, among them PARAMETERS; vertices_m: (N, V, 3) its meshes; show_hidden: with what is never seen
     max_bytes: of all meshes; where the full ones take more, everybody has the intermediate one
     """
-    from core.bodies.anny import AnnyBody
-
-    body = AnnyBody()
     end_s = max(track.hidden_from_s for track in tracks)
     people = dict.fromkeys(track.track_id for track in tracks)
-    coarse = len(people) * len(body.levels.template_m) * BYTES_PER_VERTEX > max_bytes
+    skin = _Skin(body, coarse=len(people) * len(body.levels.template_m) * BYTES_PER_VERTEX > max_bytes)
     visibility, errors_m = table["joint_visibility"], [np.zeros(1)]
     for track_id in people:
         own = [track for track in tracks if track.track_id == track_id]
         rows = np.concatenate([track.rows for track in own])
         seen = np.ones(len(JOINT_NAMES)) if show_hidden else visibility[rows].max(axis=0)
-        rig = _Rig(body, np.array(table["phenotype"][rows[-1]]), seen, coarse)
+        rig = _Rig(skin, np.array(table["phenotype"][rows[-1]]), seen)
         spans_s = [span for track in own for span in spans_of(track, show_hidden | (visibility[track.rows].max(axis=1) >= HIDDEN_BELOW))]
         if not len(rig.faces) or not spans_s:
             continue
@@ -74,11 +67,16 @@ def add_rigged(
             spans_s[-1] = spans_s[-1][0], np.inf
         places_m = root_places_m(body, table["translation_m"], table["bone_rotmats"], rows, rig.phenotype)
         rig.add_to(scene, track_id, table["time_s"][rows], table["bone_rotmats"], rows, places_m, spans_s)
-        some = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int))]
+        some = _some(rows)
         shown_y_m = np.stack([vertices_m[row, rig.shown_ids, 1] for row in some]) + table["translation_m"][some, None, 1]
         scene.stands(-float(shown_y_m.max()), (table["translation_m"][some] * UP_FROM_CAMERA).mean(axis=0))
         errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some], axis=-1).ravel())
     return np.concatenate(errors_m[1:] or errors_m)
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """At most NUM_CHECKED of them, spread evenly."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int))]
 
 
 def spans_of(track: Track, shown: np.ndarray) -> list[tuple[float, float]]:
@@ -88,39 +86,48 @@ def spans_of(track: Track, shown: np.ndarray) -> list[tuple[float, float]]:
     return [(float(ends_s[begin]), float(ends_s[end])) for begin, end in edges.reshape(-1, 2)]
 
 
+class _Skin:
+    """What is the same for everybody. bones, weights: (V, 4) influences; ids: (P,) the vertices that are shown, faces: (F, 3) of these."""
+
+    def __init__(self, body: "AnnyBody", coarse: bool) -> None:
+        """coarse: the intermediate mesh instead of the full one."""
+        self.body = body
+        skinning = body.skinning.numpy()
+        self.bones = np.argsort(-skinning, axis=1, kind="stable")[:, :INFLUENCES]
+        weights = np.take_along_axis(skinning, self.bones, axis=1)
+        self.weights = weights / weights.sum(axis=1, keepdims=True)
+        self.bones[weights == 0] = 0  # as glTF wants it
+        self.ids = body.levels.intermediate_ids if coarse else np.arange(len(skinning))
+        self.faces = body.levels.intermediate_faces if coarse else body.faces
+        self.joint_weights = body_joint_weights(body)[self.ids]
+
+
 class _Rig:
     """The body of one shape, to be posed by a viewer. faces: (F, 3) those that are shown; shown_ids: their vertices in the full mesh."""
 
-    def __init__(self, body: "AnnyBody", phenotype: np.ndarray, visibility: np.ndarray, coarse: bool) -> None:
-        """phenotype: (6,); visibility: (14,) how well each joint is seen at best; coarse: the intermediate mesh instead of the full one."""
+    def __init__(self, skin: _Skin, phenotype: np.ndarray, visibility: np.ndarray) -> None:
+        """phenotype: (6,); visibility: (14,) how well each joint is seen at best."""
         import torch
 
-        self._body, self.phenotype = body, phenotype
-        rest = body.rest(torch.from_numpy(phenotype[None]))
+        self._skin, self.phenotype = skin, phenotype
+        rest = skin.body.rest(torch.from_numpy(phenotype[None]))
         self._points_m, self._heads_m, self._alignments = (values[0].numpy().astype(np.float64) for values in rest)
-        skinning = body.skinning.numpy()
-        self._bones = np.argsort(-skinning, axis=1, kind="stable")[:, :INFLUENCES]
-        weights = np.take_along_axis(skinning, self._bones, axis=1)
-        self._weights = weights / weights.sum(axis=1, keepdims=True)
-        self._bones[weights == 0] = 0  # as glTF wants it
-        ids = body.levels.intermediate_ids if coarse else np.arange(len(self._points_m))
-        seen = body_joint_weights(body)[ids] @ visibility
-        (self._shown_m,), self.faces = without_hidden(
-            self._points_m[None, ids], body.levels.intermediate_faces if coarse else body.faces, seen
-        )
-        self._ids, self.shown_ids = ids, ids[np.unique(self.faces)]
+        (self._shown_m,), self.faces = without_hidden(self._points_m[None, skin.ids], skin.faces, skin.joint_weights @ visibility)
+        self.shown_ids = skin.ids[np.unique(self.faces)]
 
     def joints_m(self, rotmats: np.ndarray) -> np.ndarray:
         """(T, 104, 3, 3) -> (T, 14, 3), of the mesh as viewers bend it, the pelvis at 0."""
         import torch
 
+        body, bones = self._skin.body, self._skin.bones
         rest = (torch.from_numpy(values).float()[None] for values in (self._heads_m, self._alignments))
-        turns, places_m = (values.numpy() for values in self._body.bone_transforms(torch.from_numpy(rotmats), *rest))
+        turns, places_m = (values.numpy() for values in body.bone_transforms(torch.from_numpy(rotmats), *rest))
+        arms_m = self._points_m[:, None] - self._heads_m[bones]
         found = []
         for turn, place_m in zip(turns, places_m, strict=True):
-            moved = np.einsum("vkij,vkj->vki", turn[self._bones], self._points_m[:, None] - self._heads_m[self._bones])
-            mesh_m = ((moved + place_m[self._bones]) * self._weights[..., None]).sum(1)
-            found.append(self._body.joint_regressor @ mesh_m - self._body.pelvis(torch.from_numpy(mesh_m[None])).numpy())
+            moved = np.einsum("vkij,vkj->vki", turn[bones], arms_m) + place_m[bones]
+            mesh_m = (moved * self._skin.weights[..., None]).sum(1)
+            found.append(body.joint_regressor @ mesh_m - body.pelvis(torch.from_numpy(mesh_m[None])).numpy())
         return np.stack(found)
 
     def add_to(
@@ -141,22 +148,22 @@ class _Rig:
                 turns = rotmats[rows, bone]
                 if np.ptp(turns, axis=0).max() > STILL:
                     scene.animate(node, "rotation", times_s, quaternions(turns))
-        lib, gltf = scene.lib, scene.gltf
+        lib, gltf, skin = scene.lib, scene.gltf, self._skin
         points_m = (self._shown_m * UP_FROM_CAMERA).astype(np.float32)[None]
         attributes = lib.Attributes(
             POSITION=scene.vertices(points_m)[0], NORMAL=scene.vertices(vertex_normals(points_m, self.faces))[0],
-            JOINTS_0=scene.accessor(self._bones[self._ids].astype(np.uint8), ARRAY_BUFFER),
-            WEIGHTS_0=scene.accessor(self._weights[self._ids].astype(np.float32), ARRAY_BUFFER),
+            JOINTS_0=scene.accessor(skin.bones[skin.ids].astype(np.uint8), ARRAY_BUFFER),
+            WEIGHTS_0=scene.accessor(skin.weights[skin.ids].astype(np.float32), ARRAY_BUFFER),
         )  # fmt: skip
         primitive = lib.Primitive(attributes=attributes, indices=scene.triangles(self.faces), material=material, mode=4)
         gltf.meshes.append(lib.Mesh(name=f"body {track_id}", primitives=[primitive]))
-        skin = lib.Skin(name=f"skeleton {track_id}", joints=nodes, skeleton=nodes[0], inverseBindMatrices=self._add_inverse_binds(scene))
-        gltf.skins.append(skin)
+        inverse = self._add_inverse_binds(scene)
+        gltf.skins.append(lib.Skin(name=f"skeleton {track_id}", joints=nodes, skeleton=nodes[0], inverseBindMatrices=inverse))
         scene.add_root(name=f"body {track_id}", mesh=len(gltf.meshes) - 1, skin=len(gltf.skins) - 1)
 
     def _add_bones(self, scene: GltfScene, person: int, rotmats: np.ndarray, place_m: np.ndarray) -> list[int]:
         """A node for each bone, in the first pose."""
-        body, nodes = self._body, []
+        body, nodes = self._skin.body, []
         turns = quaternions(rotmats)
         for bone, (name, above) in enumerate(zip(body.bone_names, body.parents, strict=True)):
             offset_m = place_m if above < 0 else self._alignments[above] @ (self._heads_m[bone] - self._heads_m[above])
@@ -168,7 +175,7 @@ class _Rig:
     def _add_inverse_binds(self, scene: GltfScene) -> int:
         """A bone's node turns by the pose alone: what comes before, from the rest mesh to the bone, is in here."""
         inverse = np.tile(np.eye(4), (len(self._heads_m), 1, 1))
-        inverse[:, :3, :3] = UP_FROM_CAMERA[:, None] * self._alignments * UP_FROM_CAMERA
+        inverse[:, :3, :3] = turned_up(self._alignments)
         inverse[:, :3, 3] = -(self._alignments @ self._heads_m[..., None])[..., 0] * UP_FROM_CAMERA
         return scene.accessor(inverse.transpose(0, 2, 1).reshape(-1, 16).astype(np.float32))  # columns first
 
@@ -177,6 +184,6 @@ def quaternions(rotmats: np.ndarray) -> np.ndarray:
     """(T, 3, 3) rotations in camera axes -> (T, 4) x, y, z, w in glTF's; each is the one of two that lies nearer to that before."""
     from scipy.spatial.transform import Rotation
 
-    values = Rotation.from_matrix(UP_FROM_CAMERA[:, None] * rotmats.astype(np.float64) * UP_FROM_CAMERA).as_quat()
+    values = Rotation.from_matrix(turned_up(rotmats)).as_quat()
     turned = np.cumprod(np.append(1.0, np.sign(np.sum(values[1:] * values[:-1], axis=1) + 1e-12)))
     return values * turned[:, None]
