@@ -8,12 +8,15 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from app.boxes import box_iou, center_px, clipped, side_px
 from app.config import TrackConfig
 from app.types import Frame, Person
+from core.lean_imports import functions_later
+
+with functions_later("scipy.sparse.csgraph._laplacian", "laplacian"):  # which brings scipy.linalg, most of what there is to import
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 UNCONFIRMED = -1
 TENTATIVE_MISSES = 2

@@ -113,6 +113,7 @@ def open_window(config: LiveConfig, folder: Path, record: Callable[[], None]) ->
 
 def open_pipeline(config: LiveConfig) -> "LivePipeline":
     """Load network and detector; what takes long to import is imported here, so that the picture is there before."""
+    import app.lean_torch  # noqa: F401  before all that import it
     import core.estimator
     import core.person_finder  # noqa: F401  both before there are two threads: threads that import meet each other's half-made modules
     from app.engine import open_detector

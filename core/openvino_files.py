@@ -1,7 +1,8 @@
 """OpenVINO networks whatever they say: converted from PyTorch, compiled, and kept on disk.
 
 A converted network is kept in the user's cache folder, named after its weights and the versions it depends on, with a digest of
-its files and what was compiled of it (core.openvino_compiled) beside them. Those that were used longest ago go when the folder grows.
+its files, what was compiled of it (core.openvino_compiled) and what the original says (core.answers) beside them. Those that were used
+longest ago go when the folder grows.
 """
 
 import contextlib
@@ -22,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from core.lean_imports import functions_later
-from core.openvino_compiled import SUFFIX, Compilation, Compiled
+from core.openvino_compiled import SUFFIX, Compilation, Compiled, OtherNetwork
+from core.sealed import DRAFT
 
 if TYPE_CHECKING:
     import openvino
@@ -34,24 +36,15 @@ MAX_KEPT_BYTES = 3 << 30
 """Of converted and compiled networks in the cache folder; S-R50 has 130 MB of the one and 260 MB of the other, L-H64 600 and 1,200 MB."""
 COMPILED, CACHED, MADE = "compiled", "cached", "made"
 """Where a network may come from, the quickest first."""
-DRAFT = "draft-"
 DRAFT_LIFE_S = 86_400.0
-"""An unfinished network that is older was left by a process that was killed."""
+"""A draft that is older was left by a process that was killed."""
 LOCK_WAIT_S = 60.0
 TELEMETRY = "openvino_telemetry"
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.35, "int8": 0.8}
-"""Largest mean difference from the original in float32, relative to the mean size of an output, on a picture of nothing in particular.
-
-Wide for numbers of 8 bits in trunks of 150 layers: this finds a wrong network, it does not measure a right one."""
 INT8 = "int8-"
 
 
 class OpenVinoError(Exception):
     """OpenVINO cannot run the network here; the text says why."""
-
-
-class OtherNetwork(Exception):  # noqa: N818  no mistake of anybody's: it is made again
-    """A network does not say what the original says."""
 
 
 def opened(openvino: Any, path: Path, make: "Callable[[], openvino.Model] | None", compilation: Compilation) -> list[Compiled]:
@@ -113,14 +106,6 @@ def traced(module: nn.Module, example: Tensor) -> "openvino.Model":
         decoder = TorchScriptPythonDecoder(module, example_input=example, trace_kwargs={"check_trace": False})
         frontend = FrontEndManager().load_by_framework("pytorch")
         return frontend.convert(frontend.load(decoder))
-
-
-def fits(got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> bool:
-    """Whether outputs of the same shapes differ by no more than `tolerance` of their mean size in the mean."""
-    return len(got) == len(expected) and all(
-        ours.shape == theirs.shape and float((ours - theirs).abs().mean()) <= tolerance * float(theirs.abs().mean())
-        for ours, theirs in zip(got, expected, strict=True)
-    )
 
 
 def cached_file(model: nn.Module, version: str, folder: Path | None = None) -> Path:
@@ -202,8 +187,7 @@ def keep(
             try:
                 if network is not None and (replaces or not path.is_file()):
                     write(openvino, network, path)
-                with tempfile.TemporaryDirectory(dir=path.parent, prefix=DRAFT) as draft:
-                    compilation.keep(openvino, compiled, path, Path(draft), replaces)
+                compilation.keep(openvino, compiled, path, replaces)
             finally:
                 tidy(path.parent, MAX_KEPT_BYTES)
     except (OSError, NotImplementedError, RuntimeError, MemoryError) as error:  # the second: a disk without locks; then: OpenVINO's

@@ -5,8 +5,8 @@ another network is made again.
 """
 
 import copy
+import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,10 @@ from core.model import FastMETRO, Prediction
 from core.openvino_compiled import Compilation, Compiled, runs_in
 from core.openvino_files import (
     INT8,
-    TOLERANCE,
     OpenVinoError,
-    OtherNetwork,
     cached_file,
     default_folder,
     digest_of_weights,
-    fits,
     note_of,
     opened,
     silent_openvino,
@@ -70,16 +67,15 @@ class OpenVinoNetwork:
     def __init__(self, model: FastMETRO, precision: str, cache: Path | None = None) -> None:
         """model: on the CPU; it is left as it is, and only its up-sampling is held on to
 
-        precision: one of TOLERANCE; cache: folder for the converted network, by default one in the user's cache folder.
+        precision: fp32, bf16 or int8; cache: folder for the converted network, by default one in the user's cache folder.
         Raises OpenVinoError, and InputError for int8 where core.quantize has not made that network yet.
         """
         openvino = silent_openvino()
         made_once = quantised_file(model, cache) if precision == "int8" else None
         if made_once is not None and not os.path.isfile(made_once):
             raise InputError(f"precision int8: this network has no 8-bit version here yet; {MAKE_INT8}")
-        exported = Exported(fold_batch_norms(copy.deepcopy(model).eval())).eval()
         path = made_once or cached_file(model, openvino.__version__, cache)
-        self._compiled = checked(openvino, exported, precision, path)
+        self._compiled = checked(openvino, model, precision, path)
         self._upsampling = model.upsampling.eval()
         self._reading = None if model.body_regressor is None else model.body_regressor.reading
         self.precision = "int8" if precision == "int8" else runs_in(precision)
@@ -98,24 +94,26 @@ class OpenVinoNetwork:
         return Prediction(camera, joints, tuple(levels), *parameters)
 
 
-def checked(openvino: Any, exported: Exported, precision: str, path: Path) -> list[Compiled]:
+def checked(openvino: Any, model: FastMETRO, precision: str, path: Path) -> list[Compiled]:
     """The network compiled for any number of crops, and for one alone, which is up to a fifth quicker; from the files or anew.
 
     Raises OpenVinoError when it does not do what the original does.
     """
-    pictures = patchwork(NUM_CHECKED)
-    crops = pictures.numpy()
-    with torch.inference_mode():
-        expected = exported(pictures)
+    crops = patchwork(NUM_CHECKED)
 
-    def check(compiled: Sequence[Compiled]) -> None:
-        for way, count in zip(compiled, (NUM_CHECKED, 1), strict=True):
-            if not fits(way(crops[:count]), [values[:count] for values in expected], TOLERANCE[precision]):
-                raise OtherNetwork
+    @functools.cache
+    def exported() -> Exported:
+        return Exported(fold_batch_norms(copy.deepcopy(model).eval())).eval()
 
-    compilation = Compilation(precision, (None, (1, CROP_SIZE_PX, CROP_SIZE_PX, 3)), check)
+    @functools.cache
+    def ask() -> tuple[Tensor, ...]:
+        with torch.inference_mode():
+            return exported()(crops)
+
+    make = None if precision == "int8" else lambda: convert(exported())
+    compilation = Compilation(precision, (None, (1, CROP_SIZE_PX, CROP_SIZE_PX, 3)), crops.numpy(), ask)
     try:
-        return opened(openvino, path, None if precision == "int8" else lambda: convert(exported), compilation)
+        return opened(openvino, path, make, compilation)
     except OpenVinoError as error:
         if precision == "int8":
             raise InputError(f"precision int8: {path} is not usable ({error}); {MAKE_INT8}") from error

@@ -1,6 +1,6 @@
 """Runs MoveNet MultiPose on pictures of any size: by OpenVINO where it is, else by PyTorch, and always on the CPU."""
 
-from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,7 @@ import torch
 from core.checkpoint import load_backbone
 from core.multipose import NAME, STRIDE, Found, MultiPose, people_in
 from core.openvino_compiled import Compilation, Compiled, runs_in
-from core.openvino_files import (
-    TOLERANCE,
-    OpenVinoError,
-    OtherNetwork,
-    cached_file,
-    fits,
-    opened,
-    silent_openvino,
-    traced,
-)
+from core.openvino_files import OpenVinoError, cached_file, opened, silent_openvino, traced
 from core.pixels import patchwork
 from core.runtimes import warn_once
 
@@ -31,8 +22,8 @@ class PersonFinder:
     It takes half of PyTorch's threads: the mesh network runs beside it, and stops whenever one of its threads has to share a core.
     """
 
-    def __init__(self, path: Path, cache: Path | None = None) -> None:
-        """path: weights, checkpoints/person_detector.safetensors; cache: folder for the converted network, by default the user's.
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
+        """path: weights, checkpoints/person_detector.safetensors; folder: for the converted network, by default the user's cache folder.
 
         Raises InputError when the weights are missing, damaged or another network's.
         """
@@ -41,7 +32,7 @@ class PersonFinder:
         self._compiled: Compiled | None = None
         self.words = "PyTorch"
         try:
-            self._compile(silent_openvino(), cache)
+            self._compile(silent_openvino(), folder)
         except OpenVinoError as error:
             warn_once(f"the person detector runs in PyTorch, which is slower: {error}")
 
@@ -57,23 +48,22 @@ class PersonFinder:
         unit = np.array([width / size[0], height / size[1]], np.float32)
         return Found(found.boxes_px * np.tile(unit, 2), found.scores, found.keypoints * np.append(unit, np.float32(1)))
 
-    def _compile(self, openvino: Any, cache: Path | None) -> None:
+    def _compile(self, openvino: Any, folder: Path | None) -> None:
         precision = runs_in("bf16")
         picture = patchwork(1)
-        with torch.inference_mode():
-            expected = self._network(picture)
+
+        @cache
+        def ask() -> tuple[torch.Tensor, ...]:
+            with torch.inference_mode():
+                return self._network(picture)
 
         def make() -> Any:
             network = traced(self._network, picture)
             network.reshape([1, -1, -1, 3])
             return network
 
-        def check(compiled: Sequence[Compiled]) -> None:
-            if not fits(compiled[0](picture.numpy()), expected, TOLERANCE[precision]):
-                raise OtherNetwork
-
-        compilation = Compilation(precision, (None,), check, max(1, torch.get_num_threads() // 2))
-        (self._compiled,) = opened(openvino, cached_file(self._network, openvino.__version__, cache), make, compilation)
+        compilation = Compilation(precision, (None,), picture.numpy(), ask, max(1, torch.get_num_threads() // 2))
+        (self._compiled,) = opened(openvino, cached_file(self._network, openvino.__version__, folder), make, compilation)
         self.words = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
 
     def _maps(self, pictures: np.ndarray) -> tuple[torch.Tensor, ...]:

@@ -88,3 +88,16 @@ def test_openvino_comes_without_its_conversion_tools_and_open3d_without_notebook
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=repository)
     assert done.stdout.splitlines() == ["[]", "Figure"]
+
+
+def test_a_camera_needs_no_linear_algebra_of_scipy_and_less_of_pytorch(repository: Path) -> None:
+    program = (
+        "import sys, warnings\nimport app.lean_torch, app.live\n"
+        "print([name for name in ('torch._meta_registrations', 'scipy.linalg', 'scipy.optimize') if name in sys.modules])\n"
+        "import torch\nprint(torch.nn.Conv2d(3, 2, 3)(torch.ones(1, 3, 4, 4)).shape[1])\n"
+        "import torch._meta_registrations\n"  # whoever needs them gets the real ones
+        "print(torch.nn.functional.conv2d(torch.ones(1, 3, 4, 4, device='meta'), torch.ones(2, 3, 3, 3, device='meta')).shape[1])\n"
+        "import numpy\nfrom scipy.sparse.csgraph import laplacian\nprint(int(laplacian(numpy.array([[0, 1], [1, 0]]))[0, 0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=repository)
+    assert done.stdout.splitlines() == ["[]", "2", "2", "1"]
