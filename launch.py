@@ -17,6 +17,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  before anything that an older Pyt
 
 from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields, idle_flags
 from app.native_logs import quiet_native_libraries
+from app.stopping import interrupted_politely
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
 BENCH_SECTIONS = ("network", "stages", "recorded", "live", "start-up", "smoothing", "scaling")
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         where = "on the page, which is shown without a mode" if mode == "page" else f"with --{mode}"
         print(f"launch.py: {', '.join(idle)}: without effect {where}", file=sys.stderr)
     try:
-        return run(flags, config, page)
+        with interrupted_politely():
+            return run(flags, config, page)
     except KeyboardInterrupt:
         return fail("interrupted; what was done until then is kept")
     except (ImportError, OSError, ValueError) as error:
@@ -159,9 +161,10 @@ def run_files(flags: argparse.Namespace, config: LiveConfig) -> int:
     """Recorded videos or pictures."""
     from app.jobs import run_pictures, run_videos
 
-    report = run_videos(flags.video, flags.out, config) if flags.video else run_pictures(flags.images, flags.out, config)
-    for line in report.done:
-        print(line)
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    report = run_videos(flags.video, flags.out, config, say) if flags.video else run_pictures(flags.images, flags.out, config, say)
     return EXPECTED_ERROR if report.failed else 0
 
 
@@ -174,7 +177,8 @@ def run_live(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) ->
 
         refuse_existing(config.record)
     try:
-        print(run_webcam(flags.webcam, config, flags.out or Path()))
+        text, complete = run_webcam(flags.webcam, config, flags.out or Path())
+        print(text)
     except NoDisplayError:
         if not flags.page:
             raise
@@ -182,7 +186,8 @@ def run_live(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) ->
 
         print("launch.py: there is no display for a window here; the page starts instead", file=sys.stderr)
         run_page(config, page, lambda line: print(line, flush=True))
-    return 0
+        complete = True
+    return 0 if complete else EXPECTED_ERROR
 
 
 def explain(error: Exception) -> str | None:

@@ -71,7 +71,8 @@ class Address:
             return cls("stream", text)
         if Path(text).is_file():
             return cls("file", text)
-        raise InputError(f"--webcam {text}: no such file; expected a camera's number (0), a URL (rtsp://, http://) or a video file")
+        problem = "a folder" if text and Path(text).is_dir() else "no such file"
+        raise InputError(f"--webcam {text}: {problem}; expected a camera's number (0), a URL (rtsp://, http://) or a video file")
 
     @property
     def shown(self) -> str:
@@ -122,7 +123,7 @@ def read_file(address: Address, loop: bool) -> Pictures:
             time_s = frame.time_s
             yield frame.image, start_s + time_s
         if source.warning:
-            log.warning("%s", source.warning)
+            log.warning("%s: %s", address.shown, source.warning)
         if not loop:
             return
         start_s += time_s + 1 / source.fps
@@ -237,7 +238,7 @@ class Camera:
         while not self._first.wait(POLL_S):
             connection = self._connections[0]
             if not connection.is_alive() and not self._first.is_set():
-                raise InputError(f"--webcam: {self.address.shown} {self._reason(connection)}")
+                raise InputError(f"--webcam: {self._reason(connection)}")
             if time.perf_counter() > deadline_s:
                 raise InputError(f"--webcam: {self.address.shown} gave no picture within {allowed_s:g} s; is the source running?")
 
@@ -245,9 +246,10 @@ class Camera:
         hints = {
             "device": "is it plugged in, and not used by another program? Another number may be the right one",
             "stream": "check the address, and that the source is running",
-            "file": "check that it plays",
         }
-        return f"{connection.problem or 'gave no picture'}; {hints[self.address.kind]}"
+        if self.is_file and connection.problem:  # it names the file, and says what to do
+            return connection.problem
+        return f"{self.address.shown} {connection.problem or 'gave no picture'}; {hints.get(self.address.kind, 'check that it plays')}"
 
     def _try(self) -> None:
         connection = Connection(self._connect(self.address), self._deliver)

@@ -110,7 +110,7 @@ class LiveConfig:
     loop: bool = setting(
         False, "with --webcam FILE and --replay: play the file again and again instead of ending with it", action="store_true"
     )
-    duration_s: float | None = setting(None, "with --webcam: end after this time, seconds", type=float, metavar="S")
+    duration_s: float | None = setting(None, "with --webcam: end so many seconds after the network is loaded", type=float, metavar="S")
     target_ms: float = setting(
         33.0, "live: time that a frame may take, milliseconds; the governor holds it by looking, drawing, estimating less often",
         type=float, metavar="MS",

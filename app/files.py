@@ -1,5 +1,6 @@
 """Files that the user names."""
 
+import re
 from pathlib import Path
 
 from core.errors import InputError
@@ -13,6 +14,7 @@ def check_file(path: Path, expected: str, of_folder: str = "") -> None:
     if path.is_dir():
         raise InputError(f"{path}: a folder, expected {expected}{of_folder and f'; {of_folder}'}")
     if not path.exists():
-        raise InputError(f"{path}: no such file; expected {expected}")
+        scheme = re.match(r"(https?|rtsp|rtmp):/+", path.as_posix())
+        raise InputError(f"{path}: no such file; expected {expected}" + "; --webcam takes addresses" * bool(scheme))
     if path.stat().st_size == 0:
         raise InputError(f"{path}: empty (0 bytes), expected {expected}; copy or download it again")

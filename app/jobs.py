@@ -32,6 +32,13 @@ MAX_UNDER_WAY = 96
 """Frames between reading and writing, in memory; enough that a thorough look for people does not stop the others."""
 
 
+Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Engine:
     """What all inputs of a run share."""
@@ -70,7 +77,7 @@ def video_sinks(config: LiveConfig) -> tuple[str, ...]:
 
 @dataclass
 class Report:
-    """How a run went. done: one line per input for stdout; failed: one line per input that could not be read or written."""
+    """How a run went. done: one line per input; failed: one line per input that could not be read or written."""
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -87,8 +94,11 @@ def open_engine(config: LiveConfig, estimator: MeshEstimator | None = None) -> I
         yield Engine(estimator, detector, config)
 
 
-def run_videos(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
-    """Every video into its own folder; one that fails is reported and the rest goes on. KeyboardInterrupt passes."""
+def run_videos(paths: list[Path], folder: Path, config: LiveConfig, say: Say = _silent) -> Report:
+    """Every video into its own folder; one that fails is reported and the rest goes on. KeyboardInterrupt passes.
+
+    say: is told a line for each video as soon as it is done
+    """
     report = Report()
     pairs = zip(paths, result_folders(paths, folder), strict=True)
     there = [(path, target) for path, target in pairs if _accepted(report, lambda path=path: check_video(path))]
@@ -96,12 +106,15 @@ def run_videos(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
         return report
     with open_engine(config) as engine:
         for path, target in there:
-            _attempt(report, path, lambda path=path, target=target: process_video(path, target, engine))
+            _attempt(report, path, lambda path=path, target=target: process_video(path, target, engine), say)
     return report
 
 
-def run_pictures(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
-    """Every picture of these files and folders into its own folder."""
+def run_pictures(paths: list[Path], folder: Path, config: LiveConfig, say: Say = _silent) -> Report:
+    """Every picture of these files and folders into its own folder.
+
+    say: is told a line for each picture at the end, however it comes: between them it would break the progress bar
+    """
     report = Report()
     pictures: list[Path] = []
     for path in paths:
@@ -110,10 +123,14 @@ def run_pictures(paths: list[Path], folder: Path, config: LiveConfig) -> Report:
         return report
     with open_engine(config) as engine:
         progress = engine.make_progress("pictures", len(pictures))
-        for path, target in zip(pictures, result_folders(pictures, folder), strict=True):
-            _attempt(report, path, lambda path=path, target=target: process_picture(path, target, engine))
-            progress.update()
-        progress.close()
+        try:
+            for path, target in zip(pictures, result_folders(pictures, folder), strict=True):
+                _attempt(report, path, lambda path=path, target=target: process_picture(path, target, engine))
+                progress.update()
+        finally:
+            progress.close()
+            for line in report.done:
+                say(line)
     return report
 
 
@@ -128,9 +145,10 @@ def _accepted(report: Report, look: Callable[[], None]) -> bool:
     return True
 
 
-def _attempt(report: Report, path: Path, work: Callable[[], str]) -> None:
+def _attempt(report: Report, path: Path, work: Callable[[], str], say: Say = _silent) -> None:
     try:
         report.done.append(work())
+        say(report.done[-1])
     except (InputError, OSError) as error:
         line = str(error) if str(path) in str(error) else f"{path}: {error}"
         report.failed.append(line)
@@ -154,7 +172,7 @@ def process_video(path: Path, folder: Path, engine: Engine) -> str:
             log.warning("%s: %s", path, warning)
     elapsed_s = max(time.perf_counter() - start_s, 1e-6)
     files = ", ".join(item.name for item in sinks.paths)
-    return f"{path}: {num_frames} frames, {people_phrase(len(people))}, {num_frames / elapsed_s:.1f} frames/s -> {folder}: {files}"
+    return f"{path}: {frames_phrase(num_frames)}, {people_phrase(len(people))}, {num_frames / elapsed_s:.1f} frames/s -> {folder}: {files}"
 
 
 def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, settings: dict[str, Any]) -> tuple[int, set[int]]:
@@ -222,7 +240,7 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
         return f"{path}: {finished}"
     frame = Frame(read_picture(path), 0.0, 0)
     settings = engine.noted(engine.settings)
-    with SinkGroup(_recording(engine, folder, frame.size_px, settings), PICTURE_SINKS) as sinks:
+    with SinkGroup(_recording(engine, folder, frame.size_px, settings, source=path), PICTURE_SINKS) as sinks:
         _warn_of_engine(engine, sinks)
         scene = scene_of_picture(frame, engine.detector, engine.estimator, engine.config)
         sinks.write(scene)
@@ -276,6 +294,11 @@ def _recording(
         folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters,
         config.show_hidden, settle,
     )  # fmt: skip
+
+
+def frames_phrase(count: int) -> str:
+    """How many frames, in words."""
+    return f"{count} frame{'s' * (count != 1)}"
 
 
 def people_phrase(count: int) -> str:

@@ -14,7 +14,7 @@ from app.engine import NO_FACES
 from app.export import Recording, SinkGroup
 from app.finished import already_done, drawing_settings
 from app.hud import STAGES, Hud
-from app.jobs import max_under_way, people_phrase, result_folders, video_sinks, write_scenes
+from app.jobs import frames_phrase, max_under_way, people_phrase, result_folders, video_sinks, write_scenes
 from app.progress import MakeProgress, ProgressBar
 from app.session import SessionReader
 from app.session_format import SessionInfo
@@ -159,4 +159,4 @@ def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress:
                 log.warning("%s: %s", path, warning)
     rate = num_frames / max(time.perf_counter() - start_s, 1e-6)
     files = ", ".join(item.name for item in sinks.paths)
-    return f"{path}: {num_frames} frames, {people_phrase(len(people))}, {rate:.1f} frames/s -> {target}: {files}"
+    return f"{path}: {frames_phrase(num_frames)}, {people_phrase(len(people))}, {rate:.1f} frames/s -> {target}: {files}"

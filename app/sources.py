@@ -21,13 +21,18 @@ from core.errors import InputError
 
 log = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-OTHER_PICTURE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+OTHER_PICTURE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 """Not read from a folder, but missed there."""
 FALLBACK_FPS = 30.0
 MAX_FPS = 1000.0
 MIN_PIXEL_STRETCH = 0.02
 """Pixel aspect ratios nearer to 1 than this are left alone: encoders write 135:136 and the like for no visible reason."""
+
+UNSPECIFIED_COLORSPACE = 2
+"""H.273's number for it, which FFmpeg uses."""
+HD_PX = 720
+"""The shorter side from which on a video is high definition."""
 
 _NOT_A_VIDEO_CODECS = ("ansi", "bintext", "xbin", "idf")
 """FFmpeg draws text files as pictures of a terminal; nobody means that."""
@@ -119,7 +124,7 @@ class VideoSource:
         converter = VideoReformatter()  # one for all: a frame's own would work out its tables anew each time
         with _open_video(self.path) as (container, stream):
             for picture in _decode(container, stream):
-                image = converter.reformat(picture, width, height, "rgb24").to_ndarray()
+                image = converter.reformat(picture, width, height, "rgb24", src_colorspace=_colorspace(picture)).to_ndarray()
                 time_s = self._next_time_s(picture, time_s)
                 yield Frame(self._orientation.apply(image), time_s, num_frames)
                 num_frames += 1
@@ -140,12 +145,10 @@ class VideoSource:
         if self._count_is_exact:
             if num_frames >= self.expected_frames - max(1, self.expected_frames // 50):
                 return None
-            return f"{self.path.name}: read {num_frames} of {self.expected_frames} frames; the file is damaged or ends early"
+            return f"read {num_frames} of {self.expected_frames} frames; the file is damaged or ends early"
         if last_time_s + 1 / self.fps >= 0.9 * self.duration_s - 1:  # the duration may be that of a longer sound track
             return None
-        return (
-            f"{self.path.name}: read {num_frames} frames, {last_time_s:.1f} of {self.duration_s:.1f} s; the file is damaged or ends early"
-        )
+        return f"read {num_frames} frames, {last_time_s:.1f} of {self.duration_s:.1f} s; the file is damaged or ends early"
 
 
 @contextlib.contextmanager
@@ -230,6 +233,11 @@ def _counted_frames(stream: VideoStream) -> int | None:
         return None
     hidden = sum(1 for entry in stream.index_entries if entry.is_discard) if len(stream.index_entries) == stream.frames else 0
     return stream.frames - hidden
+
+
+def _colorspace(picture: av.VideoFrame) -> str | None:
+    """What a picture's numbers mean where it does not say: BT.709 in high definition, as players have it. None: as it says, or BT.601."""
+    return "ITU709" if picture.colorspace == UNSPECIFIED_COLORSPACE and min(picture.width, picture.height) >= HD_PX else None
 
 
 def _square_pixel_size_px(frame: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:

@@ -10,13 +10,20 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 Handler = Callable[[int, FrameType | None], object]
-ASKING = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C and a polite kill."""
+ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C, a polite kill, and a terminal that is closed."""
+
+
+@contextmanager
+def interrupted_politely() -> Iterator[None]:
+    """A polite kill and a terminal that is closed do what Ctrl-C does, unless somebody wants them ignored (nohup)."""
+    with handled_by(signal.default_int_handler, [number for number in ASKING if signal.getsignal(number) is signal.SIG_DFL]):
+        yield
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and a polite kill set. A second Ctrl-C interrupts as usual."""
+    """An event that Ctrl-C, a polite kill and the terminal's end set. A second Ctrl-C interrupts as usual."""
     stop = threading.Event()
 
     def ask(number: int, _: object) -> None:
@@ -24,7 +31,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    with handled_by(ask, ASKING):
+    with handled_by(ask, [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT]):
         yield stop
 
 

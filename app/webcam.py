@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import math
 import os
 import sys
 import threading
@@ -54,8 +55,9 @@ class View(Protocol):
         """Take it away."""
 
 
-def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
-    """Run until the window is closed, Ctrl-C, the file's end or --duration-s; returns the line to print.
+def run_webcam(address: str, config: LiveConfig, folder: Path) -> tuple[str, bool]:
+    """Run until the window is closed, Ctrl-C, the file's end or --duration-s; returns the line to print, and whether all that was to be
+    recorded is.
 
     folder: for screenshots and for recordings started by the key. Raises InputError when the source cannot be opened, the network is
     missing, or there is no display for the window.
@@ -72,7 +74,7 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> str:
                 live = LiveSession(camera, loop, recorder, config, stop)
                 live.run(None if config.headless else open_window(config, folder, recorder.toggle))
             loop.check()
-            return f"{camera.address.shown}: {meter.summary(time.perf_counter())}{recorder.summary}"
+            return f"{camera.address.shown}: {meter.summary(time.perf_counter())}{recorder.summary}", recorder.complete
     finally:
         loading.abandon(lambda pipeline: pipeline.close())
 
@@ -166,6 +168,11 @@ class Recorder:
         return f"; recorded {', '.join(recorded)}" if recorded else ""
 
     @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for is recorded."""
+        return not self._wanted and not any(item.problem for item in self._recorders)
+
+    @property
     def paths(self) -> list[Path]:
         """Of what was recorded, and of what is being recorded."""
         return [item.path for item in self._recorders]
@@ -204,7 +211,8 @@ class LiveSession:
 
     def __init__(self, camera: Camera, loop: LiveLoop, recorder: Recorder, config: LiveConfig, stop: threading.Event) -> None:
         self._camera, self._loop, self._recorder, self._stop = camera, loop, recorder, stop
-        self._end_s = time.perf_counter() + config.duration_s if config.duration_s else float("inf")
+        self._duration_s = config.duration_s or math.inf
+        self._end_s = math.inf
         self._shown: Moment | None = None
         self._drawn_s = self._hud_s = self._said_s = -1e9
         self._hud = Hud()
@@ -230,7 +238,10 @@ class LiveSession:
                 window.close()
 
     def _ended(self) -> bool:
-        return self._stop.is_set() or self._loop.finished or time.perf_counter() >= self._end_s
+        now_s = time.perf_counter()
+        if math.isinf(self._end_s) and self._loop.pipeline is not None:
+            self._end_s = now_s + self._duration_s
+        return self._stop.is_set() or self._loop.finished or now_s >= self._end_s
 
     def _draw(self, window: View) -> bool:
         """Draw the newest scene if it is time to, and take keys; False when the window was closed. A failing renderer is only counted."""

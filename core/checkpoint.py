@@ -160,7 +160,8 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
         return path
     known = ", ".join(known_checkpoints()) or "none"
     if path.suffix or path.name != str(name_or_path):
-        raise InputError(f"checkpoint {path}: no such file; give a {SUFFIX} file, an official .bin, or a name in checkpoints/: {known}")
+        problem = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"checkpoint {path}: {problem}; give a {SUFFIX} file, an official .bin, or a name in checkpoints/: {known}")
     raise InputError(f"unknown checkpoint {str(name_or_path)!r}; known: {known}; or give the path of a {SUFFIX} file")
 
 

@@ -78,7 +78,10 @@ class MeshEstimator:
         Raises InputError for another kind of image, and for boxes that are not finite or have no area.
         """
         check_image(image)
-        boxes = np.asarray(boxes_px, np.float64)
+        try:
+            boxes = np.asarray(boxes_px, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError("boxes_px: got something else than numbers in rows of one length, expected (N, 4): x0, y0, x1, y1") from error
         if boxes.size == 0:
             return []
         if boxes.ndim != 2 or boxes.shape[1] != 4:

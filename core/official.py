@@ -81,7 +81,7 @@ def renamed(name: str, prefixes: Mapping[str, str]) -> str:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a file by torch.save. Raises InputError."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {'a folder, expected a file by torch.save' if path.is_dir() else 'no such file'}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

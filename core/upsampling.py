@@ -32,6 +32,8 @@ class Upsample(nn.Module):
 
     def forward(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) -> (B, V', 3)."""
+        if not len(vertices):  # embedding_bag takes no rows without numbers
+            return vertices.new_zeros((0, len(self.ids), 3), dtype=self.weights.dtype)
         table = vertices.to(self.weights.dtype).transpose(0, 1).flatten(1)  # (V, B * 3)
         mixed = F.embedding_bag(self.ids, table, per_sample_weights=self.weights, mode="sum")
         return mixed.unflatten(1, (-1, 3)).transpose(0, 1)

@@ -1,7 +1,6 @@
 """`--bench`: the chosen sections one after the other into one report, which is printed and written even when it is cut short."""
 
 import logging
-import signal
 import tempfile
 import time
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from app.bench.machine import peak_gpu_memory_mb, peak_memory_mb, this_machine
 from app.bench.report import Report
 from app.bench.sections import QUICK, THOROUGH, Bench, chosen
 from app.config import LiveConfig
-from app.stopping import handled_by
+from app.stopping import interrupted_politely
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def run_bench(names: list[str], folder: Path, config: LiveConfig, quick: bool = 
     if report.machine.warning:
         log.warning("%s", report.machine.warning)
     with (
-        handled_by(signal.default_int_handler, (signal.SIGTERM,)),  # a polite kill leaves a table as Ctrl-C does
+        interrupted_politely(),  # a polite kill leaves a table as Ctrl-C does
         tempfile.TemporaryDirectory(prefix="fastmetro-bench-") as temporary,
         ExitStack() as stack,
     ):

@@ -21,6 +21,8 @@ BIG_FRAME_PX = 3840 * 2160
 ITU_709 = 1
 LIMITED_RANGE = 1
 VIDEO_END_TOLERANCE_S = 0.25
+RUN_UP_S = 0.005
+"""Sound that begins by more than this before the pictures is not passed on."""
 SECONDS_PER_FRAGMENT = 2.0
 """What a killed process loses at most, beside what the encoder still looks at; also how finely a player can seek."""
 
@@ -29,13 +31,15 @@ class Mp4Writer:
     """H.264 (libx264 veryfast), yuv420p, timestamps kept.
 
     The file is written in fragments until it is closed and becomes a plain MP4 then (FFmpeg's hybrid_fragmented): a killed process
-    leaves a file that plays. yuv420p needs even sides: odd pictures get one more row or column, a copy of the last one.
+    leaves a file that plays. Such a file cannot say that it is to be shown from a later place on, so the pictures, which are decoded in
+    another order than they are shown, begin at 0 by negative offsets. yuv420p needs even sides: odd pictures get one more row or column, a
+    copy of the last one.
     """
 
     def __init__(self, path: Path, size_px: tuple[int, int], fps: float, sound: "Soundtrack | None" = None) -> None:
         """size_px: width, height. Raises OSError when `path` cannot be written."""
         self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "hybrid_fragmented+frag_keyframe", "flush_packets": "1"}
+            str(path), "w", format="mp4", options={"movflags": "hybrid_fragmented+frag_keyframe+negative_cts_offsets", "flush_packets": "1"}
         )
         width, height = size_px
         params = ["subme=1"]  # a third less time than veryfast's 2, for 7 % larger files and 0.2 dB
@@ -147,6 +151,8 @@ class Soundtrack:
 
     def _advance(self) -> None:
         self._next = next(self._packets, None) if self._packets is not None else None
+        while self._next is not None and self._time_s(self._next) < -RUN_UP_S:  # a codec's run-up, which would move all the rest
+            self._next = next(self._packets, None)
 
     def _give_up(self, error: Exception) -> None:
         self.warning = f"the sound of {self._name} could not be carried over from some point on: {error}"

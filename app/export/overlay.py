@@ -74,7 +74,9 @@ class OverlaySink(ClosingSink):
             raise
         if self._sound is not None and self._sound.warning:
             self.warnings.append(self._sound.warning)
-        if self._partial.exists():  # it does when a frame was written
+        if self.broken:
+            self.warnings.append(f"{self._partial.name} ends early")
+        elif self._partial.exists():  # it does when a frame was written
             self._partial.replace(self.path)
         else:
             self.path.unlink(missing_ok=True)  # an earlier run's

@@ -1,7 +1,8 @@
 """What every file format has in common: a sink takes Scenes one by one and leaves a file when it is closed.
 
 A sink is a context manager. It writes under a `.partial` name and renames when it is closed, so that a finished name always
-means a finished file; closing early (Ctrl-C, an error further up) keeps what was written until then.
+means a finished file; closing early (Ctrl-C, an error further up) keeps what was written until then. Where something could not be
+written, as on a full disk, the overlay keeps its `.partial` name: there may be no summary that says that it ends early.
 """
 
 import logging
@@ -74,10 +75,11 @@ class Recording:
 
 
 class Sink(Protocol):
-    """Takes scenes, leaves one file. `warnings`: what went wrong without stopping the run, in plain sentences."""
+    """Takes scenes, leaves one file. `warnings`: what went wrong without stopping the run, in plain sentences. broken: see ClosingSink."""
 
     path: Path
     warnings: list[str]
+    broken: bool
 
     def write(self, scene: Scene) -> None:
         """Add one frame."""
@@ -98,7 +100,9 @@ AnySink = TypeVar("AnySink", bound="ClosingSink")
 
 
 class ClosingSink:
-    """The context manager part, shared by all sinks."""
+    """The context manager part, shared by all sinks. broken: something of the run could not be written, so no file of it is whole."""
+
+    broken = False
 
     def __enter__(self: AnySink) -> AnySink:
         return self
@@ -133,6 +137,8 @@ VIDEO_SINKS = (OVERLAY_SINK, "meshes.npz", "summary.json")
 PREVIEW_SINK = "people.glb"
 """Made from meshes.npz, so it is named after that one."""
 PICTURE_SINKS = ("overlay.png", "meshes.npz", "summary.json")
+MADE_LATER = ("person-*.bvh",)
+"""Made of an earlier run's meshes.npz by programs of their own, so they go with it."""
 
 
 class SinkGroup(ClosingSink):
@@ -159,6 +165,9 @@ class SinkGroup(ClosingSink):
             for name in SINKS:
                 if name not in names:
                     (recording.folder / name).unlink(missing_ok=True)
+            for pattern in MADE_LATER:
+                for stale in recording.folder.glob(pattern):
+                    stale.unlink(missing_ok=True)
         except BaseException:
             self.close()
             raise
@@ -201,7 +210,11 @@ class SinkGroup(ClosingSink):
         timings_ms = dict(scene.timings_ms)
         for name, sink in self._sinks.items():
             start_s = time.perf_counter()
-            sink.write(replace(scene, timings_ms=dict(timings_ms)))
+            try:
+                sink.write(replace(scene, timings_ms=dict(timings_ms)))
+            except OSError:
+                self._mark_broken()
+                raise
             timings_ms[name] = (time.perf_counter() - start_s) * 1e3
         self.num_scenes += 1
 
@@ -209,6 +222,10 @@ class SinkGroup(ClosingSink):
         """Close all, also when one fails or Ctrl-C comes; the first error is raised after the others are closed."""
         with orderly_end():
             self._close_all()
+
+    def _mark_broken(self) -> None:
+        for sink in self._sinks.values():
+            sink.broken = True
 
     def _close_all(self) -> None:
         errors: list[Exception] = []
@@ -221,5 +238,7 @@ class SinkGroup(ClosingSink):
             except Exception as error:  # each remaining sink must still be closed
                 log.debug("closing %s failed", name, exc_info=True)
                 errors.append(error)
+                if isinstance(error, OSError):
+                    self._mark_broken()
         if errors:
             raise errors[0]

@@ -156,7 +156,7 @@ def kind_of(head: bytes) -> str | None:
     pictures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
     if head.startswith(pictures) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return PICTURE
-    starts = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x30\x26\xb2\x75")
+    starts = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x30\x26\xb2\x75", b"GIF8")
     boxes = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
     is_transport_stream = any(
         len(head) > start + 188 and head[start] == head[start + 188 + (4 if start else 0)] == 0x47 for start in (0, 4)

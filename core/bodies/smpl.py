@@ -92,7 +92,8 @@ class SmplBody:
         levels = _official_levels(mesh, model) if mesh else _own_levels(model)
         if model is None:
             known = "faces and rest mesh are those of the mesh file" if mesh.faces is not None else "so no faces to draw either"
-            log.warning("SMPL body: no SMPL model in %s, so no posing; %s. To have one put %s there", folder, known, SMPL_SOURCE)
+            level = logging.INFO if mesh.faces is not None else logging.WARNING
+            log.log(level, "SMPL body: no SMPL model in %s, so no posing; %s. To have one put %s there", folder, known, SMPL_SOURCE)
         elif not regressor_file.is_file():
             log.warning(
                 "SMPL body: no %s in %s; joints come from SMPL's own regressor, so scores do not compare with published ones. It is in %s",

@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def wanted_sets(options: argparse.Namespace) -> dict[str, list[ScoredSet]]:
-    """Key of the report -> sets under it. Raises InputError when nothing was asked for, or for a limit below 0."""
+    """Key of the report -> sets under it. Raises InputError for what is not there, or for a limit below 0."""
     if min(options.limit, options.tsv_limit) < 0:
         raise InputError(f"--limit, --tsv-limit: got {options.limit} and {options.tsv_limit}, expected 0 (all) or more")
     sets: dict[str, list[ScoredSet]] = {
@@ -65,8 +65,10 @@ def wanted_sets(options: argparse.Namespace) -> dict[str, list[ScoredSet]]:
         "tsv": [PeopleSet("tsv", path, options.tsv_limit, options.crop) for path in options.tsv],
         "keypoints": [KeypointSet(folder, options.min_keypoints) for folder in options.coco],
     }
-    if not any(sets.values()):
-        raise InputError("evaluate: got neither --shards nor --coco nor --tsv, so there is nothing to measure; give one of them")
+    given = (("--shards", [options.shards] if options.shards else []), ("--tsv", options.tsv), ("--coco", options.coco))
+    for flag, path in ((flag, path) for flag, paths in given for path in paths):  # before a network is loaded
+        if not path.exists():
+            raise InputError(f"{flag}: got {path}, but there is nothing of that name")
     for flag, path in (("--json", options.json), ("--sheet", options.sheet)):
         if path and not path.absolute().parent.is_dir():
             raise InputError(f"{flag}: got {path}, but there is no folder {path.parent}; make it first")
@@ -157,7 +159,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line entry point; the exit code."""
     import torch
 
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if not (options.shards or options.tsv or options.coco):
+        parser.error("got neither --shards nor --coco nor --tsv, so there is nothing to measure; give one of them")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(options.threads)
     return exit_code(lambda: report_scores(options))

@@ -4,6 +4,8 @@ import _thread
 import ast
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -331,6 +333,52 @@ def test_bad_inputs_are_reported_and_the_others_done(
     assert len(report.failed) == 3
     assert all("\n" not in line for line in report.failed)
     assert not (tmp_path / "out2").exists()
+
+
+def test_each_video_is_told_when_it_is_done(
+    fake_engine: RectangleDetector, capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path, *others: object) -> str:
+        if path.name == "second.mp4":
+            raise KeyboardInterrupt
+        return process_video(path, *others)
+
+    monkeypatch.setattr(app.jobs, "process_video", interrupted)
+    second = tmp_path / "second.mp4"
+    second.write_bytes(clip.read_bytes())
+    code, out, err = outcome(capsys, "--video", clip, second, "--out", tmp_path / "out")
+    assert code == 1
+    assert "30 frames" in out
+    assert "interrupted; what was done until then is kept" in err
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_polite_kill_keeps_what_is_done(
+    fake_engine: RectangleDetector,
+    capsys: pytest.CaptureFixture[str],
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    once = iter([getattr(signal, name)])
+
+    def killed(*_: object, **__: object) -> list[object]:
+        for number in once:
+            os.kill(os.getpid(), number)
+        time.sleep(0.3)
+        return []
+
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
+    monkeypatch.setattr(RectangleDetector, "detect", killed)
+    try:
+        code, _, err = outcome(capsys, "--video", clip, "--out", tmp_path / "out")
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert code == 1
+    assert "interrupted; what was done until then is kept" in err
+    summary = json.loads(next((tmp_path / "out").glob("*/summary.json")).read_text())
+    assert summary["settings"]["state"] == "interrupted"
 
 
 def test_an_output_folder_that_cannot_be_made(

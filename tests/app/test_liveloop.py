@@ -338,10 +338,23 @@ def test_a_session_that_ends_before_the_network_is_there_says_that_nothing_is_re
 ) -> None:
     ended = threading.Event()
     monkeypatch.setattr(app.webcam, "open_pipeline", lambda _: ended.wait(60) and open_fake())
-    said = run_webcam(str(clip), replace(CONFIG, record=tmp_path / "a.arrows", duration_s=0.3), tmp_path)
+    threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+    said, complete = run_webcam(str(clip), replace(CONFIG, record=tmp_path / "a.arrows"), tmp_path)
     ended.set()
     assert "nothing recorded to" in said
+    assert not complete
     assert not (tmp_path / "a.arrows").exists()
+
+
+def test_the_duration_begins_when_the_network_is_there(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_slowly(_: LiveConfig) -> LivePipeline:
+        time.sleep(1.5)
+        return open_fake()
+
+    monkeypatch.setattr(app.webcam, "open_pipeline", open_slowly)
+    _, complete = run_webcam(str(clip), replace(CONFIG, loop=True, record=tmp_path / "a.arrows", duration_s=1.0), tmp_path)
+    assert complete
+    assert len(list(SessionReader(tmp_path / "a.arrows"))) > 2
 
 
 def test_a_network_that_fails_ends_a_file_that_waits(clip: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_cut_file_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
     source = VideoSource(_without_its_end(path, 0.7))
     num_frames = len(list(source))
     assert 5 < num_frames < 118
-    assert source.warning == f"cut.mp4: read {num_frames} of 120 frames; the file is damaged or ends early"
+    assert source.warning == f"read {num_frames} of 120 frames; the file is damaged or ends early"
 
 
 def test_a_cut_file_without_a_frame_count(tmp_path: Path) -> None:
@@ -219,10 +219,29 @@ def test_a_folder_of_pictures_in_order(tmp_path: Path) -> None:
 
 def test_pictures_of_other_kinds_in_a_folder_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _save(tmp_path / "a.jpg", quarter_picture(40, 30))
-    for name in ("b.HEIC", "c.heic", "d.tif", "notes.txt"):
+    for name in ("b.HEIC", "c.heic", "d.gif", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in ImageSource(tmp_path).paths] == ["a.jpg"]
-    assert caplog.messages == [f"{tmp_path}: pictures of other kinds left out (2 .heic, 1 .tif); save them as .jpg or .png"]
+    assert caplog.messages == [f"{tmp_path}: pictures of other kinds left out (1 .gif, 2 .heic); save them as .jpg or .png"]
+
+
+def test_high_definition_that_does_not_say_so_is_bt_709(tmp_path: Path) -> None:
+    red = np.zeros((720, 1280, 3), np.uint8)
+    red[..., 0] = 255
+    for size_px, matrix in (((1280, 720), "ITU709"), ((640, 360), "ITU601")):
+        path = tmp_path / f"{matrix}.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=30, options={"crf": "1"})
+            stream.width, stream.height, stream.pix_fmt = *size_px, "yuv420p"
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(red[: size_px[1], : size_px[0]]), format="rgb24")
+            picture = picture.reformat(format="yuv420p", dst_colorspace=matrix)
+            picture.colorspace = 2  # unspecified
+            for pts in range(2):
+                picture.pts = pts
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+        frame = next(iter(VideoSource(path)))
+        assert np.abs(frame.image.reshape(-1, 3).mean(axis=0) - (255, 0, 0)).max() < 6, matrix
 
 
 def test_exif_orientation(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def test_a_batch_of_one_equals_that_item_in_a_batch_of_many(estimator: MeshEstim
 def test_nobody_is_an_empty_list(estimator: MeshEstimator, image: np.ndarray) -> None:
     assert estimator.from_boxes(image, np.zeros((0, 4))) == []
     assert estimator.from_boxes(image, []) == []
+    for boxes in ([[0, 0, 10, 10], [1, 2]], [["a", "b", "c", "d"]]):
+        with pytest.raises(InputError, match="numbers in rows of one length"):
+            estimator.from_boxes(image, boxes)
     assert estimator.from_crops([]) == []
 
 

@@ -112,6 +112,12 @@ def test_a_batch_of_one_equals_that_item_in_a_batch_of_many() -> None:
                 torch.testing.assert_close(one[0], all_of_them[index], atol=1e-5, rtol=0)
 
 
+def test_nobody_in_a_batch_is_nobody() -> None:
+    prediction = toy_model()(torch.zeros(0, 3, 224, 224))
+    assert prediction.joints.shape == (0, 14, 3)
+    assert [level.shape[0] for level in prediction.levels] == [0, 0, 0]
+
+
 def test_two_levels_leave_the_full_mesh_out() -> None:
     model = toy_model().eval()
     features = torch.rand(2, 8, 7, 7)

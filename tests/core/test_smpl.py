@@ -121,6 +121,7 @@ def test_at_rest_it_is_the_template_in_smpls_axes(body: SmplBody) -> None:
 
 
 def test_without_an_smpl_model_faces_come_from_the_mesh_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     write_mesh_files(tmp_path)
     body = load_body("smpl", tmp_path)
     assert body.faces.shape == (NUM_FACES, 3)

@@ -55,7 +55,7 @@ def test_an_upload_stops_at_the_limit_and_leaves_nothing(tmp_path: Path) -> None
         (b"\x00\x00\x00\x20ftypisom", VIDEO), (b"\x1a\x45\xdf\xa3", VIDEO), (b"RIFF1234AVI LIST", VIDEO), (b"\xff\xd8\xff\xe0", PICTURE),
         (b"\x89PNG\r\n\x1a\n", PICTURE), (b"RIFF1234WEBPVP8", PICTURE), (b"G" + bytes(187) + b"G" + bytes(200), VIDEO),
         (b"#EXTM3U\nfile:///etc/passwd", None), (b"ffconcat version 1.0\nfile /etc/passwd", None), (b"v=0\no=- 0 0 IN IP4 1.2.3.4", None),
-        (b"<svg xmlns=", None), (b"", None),
+        (b"<svg xmlns=", None), (b"", None), (b"GIF89a", VIDEO),
     ],
 )  # fmt: skip
 def test_kinds_by_their_first_bytes(head: bytes, kind: str | None) -> None:

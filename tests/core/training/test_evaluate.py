@@ -282,10 +282,18 @@ def test_a_network_without_numbers_is_one_line(
         assert error.startswith("no usable mesh from the network")
 
 
+def test_nothing_to_measure_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run([])
+    assert caught.value.code == 2
+    assert "neither --shards nor --coco nor --tsv" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line(tmp_path: Path, coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "no-report.json").write_text("[1, 2]")
     for flags, message in (
-        ([], "neither --shards nor --coco nor --tsv"),
+        (["--coco", tmp_path / "none"], "there is nothing of that name"),
+        (["--shards", tmp_path / "none"], "there is nothing of that name"),
         (["--checkpoint", "no-such", "--coco", tmp_path], "no-such"),
         (["--coco", coco, "--tsv-limit", -1], "expected 0"),
         (["--coco", coco, "--json", tmp_path / "no" / "a.json"], "make it first"),
