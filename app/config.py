@@ -48,6 +48,7 @@ class SmoothConfig:
     root_beta_hz_per_m_s: float = setting(28.0, "place in the picture in motion, Hz per m/s at the person's distance")
     depth_min_cutoff_hz: float = setting(0.3, "distance at rest, Hz")
     depth_beta_hz_per_m_s: float = setting(60.0, "distance in motion, Hz per m/s")
+    depth_line_s: float = setting(0.13, "distance in recordings: on a line through what is this far away, seconds (standard deviation)")
     previous_share: float = setting(0.3, "share of the frame before in what is filtered, 0..0.5; takes away what alternates between frames")
     depth_previous_share: float = setting(0.35, "the same for the distance, which is noisier")
     derivative_cutoff_hz: float = setting(2.5, "speed estimate, Hz; higher notices motion sooner")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
+from app.distance import DistanceSmoother
 from app.proportions import soundness
 from app.smooth import MeshSmoother, RecordingSmoother
 from app.types import Posture, Sample, Scene, SmoothedMesh
@@ -114,6 +115,10 @@ def calm_of(paths: list[Path3d], signal: str) -> Calm:
     return Calm(float(jitters[0]), float(jitters[1]), float(LAG_GRID_FRAMES[errors.argmin()]))
 
 
+Calmed = list[tuple[Scene, list[Posture]]]
+"""Scenes, each with its people's smoothed postures."""
+
+
 def samples_of(scene: Scene, body: "Body") -> list[Sample]:
     """What is smoothed of a scene's people."""
     return [
@@ -137,12 +142,37 @@ def smoothed_as_recorded(scenes: Iterable[Scene], body: "Body", config: LiveConf
     """The same in runs as long as the spans of a recording."""
     smoother = RecordingSmoother(config.smoothing, config.smooth)
     held: deque[list[Scene]] = deque()
-    for run in runs_of(scenes, config.detect.interval_s):
-        held.append(run)
-        for postures in smoother([sample for scene in run for sample in samples_of(scene, body)]):
-            yield from _shared_out(held.popleft(), postures)
-    for postures in smoother.rest():
-        yield from _shared_out(held.popleft(), postures)
+
+    def calmed() -> Iterator[Calmed]:
+        for run in runs_of(scenes, config.detect.interval_s):
+            held.append(run)
+            for postures in smoother([sample for scene in run for sample in samples_of(scene, body)]):
+                yield list(_shared_out(held.popleft(), postures))
+        for postures in smoother.rest():
+            yield list(_shared_out(held.popleft(), postures))
+
+    for run in calmed() if config.smoothing == "none" else _at_calm_distances(calmed(), config):
+        yield from run
+
+
+def _at_calm_distances(runs: Iterable[Calmed], config: LiveConfig) -> Iterator[Calmed]:
+    """The last step of a recording, app.distance."""
+    distances = DistanceSmoother(config.smooth)
+    waiting: Calmed = []
+    for run in (*runs, None):
+        moved = distances.rest() if run is None else distances([_placed(scene, postures) for scene, postures in run])
+        yield [(scene, _moved(postures, found)) for (scene, postures), found in zip(waiting, moved, strict=True)]
+        waiting = run or []
+
+
+def _placed(scene: Scene, postures: list[Posture]) -> Scene:
+    pairs = zip(scene.meshes, postures, strict=True)
+    return replace(scene, meshes=tuple(replace(mesh, translation_m=posture.translation_m.astype(np.float32)) for mesh, posture in pairs))
+
+
+def _moved(postures: list[Posture], scene: Scene) -> list[Posture]:
+    pairs = zip(postures, scene.meshes, strict=True)
+    return [replace(posture, translation_m=mesh.translation_m.astype(np.float64)) for posture, mesh in pairs]
 
 
 def runs_of(scenes: Iterable[Scene], duration_s: float) -> Iterator[list[Scene]]:

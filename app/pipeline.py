@@ -16,6 +16,7 @@ import numpy as np
 from app.boxes import box_iou, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
+from app.distance import DistanceSmoother
 from app.placing import (
     Clock,
     Finisher,
@@ -95,6 +96,7 @@ class VideoPipeline:
         self._detector, self._estimator, self._config = detector, estimator, config
         self._tracker = Tracker(config.track, config.max_people)
         self._smoother = RecordingSmoother(config.smoothing, config.smooth)
+        self._distances = None if config.smoothing == "none" else DistanceSmoother(config.smooth)
         self._finisher = Finisher(estimator.body, config)
         self._rolls, self._followed_rolls = Rolls(), Rolls()  # two, since a thread of its own fills each
         self._searches = Searches(config.detect.search_every, config.detect.search_at_least_every)
@@ -110,10 +112,10 @@ class VideoPipeline:
         }
 
     def max_held_frames(self, frame_bytes: int) -> int:
-        """How many frames of this size the stages hold back at most: those of two spans that wait for what calms them, those of the next
+        """How many frames of this size the stages hold back at most: those of three spans that wait for what calms them, those of the next
         one, and the frame that shows that it is complete.
         """
-        return 3 * max_span_frames(frame_bytes, self._config.detect.max_interval_frames) + 1
+        return 4 * max_span_frames(frame_bytes, self._config.detect.max_interval_frames) + 1
 
     def scenes(self, frames: Iterable[Frame]) -> Iterator[Scene]:
         """One Scene per Frame, made when it is asked for; `timings_ms` are a span's times shared out evenly over its frames."""
@@ -137,6 +139,7 @@ class VideoPipeline:
                 yield from self._finished(held.popleft(), postures)
         for postures in self._smoother.rest():
             yield from self._finished(held.popleft(), postures)
+        yield from self._distances.rest() if self._distances else ()
         for error in errors:  # nothing is lost of what came before it
             raise error
 
@@ -173,15 +176,18 @@ class VideoPipeline:
         return _Held(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), done
 
     def _finished(self, held: _Held, calmed: list[Posture]) -> list[Scene]:
-        """Everybody before the frame's camera."""
+        """Everybody before the frame's camera: the scenes that this span finishes, mostly those of the span before."""
         frames, clock, start_s = held.span.frames, Clock(), time.perf_counter()
+        earlier: list[Scene] = []
         if held.span.starts_scene:
             self._finisher.reset()
+            earlier = self._distances.rest() if self._distances else []
         meshes = self._finisher(held.people, calmed)
         clock.add("smooth", start_s)
         timings_ms = clock.take(len(frames), held.timings_ms)
         people = {frame.index: tuple(mesh for index, mesh in meshes if index == frame.index) for frame in frames}
-        return [Scene(frame, intrinsics_of(frame, self._config.focal_px), people[frame.index], dict(timings_ms)) for frame in frames]
+        scenes = [Scene(frame, intrinsics_of(frame, self._config.focal_px), people[frame.index], dict(timings_ms)) for frame in frames]
+        return earlier + (self._distances(scenes) if self._distances else scenes)
 
     def _look(self, frame: Frame, clock: Clock, first: bool = False) -> None:
         """Find people and tell the tracker. Small people are searched for now and then, and whenever fewer are found than before."""
