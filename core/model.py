@@ -110,9 +110,12 @@ class FastMETRO(nn.Module):
         """Decoder tokens (1, 445, wide) after the first self-attention, and their queries to the image.
 
         They are the same for every picture, so they are computed for a batch of one; in training one dropout mask then serves the
-        whole batch. Inference computes them once and again only when a weight behind them has changed.
+        whole batch. Inference computes them once and again only when a weight behind them has changed. A fused optimiser changes
+        weights without counting it, so a pass that one may follow forgets them.
         """
         if self.training or torch.is_grad_enabled():
+            if not torch.compiler.is_compiling():
+                self._constants = None
             return self._compute_constants()
         device = self.conv_1x1.weight.device.type
         weights = (*self.tokens.parameters(), *self.camera.parameters(), *self.stages[0].decoder.layers[0].parameters())
@@ -125,6 +128,12 @@ class FastMETRO(nn.Module):
     def _compute_constants(self) -> tuple[Tensor, Tensor]:
         tokens = torch.cat([self.camera.decoder_tokens, self.tokens()])[None]
         return self.stages[0].begin(tokens, self.mask)
+
+    def train(self, mode: bool = True) -> "FastMETRO":
+        """As nn.Module's. Whoever changes the mode has trained or will, so the constants are forgotten."""
+        if mode != self.training:
+            self._constants = None
+        return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FastMETRO":
         """As nn.Module's, behind `to` and its kin; new memory may lie where the old lay, so the constants are forgotten."""

@@ -153,6 +153,22 @@ def test_constants_follow_the_weights() -> None:
         assert model.double().decode(features.double()).levels[2].dtype == torch.float64
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_constants_follow_a_fused_optimiser(training: bool) -> None:
+    """AdamW(fused=True) changes weights without raising their version."""
+    model, features = toy_model().eval(), torch.rand(1, 8, 7, 7)
+    with torch.no_grad():
+        before = model.decode(features).joints
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model.train(training).decode(features).joints.square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model.eval().decode(features).joints
+        model._constants = None
+        torch.testing.assert_close(after, model.decode(features).joints, rtol=0, atol=0)
+    assert not torch.equal(before, after)
+
+
 def test_bfloat16_stays_near_float32() -> None:
     model = toy_model(variant("fastmetro-s-blazepose")).eval()
     features = torch.rand(2, 8, 7, 7)
