@@ -1,6 +1,9 @@
 """Batches that worker processes prepare."""
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
@@ -9,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from core.training.batches import Batch, Cursor
 
+PARENT_CHECK_S = 2.0
 Stream = AbstractContextManager[Iterator[tuple[Cursor, Batch]]]
 """Endless (cursor after the batch, batch). Leaving it ends the workers that prepare them."""
 
@@ -44,10 +48,18 @@ def worker_options(num_workers: int, ahead: int) -> dict[str, Any]:
     if not num_workers:
         return {"num_workers": 0}
     cv2.setNumThreads(1)  # in a worker OpenCV would wait for threads that only the main process has
-    return {"num_workers": num_workers, "prefetch_factor": ahead, "worker_init_fn": _leave_signals}
+    return {"num_workers": num_workers, "prefetch_factor": ahead, "worker_init_fn": _begin_worker}
 
 
-def _leave_signals(_: int) -> None:
-    """In a worker: Ctrl-C is for the main process, which lets everybody end in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _begin_worker(_: int) -> None:
+    """In a worker: both signals are for the main process, which lets everybody end in order; a process group gets them all at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    """End this process when its parent is gone: PyTorch's own watchdog would wait for a full pipe that nobody reads."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_S)
+    os._exit(1)

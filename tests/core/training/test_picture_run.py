@@ -271,6 +271,23 @@ def test_sigterm_saves_and_ends_and_the_same_command_goes_on(tmp_path: Path, peo
     assert trainer.num_samples == seen
 
 
+def test_a_signal_to_the_whole_process_group_saves_too(tmp_path: Path, people: Path) -> None:
+    """As torchrun, timeout and Slurm send it: to the processes that read pictures as well."""
+    training = {"samples": 400_000, "log_samples": 16, "validate_samples": 390_000}
+    data = {"train": {"kind": "shards", "path": str(people)}, "validation": None, "workers": 2}
+    place = write_config(tmp_path / "c.yaml", people, None, training=training, data=data)
+    process = subprocess.Popen(toy_command(str(place)), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 150
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 0, said
+    assert "stopped by SIGTERM" in said
+    assert read_state(tmp_path / "run" / "state.pt")["counts"]["num_samples"] > 0
+
+
 def test_two_processes_train_as_one(tmp_path: Path, people: Path, validation: Path) -> None:
     """torchrun with two processes: the same batches, so up to rounding the same weights as one process that accumulates.
 

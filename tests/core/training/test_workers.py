@@ -1,7 +1,15 @@
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice, pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -10,6 +18,7 @@ from core.errors import InputError
 from core.training.batches import Batch, Cursor
 from core.training.workers import Stream, cursors_from, streamed, worker_options
 
+REPOSITORY = Path(__file__).parents[3]
 START = Cursor(0, 0, ())
 
 
@@ -45,6 +54,52 @@ def test_leaving_a_stream_ends_its_workers_whoever_still_holds_it() -> None:
         assert len(multiprocessing.active_children()) == 2
     assert multiprocessing.active_children() == []
     assert list(batches) == []
+
+
+class Heavy(Numbers):
+    """More than a pipe holds."""
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return np.zeros(200_000)
+
+
+def heavy_stream() -> Stream:
+    loader = DataLoader(Heavy(), batch_size=None, collate_fn=lambda array: array, **worker_options(2, 2))
+    return streamed(loader, cursors_from(START, 3), lambda array: Batch((array,), None, None))
+
+
+def test_workers_do_without_sigterm_and_still_end_quickly() -> None:
+    with heavy_stream() as batches:
+        next(batches)
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        assert len(list(islice(batches, 20))) == 20
+        started_s = time.monotonic()
+    assert multiprocessing.active_children() == []
+    assert time.monotonic() - started_s < 4
+
+
+def test_workers_end_after_a_main_process_that_was_killed() -> None:
+    """Also those that wait for somebody to read what they made."""
+    code = """
+import multiprocessing, os, signal, time
+from tests.core.training.test_workers import heavy_stream
+with heavy_stream() as batches:
+    next(batches)
+    time.sleep(0.5)
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    workers = [int(number) for number in process.stdout.readline().split()]
+    assert len(workers) == 2
+    try:
+        process.communicate(timeout=20)  # the workers hold its end of the pipe as long as they are there
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_what_a_batch_cannot_be_made_of_ends_the_run(capfd: pytest.CaptureFixture) -> None:
