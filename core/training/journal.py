@@ -24,7 +24,7 @@ class Journal:
         """total, done: samples of the run, for the bar; tensorboard: write RUN/tensorboard as well, if that can be."""
         self.folder = folder
         self.sums: dict[str, Tensor] = {}
-        self.num_steps = 0
+        self.counts: dict[str, int] = {}
         self.board = _board(folder) if tensorboard else None
         self.bar = _bar(total, done) if total and sys.stderr.isatty() else None
 
@@ -38,15 +38,16 @@ class Journal:
 
     def add(self, measured: dict[str, Tensor], num_samples: int = 0) -> None:
         """Take the terms of one step into the means, and move the bar to `num_samples`."""
-        self.num_steps += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in measured.items()}
+        for name, value in measured.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
         if self.bar is not None:
             self.bar.update(num_samples - self.bar.n)
 
     def means(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: round(float(value) / max(self.num_steps, 1), 5) for name, value in self.sums.items()}
-        self.sums, self.num_steps = {}, 0
+        """Means since the last call, each over the steps that had such a term."""
+        means = {name: round(float(value) / self.counts[name], 5) for name, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
     def write(self, record: dict[str, Any]) -> None:

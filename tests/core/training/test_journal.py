@@ -41,3 +41,13 @@ def test_without_tensorboard_one_line_says_so(tmp_path: Path, monkeypatch: pytes
     assert len(caplog.records) == 1 + sum("samples" in record.message for record in caplog.records)
     assert json.loads((tmp_path / "log.jsonl").read_text()) == {"samples": 2, "loss": 3.0}
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_means_are_over_the_steps_that_had_a_term(tmp_path: Path) -> None:
+    """A batch in which nobody has such a truth has no such term, wherever it comes."""
+    with Journal(RunFolder(tmp_path)) as journal:
+        for rotations in (1.0, 3.0, None, 5.0, None):
+            terms = {} if rotations is None else {"rotations": torch.tensor(rotations)}
+            journal.add({"loss": torch.tensor(2.0), **terms})
+        assert journal.means() == {"loss": 2.0, "rotations": 3.0}
+        assert journal.means() == {}
