@@ -54,8 +54,10 @@ def from_mapping(values: Any, config: type, where: str) -> Any:
 
 
 def _typed(value: Any, default: Any, where: str) -> Any:
-    """`value` in the type of `default`. YAML takes 1e-4 for a word; a whole number may stand for a real one."""
+    """`value` in the type of `default`. YAML takes 1e-4 for a word, and nothing for None; a whole number may stand for a real one."""
     wanted = str if default is MISSING else type(default)
+    if wanted is str and value is None and default is not MISSING:
+        return ""
     if wanted is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):

@@ -78,6 +78,13 @@ def test_changes_and_bases(tmp_path: Path) -> None:
     assert (config.num_workers, config.model.body, config.model.variant) == (3, "smpl", "fastmetro-s-r50")
 
 
+def test_nothing_stands_for_an_empty_text(tmp_path: Path) -> None:
+    config = read_run_config(written(tmp_path, MINIMAL), ["model.init=default", "model.backbone=", "data.coco="])
+    assert (config.model.init, config.model.backbone, config.coco) == ("default", "", "")
+    with pytest.raises(InputError, match="got None, expected a number"):
+        read_run_config(written(tmp_path, MINIMAL), ["training.lr="])
+
+
 def test_toml_says_the_same(tmp_path: Path) -> None:
     pytest.importorskip("tomllib", reason="TOML needs Python 3.11")
     toml = written(
