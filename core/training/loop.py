@@ -43,10 +43,10 @@ def run(trainer: Trainer, source: Source, validation: Scorer | None, stop: StopR
     ):
         pace = Pace(trainer)
         for cursor, batch in stream:
-            started_s = time.monotonic()
+            trainer.elapsed_s += pace.passed_s()
             journal.add(checked_step(trainer, batch, stop.signal_name is not None), trainer.num_samples)
             trainer.cursor = cursor
-            trainer.elapsed_s += time.monotonic() - started_s
+            trainer.elapsed_s += pace.passed_s()
             ended = trainer.finished or trainer.stopping
             if trainer.crew.leads and (pace.passes(config.log_samples) or ended):
                 journal.write(pace.record(source, journal.means()))
@@ -80,7 +80,7 @@ class Pace:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.saved_s = self.marked_s = time.monotonic()
+        self.saved_s = self.marked_s = self.counted_s = time.monotonic()
         self.marked_samples = trainer.num_samples
 
     def passes(self, every: float) -> bool:
@@ -98,7 +98,14 @@ class Pace:
         """Do something that shall not count as training."""
         started_s = time.monotonic()
         work()
-        self.marked_s += time.monotonic() - started_s
+        paused_s = time.monotonic() - started_s
+        self.marked_s += paused_s
+        self.counted_s += paused_s
+
+    def passed_s(self) -> float:
+        """Wall time since the last call, waiting for data included, pauses not."""
+        before_s, self.counted_s = self.counted_s, time.monotonic()
+        return self.counted_s - before_s
 
     def record(self, source: Source, means: dict[str, float]) -> dict[str, Any]:
         """A line of the log about the steps since the last one."""

@@ -18,7 +18,7 @@ from core.training.devices import training_device, training_dtype
 from core.training.losses import Criterion, LossWeights
 from core.training.metrics import Scores
 from core.training.objective import Objective
-from core.training.optimization import build_optimizer, freeze, learning_rate_factor
+from core.training.optimization import build_optimizer, freeze, learning_rate_factor, load_moments
 from core.training.parametric import ParametricCriterion, ParametricWeights
 from core.training.parts import Parts
 from core.training.watch import NotFiniteError, Watch
@@ -194,7 +194,7 @@ class Trainer:
             self._take(self.average.trained, state["model"])
             self._take(self._frozen_weights(), state.get("frozen", self._frozen_weights()))
             self._take(self._buffers(), state.get("buffers", self._buffers()))  # states of old had none to keep
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_moments(self.optimizer, state["optimizer"])
             self.average.restore(state["average"])
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]

@@ -19,6 +19,7 @@ from core.training.crew import Crew
 from core.training.picture_run import open_picture_run
 from core.training.pictures import Order
 from core.training.run_config import read_run_config
+from core.training.shard_people import ShardPeople
 from core.training.stopping import StopRequest
 from core.training.train import main, use_threads
 from core.training.trainer import Trainer, read_state
@@ -241,6 +242,26 @@ def test_changed_settings_are_told_and_another_network_is_refused(tmp_path: Path
         run_all(place, ["training.seed=7"])
     with pytest.raises(InputError, match="choose another --out"):
         run_all(place, ["training.freeze=[tokens]"])
+
+
+def test_changed_settings_of_the_optimiser_are_applied(tmp_path: Path, people: Path) -> None:
+    place = write_config(tmp_path / "c.yaml", people, None)
+    run_all(place, stop_after=2)
+    changes = ["training.weight_decay=0.5", "training.beta2=0.9", "training.tail_lr_scale=0.1", "training.decay=all"]
+    trainer = run_all(place, changes, stop_after=4)
+    groups = trainer.optimizer.param_groups
+    assert {(group["weight_decay"], group["betas"]) for group in groups} == {(0.5, (0.9, 0.9))}
+    assert {group["lr_scale"] for group in groups} == {0.1, 1.0}
+    assert trainer.optimizer.state[groups[0]["params"][0]]["step"] == 4
+
+
+def test_waiting_for_data_counts_as_training_and_validating_does_not(tmp_path: Path, people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, validate = ShardPeople.__getitem__, loop.validate
+    monkeypatch.setattr(ShardPeople, "__getitem__", lambda self, index: (time.sleep(0.05), read(self, index))[1])
+    monkeypatch.setattr(loop, "validate", lambda *arguments: (time.sleep(3), validate(*arguments)))
+    started_s = time.monotonic()
+    trainer = run_all(write_config(tmp_path / "c.yaml", people, None), ["training.samples=48", "training.validate_samples=48"])
+    assert 48 * 0.05 < trainer.elapsed_s < time.monotonic() - started_s - 3
 
 
 def test_a_batch_larger_than_the_set_is_refused(tmp_path: Path, people: Path) -> None:
