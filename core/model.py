@@ -94,11 +94,20 @@ class FastMETRO(nn.Module):
         camera, image, tokens = self.reduction(camera, image, tokens)
         camera, image, tokens = second(camera, image, *second.begin(tokens, self.mask), self.mask)
         camera_token, *rest = tokens.split(self.num_tokens, 1)
-        joints, coarse = (_at_least_float32(self.xyz_regressor(points)) for points in rest)  # (B, 14, 3), (B, 431, 3)
-        camera = _at_least_float32(self.camera(camera, camera_token, coarse))
+        joints, coarse = (self._exactly(self.xyz_regressor, points) for points in rest)  # (B, 14, 3), (B, 431, 3)
+        camera = self._exactly(self.camera, camera, camera_token, coarse)
         if self.feedback is None:
             return camera, joints, coarse
         return self.feedback(features, image, second.positions(), torch.cat(rest, 1), self.mask, camera, joints, coarse)
+
+    def _exactly(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
+        """What one of the small last layers says, in float32 under autocast as well: bfloat16 would round metres to millimetres."""
+        device = inputs[0].device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return layer(*(tensor.to(self.xyz_regressor.weight.dtype) for tensor in inputs))
+        said = layer(*inputs)
+        return said if said.dtype == torch.float64 else said.float()
 
     def upsample(self, coarse: Tensor, num_levels: int = 3) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, 431, 3) -> coarse, intermediate (B, 1723, 3), full (B, V, 3)."""
@@ -166,11 +175,6 @@ def check_images(images: Tensor, dtype: torch.dtype) -> None:
         raise InputError(f"images: got {images.dtype}, expected {dtype}, normalised with the backbone's mean and std")
     if device == "cpu" and not torch.compiler.is_compiling() and not images.isfinite().all():
         raise InputError(f"images: {int((~images.isfinite()).sum())} of {images.numel()} values are NaN or infinite, expected numbers")
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """bfloat16 would round metres to millimetres."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def attention_mask(coarse_adjacency: np.ndarray, num_free: int) -> Tensor:

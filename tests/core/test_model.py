@@ -180,6 +180,16 @@ def test_bfloat16_stays_near_float32() -> None:
     assert 0 < (exact - rough).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.parametrize("camera", ["encoder", "decoder", "mesh"])
+def test_autocast_leaves_coordinates_in_float32(camera: str) -> None:
+    model = toy_model(replace(SMALL, camera=camera)).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        said = model.decode(torch.rand(2, 8, 7, 7))
+    for exact in (said.camera, said.joints, said.levels[0]):
+        assert exact.dtype == torch.float32
+        assert (exact != exact.bfloat16().float()).float().mean() > 0.5
+
+
 def test_upsampling_equals_the_sparse_product() -> None:
     for matrix in toy_levels().upsample:
         vertices = torch.randn(3, matrix.shape[1], 3)
