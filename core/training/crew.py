@@ -5,7 +5,7 @@ spend much of their time starting and ending threads (119 samples/s on one threa
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -47,7 +47,7 @@ class Crew:
         if self.size == 1:
             return module
         devices = [device] if device.type == "cuda" else None
-        # Statistics of batch normalisation are the leader's, as is what it saves: nobody else's are read.
+        # Statistics of batch normalisation stay each process's own until they are read, see follow_leader.
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     @staticmethod
@@ -62,6 +62,11 @@ class Crew:
         together = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(together)
         return (together / self.size).tolist()
+
+    def follow_leader(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Let these hold what the leader's hold."""
+        for tensor in tensors if self.size > 1 else ():
+            distributed.broadcast(tensor, 0)
 
     def gathered(self, value: Any) -> list[Any]:
         """What each process gave, in the order of their ranks; for small things, as they are pickled."""

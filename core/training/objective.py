@@ -61,12 +61,29 @@ class Objective(nn.Module):
     @torch.inference_mode()
     def estimates(self, features: tuple[Tensor, ...], pictures: bool = False, full: bool = False) -> Estimates:
         """Pelvis-centred meshes of the intermediate or the full level, their joints, and these projected."""
-        prediction = self.prediction(features, pictures, 3 if full else 2)
+        return self.free_estimates(self.prediction(features, pictures, 3 if full else 2), full)
+
+    @torch.inference_mode()
+    def free_estimates(self, prediction: Prediction, full: bool) -> Estimates:
+        """Of the mesh as the network says it."""
         levels = [None if level is None else level.float() for level in prediction.levels]
         joints, pelvis = self.criterion.joints_and_pelvis(levels[1], levels[2])
         projected = project(joints - pelvis, prediction.camera.float())
         vertices = levels[2] if full else levels[1]
         return Estimates(*(as_array(tensor) for tensor in (joints - pelvis, vertices - pelvis, projected)))
+
+    @torch.inference_mode()
+    def posed_estimates(self, prediction: Prediction, full: bool) -> Estimates | None:
+        """Likewise of the mesh that the body's parameters pose; None unless their regressor is trained."""
+        if self.parametric is None:
+            return None
+        body = self.parametric.body
+        vertices = body.vertices(prediction.rotmats.float(), prediction.betas.float())
+        points = self.parametric.from_full @ vertices
+        joints, pelvis = points[:, :-1], points[:, -1:]
+        projected = project(joints - pelvis, prediction.camera.float())
+        joints_m, vertices_m, joints_crop = (as_array(tensor) for tensor in (joints - pelvis, vertices - pelvis, projected))
+        return Estimates(joints_m, vertices_m if full else vertices_m[:, body.levels.intermediate_ids], joints_crop)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

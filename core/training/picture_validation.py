@@ -19,9 +19,15 @@ NUM_DRAWN = 8
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 MEASURES = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "facing_deg", "projection_px")
 
+NOBODY = np.empty((0, len(MEASURES)))
+
 
 class PictureValidation:
-    """A fixed part of a data set, shared out among the processes. `panels` are people of the last scores, drawn by the leader."""
+    """A fixed part of a data set, shared out among the processes.
+
+    After `scores` there are `panels`, people drawn by the leader, and where the body's parameters are learned `parametric`, the scores of
+    the mesh that they pose.
+    """
 
     shared = True
 
@@ -30,24 +36,30 @@ class PictureValidation:
         self.people, self.maker, self.batch_size, self.num_workers = people, maker, batch_size, num_workers
         self.chosen = spread(len(people), limit)
         self.panels: list[Panel] = []
+        self.parametric: Scores | None = None
 
     def scores(self, objective: Objective, crew: Crew) -> tuple[Scores, None]:
         """Means over the people for whom there is such a truth; NaN where there is nobody."""
         objective.model.eval()
         rows = crew.share(self.chosen)
         drawn = set(spread(len(rows), NUM_DRAWN).tolist()) if crew.leads and len(rows) else set()
-        measured, self.panels, seen = [], [], 0
+        measured, posed, self.panels, seen = [], [], [], 0
         for batch, pictures in plain_batches(self.people, rows, self.batch_size, self.maker, self.num_workers):
             full = batch.targets.full_m is not None
-            predicted = objective.estimates(batch.features, pictures=True, full=full)
-            errors = person_errors(predicted, batch, full)
+            prediction = objective.prediction(batch.features, pictures=True, num_levels=3 if full else 2)
+            errors = person_errors(objective.free_estimates(prediction, full), batch, full)
             measured.append(errors)
+            parametric = objective.posed_estimates(prediction, full)
+            if parametric is not None:
+                posed.append(person_errors(parametric, batch, full))
             wanted = [index - seen for index in sorted(drawn) if seen <= index < seen + len(batch)]
             if wanted:
                 self.panels += panels_of(objective, batch, pictures.numpy(), errors[:, 0], wanted)
             seen += len(batch)
-        every = np.concatenate([part for parts in crew.gathered(measured) for part in parts])
-        return scores_of(every), None
+        every = zip(*crew.gathered((measured, posed)), strict=True)
+        free, parametric = (np.concatenate([NOBODY, *(part for parts in kind for part in parts)]) for kind in every)
+        self.parametric = scores_of(parametric) if len(parametric) else None
+        return scores_of(free), None
 
 
 def person_errors(predicted: Estimates, batch: Batch, full: bool) -> np.ndarray:

@@ -215,13 +215,22 @@ class Trainer:
             place.copy_(values[name])
 
     def validate(self, validation: Scorer) -> dict[str, Any]:
-        """Score the averaged weights and keep them as RUN/last, and as RUN/best when they are."""
+        """Score the averaged weights and keep them as RUN/last, and as RUN/best when they are: by the mesh that is learned.
+
+        Where the body's parameters are learned that is the one that they pose.
+        """
         from core.checkpoint import save_checkpoint
 
+        if validation.shared:
+            self.crew.follow_leader(self._buffers().values())  # batch statistics are each process's own, and the leader's are kept
         with self.average.applied():
             people, keypoints = validation.scores(self.objective, self.crew)
             scores = {"synthetic": asdict(people), "keypoints": asdict(keypoints) if keypoints else None}
-            total = people.mpjpe_mm + people.pa_mpjpe_mm
+            parametric = getattr(validation, "parametric", None)
+            if parametric is not None:
+                scores["parametric"] = asdict(parametric)
+            judged = parametric or people
+            total = judged.mpjpe_mm + judged.pa_mpjpe_mm
             targets = [self.folder.last]
             if self.best is None or total < self.best:
                 self.best = total
