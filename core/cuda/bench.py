@@ -8,6 +8,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ BROKEN = 0.05
 EXACT = 1e-3
 """What float32 may differ from float32: other kernels round in another order."""
 COMPILED = "compiled"
+MAX_COMPILED = 64
 BASELINE = "official layout, eager"
 
 
@@ -137,6 +139,8 @@ class Subject:
     def engine(self, mode: Mode, way: str, largest: int) -> tuple[Engine, float]:
         """Our network in a mode and a way, and how far it is off. Raises RuntimeError where the GPU cannot run it."""
         network: nn.Module = PackedNetwork(self.model, mode, WAYS[way] if way in WAYS else WAYS["plain"])
+        if way == COMPILED:
+            torch._dynamo.reset()  # each network would add its sizes to those of the one before
         run = torch.compile(network, mode="max-autotune-no-cudagraphs", dynamic=False) if way == COMPILED else network
         with exactness(mode.tf32):
             off = self.off(self.layout.unpacked(run(self.crops)).levels[2])
@@ -308,6 +312,11 @@ def _rows(bench: Bench, name: str) -> list[Row]:
     return list(SECTIONS[name](bench))
 
 
+def compiling() -> AbstractContextManager[None]:
+    """A context in which torch.compile may compile for every bucket; by default it runs eagerly after eight sizes, without a word."""
+    return torch._dynamo.config.patch(recompile_limit=MAX_COMPILED, fail_on_recompile_limit_hit=True)
+
+
 def run(bench: Bench, parts: Sequence[str], path: Path | None = None) -> list[Row]:
     """Measure the parts one after the other and print each as soon as it is known; all of them in `path` as JSON, if given.
 
@@ -318,7 +327,8 @@ def run(bench: Bench, parts: Sequence[str], path: Path | None = None) -> list[Ro
     for part in parts:
         start_s = time.perf_counter()
         try:
-            found = _rows(bench, part) if part != "training" else list(SECTIONS[part](bench))
+            with compiling() if bench.compiles else nullcontext():
+                found = _rows(bench, part) if part != "training" else list(SECTIONS[part](bench))
         except (RuntimeError, AssertionError) as error:
             found = [Row(part, "failed", None, "", note=" ".join(str(error).split())[:160])]
             bench.device.free()

@@ -11,7 +11,7 @@ from core import bench
 from core.backbones import BACKBONES
 from core.bodies import BODIES
 from core.config import ModelConfig
-from core.cuda.bench import BASELINE, SECTIONS, Bench, Row, run, table
+from core.cuda.bench import BASELINE, SECTIONS, Bench, Row, compiling, run, table
 from core.cuda.network import TOLERANCE, PackedNetwork
 from core.cuda.training_bench import training_rows
 from core.model import FastMETRO
@@ -135,3 +135,18 @@ def test_sets_of_pictures_differ() -> None:
     first, second = gpu_bench.crops_of(2, 0), gpu_bench.crops_of(2, 1)
     assert first.dtype == torch.uint8
     assert not np.array_equal(first.numpy(), second.numpy())
+
+
+def test_every_bucket_is_compiled() -> None:
+    """More of them than PyTorch compiles by default before it runs eagerly."""
+    calls = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        calls.append(1)
+        return graph.forward
+
+    network = torch.compile(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), backend=backend, dynamic=False)
+    with compiling(), torch.inference_mode():
+        for count in range(2, 14):
+            network(torch.rand(count, 4))
+    assert len(calls) == 12
