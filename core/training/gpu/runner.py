@@ -20,6 +20,7 @@ import torch
 from core.bodies.anny import AnnyBody
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.errors import InputError
+from core.training.averages import EVERY_STEPS
 from core.training.batches import Cursor
 from core.training.config import RunFolder
 from core.training.crew import Crew
@@ -141,6 +142,7 @@ class RecipeTrainer(Trainer):
             self.cursor = Cursor(int(cursor["epoch"]), int(cursor["batches_done"]), ())
             for name in ("num_samples", "num_steps"):
                 setattr(self, name, int(progress[name]))
+            self.average.num_updates = self.num_steps // EVERY_STEPS  # at 0 the average would soon be forgotten
             self.elapsed_s, self.best = float(progress["elapsed_s"]), progress["best"]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"--from: the checkpoint does not say where its run stood ({error}); pack it as --init instead") from error
@@ -150,6 +152,8 @@ class RecipeTrainer(Trainer):
 def checked(settings: dict[str, Any]) -> RunConfig:
     """The run that settings describe. Raises InputError for what no recipe knows."""
     config = run_config(settings, "recipe")
+    if config.model.config().parametric:
+        raise InputError("recipe: got model.parametric true, but rendered people come without body parameters; use core.training.train")
     for name, options, known in (("train", config.train, {"seed", "epoch"}), ("validation", config.validation, {"people", "seed"})):
         if not options or options["kind"] != KIND:
             raise InputError(f"recipe: data.{name} has to be of the kind {KIND!r}; for other data use core.training.train")

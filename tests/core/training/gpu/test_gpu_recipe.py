@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,9 +20,10 @@ from core.checkpoint import load_checkpoint, save_backbone
 from core.config import VARIANTS
 from core.errors import InputError
 from core.training import gpu_recipe
+from core.training.averages import EVERY_STEPS, AveragedWeights
 from core.training.gpu.bundle import Wanted, pack
 from core.training.gpu.pieces import join, split
-from core.training.gpu.runner import DEFAULTS, read_settings
+from core.training.gpu.runner import DEFAULTS, RecipeTrainer, read_settings
 
 BARE = Path(__file__).with_name("bare.py")
 TOY = [
@@ -141,6 +143,19 @@ def test_nothing_else_is_imported(machine: Path) -> None:
     assert "No module named 'numba'" in ended.stderr
 
 
+def test_an_average_that_is_taken_up_keeps_its_weight() -> None:
+    """With no update behind it, it would give nine tenths to the next weights."""
+    trainer = SimpleNamespace(average=AveragedWeights(torch.nn.Linear(1, 1), 0.999))
+    progress = {"cursor": {"epoch": 1, "batches_done": 2}, "num_samples": 64_000, "num_steps": 1000, "elapsed_s": 9.0, "best": None}
+    RecipeTrainer.go_on_from(trainer, progress)
+    before = trainer.average.values["weight"].clone()
+    with torch.no_grad():
+        trainer.average.trained["weight"] += 1
+    trainer.average.update()
+    assert (trainer.average.values["weight"] - before).item() == pytest.approx(1 - 0.999**EVERY_STEPS, abs=0.04)
+    assert trainer.average.num_updates == 1000 // EVERY_STEPS + 1
+
+
 def test_pieces_round_trip_and_notice_damage(tmp_path: Path) -> None:
     source = tmp_path / "weights.bin"
     source.write_bytes(os.urandom(2500))
@@ -181,5 +196,8 @@ def test_bad_input_is_one_line(tmp_path: Path, trunk: Path, capsys: pytest.Captu
     wrong[-1] = "data.validation.backgrounds=nowhere"  # one folder needs no list
     assert gpu_recipe.main(["run", "--out", str(tmp_path / "o"), "--set", *wrong]) == 1
     assert capsys.readouterr().err.startswith("background folder nowhere: not found")
+    assert gpu_recipe.main(["pack", "--out", str(tmp_path / "r.tar"), "--set", "model.parametric=true"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "come without body parameters" in line
     with pytest.raises(InputError, match="KEY=VALUE"):
         read_settings(None, ["training.batch"])
