@@ -26,7 +26,7 @@ class Crew:
         self.rank = int(os.environ.get("RANK", "0"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if self.size > 1 and not distributed.is_initialized():
-            if torch.cuda.is_available():
+            if self.local_rank < torch.cuda.device_count():  # more processes may train on the CPU; core.training.devices refuses the rest
                 torch.cuda.set_device(self.local_rank)
             # Gradients go by NCCL between GPUs; the few numbers of `agree` always by Gloo, so that no GPU waits for them.
             distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

@@ -17,6 +17,7 @@ from core.training.averages import EVERY_STEPS, AveragedWeights
 from core.training.batches import Batch, BatchStream, Cursor, FeatureNoise, People
 from core.training.config import RunFiles, TrainConfig, build_parser
 from core.training.crew import Crew
+from core.training.devices import training_device
 from core.training.features import cache_features, open_cache
 from core.training.losses import LossWeights
 from core.training.optimization import learning_rate_factor
@@ -218,6 +219,22 @@ def test_a_crew_shares_a_batch_without_loss(monkeypatch: pytest.MonkeyPatch) -> 
     assert [crew.leads for crew in crews] == [True, False, False]
     with pytest.raises(train.InputError, match="multiple of the 3 processes"):
         crews[0].check_batch(32)
+
+
+def test_more_processes_than_gpus_may_train_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    joined, chosen = [], []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    monkeypatch.setattr("torch.distributed.init_process_group", joined.append)
+    monkeypatch.setattr("core.estimator.choose_device", lambda wanted: ("cpu" if wanted == "cpu" else "cuda", ""))
+    crew = Crew()
+    assert joined and not chosen
+    assert training_device("cpu", crew).type == "cpu"
+    with pytest.raises(train.InputError, match="process 1 has no GPU of its own, there are 1"):
+        training_device("cuda", crew)
 
 
 def test_signals_only_ask(files: RunFiles) -> None:
