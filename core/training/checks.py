@@ -30,6 +30,9 @@ NUM_LOOKED_AT = 200
 NUM_VALIDATED = 32
 NUM_STEPS = 3
 LARGEST_BODY_M = 10.0
+LARGEST_ANGLE = 2 * np.pi + 0.1
+"""Of a rotation vector, in radians."""
+LARGEST_BETA = 10.0
 T = TypeVar("T")
 
 
@@ -143,11 +146,26 @@ def unit_problems(seen: list[Seen]) -> list[str]:
         if size_m > LARGEST_BODY_M:
             problems.append(f"sample {one.key}: its 3D joints reach {size_m:.0f}, expected metres around the body; are they millimetres?")
             break
+    problems += parameter_problems(seen)
     known = [one.view.joints_crop[one.view.joints_crop[:, 2] > 0, :2] for one in seen]
     inside = np.concatenate([np.abs(places).max(1, initial=0.0) < 1 for places in known])
     if len(inside) and inside.mean() < 0.3:
         problems.append("fewer than 30 % of the 2D joints lie in their crops; expected pixels of the picture, and its centre and scale")
     return problems
+
+
+def parameter_problems(seen: list[Seen]) -> list[str]:
+    """Body parameters that cannot be rotation vectors in radians, or a shape."""
+    problems = {}
+    for one in seen:
+        pose, shape = one.view.pose, one.view.betas
+        angle = 0.0 if pose is None else np.linalg.norm(np.reshape(pose, (-1, 3)), axis=1).max(initial=0.0)
+        largest = 0.0 if shape is None else np.abs(shape).max(initial=0.0)
+        if angle > LARGEST_ANGLE:
+            problems.setdefault("pose", f"sample {one.key}: its pose turns a bone by {angle:.0f}, expected radians; is it in degrees?")
+        if largest > LARGEST_BETA:
+            problems.setdefault("betas", f"sample {one.key}: its betas reach {largest:.0f}, expected at most {LARGEST_BETA:.0f}; scaled?")
+    return list(problems.values())
 
 
 def missing_truth(config: RunConfig, share: dict[str, float]) -> list[str]:

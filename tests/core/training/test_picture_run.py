@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from core.checkpoint import load_checkpoint
 from core.errors import InputError
 from core.training import loop
 from core.training.batches import Cursor
+from core.training.checks import parameter_problems
 from core.training.crew import Crew
 from core.training.picture_run import open_picture_run
-from core.training.pictures import Order
+from core.training.pictures import Order, Seen
 from core.training.run_config import read_run_config
 from core.training.shard_people import ShardPeople
 from core.training.stopping import StopRequest
@@ -423,6 +425,17 @@ def test_a_dry_run_finds_each_problem_in_a_line(
     assert re.search(said, error), error
     assert len(error.splitlines()) == 1, error
     assert not (tmp_path / "run").exists()
+
+
+def test_parameters_in_other_units_are_found() -> None:
+    def seen(**parameters: object) -> Seen:
+        return Seen(SimpleNamespace(**{"pose": np.ones(6), "betas": np.ones(10)} | parameters), "one", ())
+
+    assert parameter_problems([seen(), seen(pose=None, betas=None), seen(pose=np.array([6.2, 0, 0, 0, 0, 0]))]) == []
+    wrong = seen(pose=np.full(6, 45.0), betas=np.full(10, 80.0))
+    degrees, scaled = parameter_problems([seen(), wrong, wrong])
+    assert "turns a bone by 78" in degrees and "degrees?" in degrees
+    assert "betas reach 80" in scaled
 
 
 def test_what_else_is_missing_is_told_where_there_is_no_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
