@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from core.errors import InputError
 from core.geometry import HALF_CROP_PX
 from core.training.batches import Batch
 from core.training.crew import Crew
@@ -39,7 +40,7 @@ class PictureValidation:
         self.parametric: Scores | None = None
 
     def scores(self, objective: Objective, crew: Crew) -> tuple[Scores, None]:
-        """Means over the people for whom there is such a truth; NaN where there is nobody."""
+        """Means over the people for whom there is such a truth; NaN where there is nobody. Raises InputError where all are broken."""
         objective.model.eval()
         rows = crew.share(self.chosen)
         drawn = set(spread(len(rows), NUM_DRAWN).tolist()) if crew.leads and len(rows) else set()
@@ -58,6 +59,8 @@ class PictureValidation:
             seen += len(batch)
         every = zip(*crew.gathered((measured, posed)), strict=True)
         free, parametric = (np.concatenate([NOBODY, *(part for parts in kind for part in parts)]) for kind in every)
+        if not len(free):
+            raise InputError(f"validation: all {len(self.chosen)} people looked at are broken; mend data.validation, or leave it out")
         self.parametric = scores_of(parametric) if len(parametric) else None
         return scores_of(free), None
 

@@ -30,22 +30,22 @@ BATCHES_AHEAD = 4
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a worker hands over. keys: of the samples; broken: what was skipped on the way, in words."""
+    """What a worker hands over. views: None = nobody; keys: of the samples; broken: what was skipped on the way, in words."""
 
-    views: ViewBatch
+    views: ViewBatch | None
     keys: tuple[str, ...]
     broken: tuple[str, ...]
 
     def pin_memory(self) -> "Loaded":
         """DataLoader asks for it."""
-        return Loaded(self.views.pin_memory(), self.keys, self.broken)
+        return Loaded(None if self.views is None else self.views.pin_memory(), self.keys, self.broken)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A view, the key of its sample, and what was skipped to get there, in words."""
+    """A view, the key of its sample, and what was skipped to get there, in words. view: None = the sample is broken and left out."""
 
-    view: View
+    view: View | None
     key: str
     broken: tuple[str, ...]
 
@@ -53,9 +53,11 @@ class Seen:
 class Views(Dataset):
     """A data set as views: asked for (epoch, number) it reads, augments and checks that sample, or the next that is not broken."""
 
-    def __init__(self, people: SampleDataset, augmentation: Augmentation | None, sizes: BodySizes, seed: int) -> None:
-        """augmentation: None = plain crops."""
-        self.people, self.augmentation, self.sizes, self.seed = people, augmentation, sizes, seed
+    def __init__(
+        self, people: SampleDataset, augmentation: Augmentation | None, sizes: BodySizes, seed: int, leaves_out: bool = False
+    ) -> None:
+        """augmentation: None = plain crops; leaves_out: give nobody for a broken sample, instead of the next."""
+        self.people, self.augmentation, self.sizes, self.seed, self.leaves_out = people, augmentation, sizes, seed, leaves_out
 
     def __len__(self) -> int:
         return len(self.people)
@@ -76,6 +78,8 @@ class Views(Dataset):
                 sample = self.people[row + epoch * len(self.people) if getattr(self.people, "endless", False) else row]
             except BrokenSample as error:
                 broken.append(str(error))
+                if self.leaves_out:
+                    return Seen(None, "", tuple(broken))
                 continue
             view = self._view(sample, np.random.default_rng([self.seed, epoch, row]))
             self.sizes.check(view, sample.img_key or str(row))
@@ -92,7 +96,8 @@ def collate(items: "list[Seen | InputError]") -> "Loaded | InputError":
         if isinstance(item, InputError):
             return item
     broken = tuple(text for item in items for text in item.broken)
-    return Loaded(stacked([item.view for item in items]), tuple(item.key for item in items), broken)
+    found = [item for item in items if item.view is not None]
+    return Loaded(stacked([item.view for item in found]) if found else None, tuple(item.key for item in found), broken)
 
 
 class Order(Sampler):
@@ -149,11 +154,14 @@ def on_device(loaded: Loaded | InputError, maker: TargetMaker, broken: BrokenCou
 def plain_batches(
     people: SampleDataset, rows: np.ndarray, batch_size: int, maker: TargetMaker, workers: int
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """The samples `rows` without augmentation, in order: (batch, its pictures (B, 224, 224, 3) uint8)."""
-    views, broken = Views(people, None, BodySizes.of(maker.body), 0), BrokenCount()
+    """Samples `rows` without augmentation, in order: (batch, its pictures (B, 224, 224, 3) uint8). Broken ones are told and left out."""
+    views, broken = Views(people, None, BodySizes.of(maker.body), 0, leaves_out=True), BrokenCount()
     order = [[(0, int(row)) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
     for loaded in _loader(views, order, workers, maker.device):
-        yield on_device(loaded, maker, broken), loaded.views.pictures
+        if isinstance(loaded, Loaded) and loaded.views is None:
+            broken.add(loaded.broken)
+        else:
+            yield on_device(loaded, maker, broken), loaded.views.pictures
 
 
 class PictureSource:

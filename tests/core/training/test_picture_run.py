@@ -19,7 +19,7 @@ from core.training.batches import Cursor
 from core.training.checks import parameter_problems
 from core.training.crew import Crew
 from core.training.picture_run import open_picture_run
-from core.training.pictures import Order, Seen
+from core.training.pictures import Order, Seen, plain_batches
 from core.training.run_config import read_run_config
 from core.training.shard_people import ShardPeople
 from core.training.stopping import StopRequest
@@ -221,6 +221,20 @@ def test_broken_samples_are_passed_over_and_counted(tmp_path: Path, people: Path
     told = [record.message for record in caplog.records if "broken" in record.message]
     assert len(told) == 5 and "only counted" in told[-1]
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").metadata["scores"] is None
+
+
+def test_broken_samples_are_left_out_of_validation(tmp_path: Path, people: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is counted twice instead, in no batch, also where a whole one is broken."""
+    data = {"train": {"kind": "toy", "path": str(people)}, "validation": {"kind": "toy", "path": str(people), "broken": 3}, "workers": 0}
+    place = write_config(tmp_path / "c.yaml", people, None, data=data)
+    trainer, _, validation = open_picture_run(read_run_config(str(place), ["training.batch=1", "training.validate_limit=0"]), Crew())
+    keys = [key for batch, _ in plain_batches(validation.people, np.arange(48), 1, validation.maker, 0) for key in batch.keys]
+    assert len(keys) == len(set(keys)) == 32
+    assert validation.scores(trainer.objective, Crew())[0].num_people == 32
+    assert any("toy sample 0 is broken" in record.message for record in caplog.records)
+    validation.people.broken = 1
+    with pytest.raises(InputError, match="validation: all 48 people looked at are broken"):
+        validation.scores(trainer.objective, Crew())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
