@@ -2,25 +2,30 @@
 
 python -m app.export.bvh out/in/meshes.npz [--out FOLDER]
 
-For results that were made with --parametric or --glb, on Anny. Metres; axes as animation programs have them: y up, z towards the camera,
-which stands at 0. The skeleton is that of the bones that a fit moves, in Anny's A-pose, for the shape that the person was found to have at
-last, under the names by which programs recognise a human. Fingers, toes and faces are not in it: nobody has seen them.
+For results that were made with --parametric or --glb, on Anny. Metres; y up, z towards the camera; floor and origin are those of
+people.glb. Every file is on the video's clock, as people.glb is: frame k, counted from 0, is frame k of a video of even rate, and all
+files of a run end where the last person is seen last. Somebody who is not there keeps still: before they appear in their first pose,
+later in their last one; gaps of up to GAP_FRAMES are bridged on the straight way. The skeleton is that of the bones that a fit moves, in
+Anny's A-pose, for the shape that the person was found to have at last, under the names by which programs recognise a human. Fingers, toes
+and faces are not in it: nobody has seen them.
 Source of the format: Meredith, Maddock: Motion Capture File Formats Explained, 2001.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.export.bones import BODY, NAMES, PARAMETERS, root_places_m, turned_up
-from app.export.npz import reading
+from app.export.npz import map_rows, reading
 from app.export.sink import UP_FROM_CAMERA
+from app.export.tracks import Track, place_of_camera_m, tracks_of
 from core.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -64,23 +69,33 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
     """
     from core.bodies.anny import AnnyBody
 
-    rows = _read(npz_path)
+    table = _read(npz_path)
+    tracks = tracks_of(table)
+    with reading(npz_path):
+        place_m = place_of_camera_m(tracks, table, map_rows(npz_path, "vertices_m"))
+    table["translation_m"] = table["translation_m"] + place_m * UP_FROM_CAMERA
     body = AnnyBody()
+    frame_s = 1 / float(table["fps"]) if table["fps"] > 0 else FRAME_S
+    num_frames = 1 + round(max(track.times_s[-1] for track in tracks) / frame_s)
     folder = npz_path.parent if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for track_id in np.unique(rows["track_id"]).tolist():
-        own = {name: rows[name][rows["track_id"] == track_id] for name in ROWS}
-        skeleton = skeleton_of(body, own["bone_rotmats"][-1].astype(np.float64), own["phenotype"][-1])
+    for track_id in dict.fromkeys(track.track_id for track in tracks):
+        own = [track for track in tracks if track.track_id == track_id]
+        last = own[-1].rows[-1]
+        skeleton = skeleton_of(body, table["bone_rotmats"][last].astype(np.float64), table["phenotype"][last])
+        motion = motion_of(body, skeleton, own, table, frame_s, num_frames)
         paths.append(folder / f"person-{track_id}.bvh")
-        text = "\n".join([*_hierarchy(skeleton), *_frames(motion_of(body, skeleton, own, float(rows["fps"]))), ""])
+        text = "\n".join([*_hierarchy(skeleton), *_frames(motion), ""])
         unfinished = paths[-1].with_suffix(".partial")
         unfinished.write_text(text)
         unfinished.replace(paths[-1])
     return paths
 
 
-ROWS = ("track_id", "time_s", "translation_m", *PARAMETERS)
+ROWS = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", *PARAMETERS)
+FRAME_S = 1 / 30
+"""Of what has no rate, a picture."""
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -92,6 +107,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         rows = {name: file[name] for name in (*ROWS, "fps")}
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
+    rows["time_s"] = rows["time_s"] - min(0.0, float(rows["time_s"].min()))  # as in people.glb
     return rows
 
 
@@ -131,23 +147,25 @@ def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray) ->
     return Skeleton(tuple(names), tuple(chains), tuple(parents), np.array(offsets) * UP_FROM_CAMERA, ends)
 
 
-def motion_of(body: "AnnyBody", skeleton: Skeleton, rows: dict[str, np.ndarray], fps: float) -> Motion:
-    """A person's rows at the times of a video of `fps`, without gaps: what is missing lies between the row before and the one after."""
+def motion_of(
+    body: "AnnyBody", skeleton: Skeleton, tracks: Sequence[Track], table: dict[str, np.ndarray], frame_s: float, num_frames: int
+) -> Motion:
+    """A person from 0 s on. tracks: all of theirs, in order; table: columns of meshes.npz by name."""
     from scipy.spatial.transform import Rotation, Slerp
 
-    places_m = root_places_m(body, rows["translation_m"], rows["bone_rotmats"], np.arange(len(rows["time_s"])), rows["phenotype"][-1])
-    turns = rows["bone_rotmats"].astype(np.float64)
-    relative = np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1)
-    rotations = turned_up(relative)
-    times_s, first = np.unique(rows["time_s"], return_index=True)
-    places_m, rotations = (places_m * UP_FROM_CAMERA)[first], rotations[first]
-    num_frames = 1 + round((times_s[-1] - times_s[0]) * fps)
+    rows = np.concatenate([track.rows for track in tracks])
+    times_s = table["time_s"][rows]
+    places_m = root_places_m(body, table["translation_m"], table["bone_rotmats"], rows, table["phenotype"][rows[-1]]) * UP_FROM_CAMERA
+    turns = table["bone_rotmats"][rows].astype(np.float64)
+    rotations = turned_up(np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1))
     if len(times_s) == 1:
-        return Motion(places_m, rotations, 1 / fps)
-    at_s = np.clip(times_s[0] + np.arange(num_frames) / fps, times_s[0], times_s[-1])
+        return Motion(places_m.repeat(num_frames, 0), rotations.repeat(num_frames, 0), frame_s)
+    at_s = np.clip(np.arange(num_frames) * frame_s, times_s[0], times_s[-1])
+    for before, after in pairwise(tracks):
+        at_s[(at_s > before.times_s[-1]) & (at_s < after.times_s[0] - frame_s / 2)] = before.times_s[-1]
     between = [Slerp(times_s, Rotation.from_matrix(rotations[:, joint]))(at_s).as_matrix() for joint in range(rotations.shape[1])]
     along = np.stack([np.interp(at_s, times_s, column) for column in places_m.T], 1)
-    return Motion(along, np.stack(between, 1), 1 / fps)
+    return Motion(along, np.stack(between, 1), frame_s)
 
 
 def _hierarchy(skeleton: Skeleton) -> Iterator[str]:

@@ -18,7 +18,7 @@ from app.export.gltf import GltfScene, vertex_normals
 from app.export.npz import map_rows
 from app.export.rigged import add_rigged, poses_them
 from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
-from app.export.tracks import Track, tracks_of, without_hidden
+from app.export.tracks import Track, place_of_camera_m, tracks_of, without_hidden
 from app.types import Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
@@ -75,11 +75,11 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
     table["time_s"] = table["time_s"] - min(0.0, float(table["time_s"].min()))  # glTF has no times before 0, some videos have
     vertices_m = map_rows(npz_path, "vertices_m")
     tracks = tracks_of(table)
-    scene = GltfScene(float(min(track.times_s[0] for track in tracks)))
+    scene = GltfScene(float(min(track.times_s[0] for track in tracks)), place_of_camera_m(tracks, table, vertices_m))
     if has_bones:
         table |= {name: map_rows(npz_path, name) for name in PARAMETERS}
     if has_bones and poses_them(load_body(BODY), table, vertices_m):
-        errors_m = add_rigged(scene, load_body(BODY), tracks, table, vertices_m, show_hidden, max_bytes)
+        errors_m = add_rigged(scene, load_body(BODY), tracks, table, show_hidden, max_bytes)
         num_keys = len(table["track_id"])
     else:
         preview = preview_mesh(str(table["body"]), vertices_m.shape[1], table["faces"])
@@ -138,8 +138,6 @@ def add_stretch(
     if num_targets:
         scene.animate(node, "translation", times_s, places_m)
         scene.animate(node, "weights", times_s, np.eye(num_targets + 1)[:, 1:].reshape(-1, 1))
-    shown_y_m = points_m[:, np.unique(faces), 1]
-    scene.stands(float((shown_y_m.min(axis=1) + places_m[:, 1]).min()), places_m.mean(axis=0))
 
 
 def preview_mesh(body_name: str, num_vertices: int, faces: np.ndarray) -> Preview:

@@ -31,9 +31,9 @@ def vertex_normals(points_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 class GltfScene:
-    """People in motion, before a camera that stands where the video's did. start_s: of the animation."""
+    """People in motion, before a camera that stands where the video's did. start_s: of the animation; place_m: (3,) of the camera."""
 
-    def __init__(self, start_s: float) -> None:
+    def __init__(self, start_s: float, place_m: np.ndarray) -> None:
         import pygltflib
 
         self.lib, self.gltf, self.start_s = pygltflib, pygltflib.GLTF2(), start_s
@@ -44,8 +44,7 @@ class GltfScene:
         self._animation = pygltflib.Animation(name="motion")
         self._shared: dict[bytes, int] = {}  # faces and times -> their accessor
         self._roots: list[int] = []
-        self._floor_m: list[float] = []
-        self._middle_m: list[np.ndarray] = []
+        self._place_m = place_m
 
     @property
     def num_people(self) -> int:
@@ -73,11 +72,6 @@ class GltfScene:
         """A node of the scene itself, in no space but the world's; its index."""
         self._roots.append(self.add_node(**fields))
         return self._roots[-1]
-
-    def stands(self, floor_m: float, middle_m: np.ndarray) -> None:
-        """Note where somebody is: the lowest point, and the mean place (3,). The world's origin lies on the floor amid all."""
-        self._floor_m.append(floor_m)
-        self._middle_m.append(middle_m)
 
     def animate(self, node: int, path: str, times_s: np.ndarray, values: np.ndarray, interpolation: str = "LINEAR") -> None:
         """Add a channel. values: (K, 3), (K, 4) for rotations, or (K * targets, 1) for weights."""
@@ -125,8 +119,6 @@ class GltfScene:
     def save(self, path: Path, focal_px: float, size_px: np.ndarray) -> int:
         """Write the file: under another name first, so that a finished name means a finished file. Returns its size in bytes."""
         lib, gltf = self.lib, self.gltf
-        middle = np.mean(self._middle_m, axis=0)
-        place = [-float(middle[0]), -float(np.median(self._floor_m)), -float(middle[2])]
         gltf.cameras.append(
             lib.Camera(
                 name="camera", type="perspective",
@@ -136,7 +128,7 @@ class GltfScene:
             )
         )  # fmt: skip
         children = [*(node for node, _ in self._people.values()), self.add_node(name="camera", camera=0)]
-        space = self.add_node(name="camera space", translation=place, children=children)
+        space = self.add_node(name="camera space", translation=self._place_m.tolist(), children=children)
         gltf.scenes.append(lib.Scene(name="people", nodes=[space, *self._roots]))
         gltf.scene = 0
         if self._animation.channels:

@@ -13,7 +13,7 @@ import numpy as np
 from app.export.bones import NAMES, PARAMETERS, root_places_m, turned_up
 from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import Track, without_hidden
+from app.export.tracks import Track, some_of, without_hidden
 from app.visibility import HIDDEN_BELOW, body_joint_weights
 from core.joints import JOINT_NAMES
 
@@ -36,19 +36,18 @@ def poses_them(body: "AnnyBody", table: Mapping[str, np.ndarray], vertices_m: np
     """Whether the meshes are what PARAMETERS pose; with `--mesh free` they are the network's own."""
     import torch
 
-    some = _some(np.arange(len(vertices_m)))
+    some = some_of(np.arange(len(vertices_m)), NUM_CHECKED)
     posed = body.vertices(*(torch.from_numpy(np.ascontiguousarray(table[name][some])) for name in PARAMETERS)).numpy()
     written = np.stack([vertices_m[row] for row in some])
     return bool(np.ptp(posed - written, axis=1).max() < POSED_M)  # they may stand elsewhere
 
 
 def add_rigged(
-    scene: GltfScene, body: "AnnyBody", tracks: Sequence[Track], table: Mapping[str, np.ndarray], vertices_m: np.ndarray,
-    show_hidden: bool, max_bytes: int,
+    scene: GltfScene, body: "AnnyBody", tracks: Sequence[Track], table: Mapping[str, np.ndarray], show_hidden: bool, max_bytes: int
 ) -> np.ndarray:  # fmt: skip
     """Everybody of `tracks` into the scene; how far joints are from where meshes.npz has them in some rows, metres.
 
-    table: columns of meshes.npz by name, among them PARAMETERS; vertices_m: (N, V, 3) its meshes; show_hidden: with what is never seen
+    table: columns of meshes.npz by name, among them PARAMETERS; show_hidden: with what is never seen
     max_bytes: of all meshes; where the full ones take more, everybody has the intermediate one
     """
     end_s = max(track.hidden_from_s for track in tracks)
@@ -67,16 +66,9 @@ def add_rigged(
             spans_s[-1] = spans_s[-1][0], np.inf
         places_m = root_places_m(body, table["translation_m"], table["bone_rotmats"], rows, rig.phenotype)
         rig.add_to(scene, track_id, table["time_s"][rows], table["bone_rotmats"], rows, places_m, spans_s)
-        some = _some(rows)
-        shown_y_m = np.stack([vertices_m[row, rig.shown_ids, 1] for row in some]) + table["translation_m"][some, None, 1]
-        scene.stands(-float(shown_y_m.max()), (table["translation_m"][some] * UP_FROM_CAMERA).mean(axis=0))
+        some = some_of(rows, NUM_CHECKED)
         errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some], axis=-1).ravel())
     return np.concatenate(errors_m[1:] or errors_m)
-
-
-def _some(rows: np.ndarray) -> np.ndarray:
-    """At most NUM_CHECKED of them, spread evenly."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int))]
 
 
 def spans_of(track: Track, shown: np.ndarray) -> list[tuple[float, float]]:
@@ -103,7 +95,7 @@ class _Skin:
 
 
 class _Rig:
-    """The body of one shape, to be posed by a viewer. faces: (F, 3) those that are shown; shown_ids: their vertices in the full mesh."""
+    """The body of one shape, to be posed by a viewer. faces: (F, 3) those that are shown."""
 
     def __init__(self, skin: _Skin, phenotype: np.ndarray, visibility: np.ndarray) -> None:
         """phenotype: (6,); visibility: (14,) how well each joint is seen at best."""
@@ -113,7 +105,6 @@ class _Rig:
         rest = skin.body.rest(torch.from_numpy(phenotype[None]))
         self._points_m, self._heads_m, self._alignments = (values[0].numpy().astype(np.float64) for values in rest)
         (self._shown_m,), self.faces = without_hidden(self._points_m[None, skin.ids], skin.faces, skin.joint_weights @ visibility)
-        self.shown_ids = skin.ids[np.unique(self.faces)]
 
     def joints_m(self, rotmats: np.ndarray) -> np.ndarray:
         """(T, 104, 3, 3) -> (T, 14, 3), of the mesh as viewers bend it, the pelvis at 0."""

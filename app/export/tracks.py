@@ -4,10 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.visibility import with_smooth_edge
+from app.export.sink import UP_FROM_CAMERA
+from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE, with_smooth_edge
+from core.joints import JOINT_NAMES
 
 GAP_FRAMES = 3
 """Somebody missing for more frames than this disappears for that time."""
+ANKLES = [JOINT_NAMES.index("L_Ankle"), JOINT_NAMES.index("R_Ankle")]
+FLOOR_ROWS = 64
+"""Rows of each person in which their lowest point is looked for."""
+FLOOR_PERCENTILE = 10
+"""Of a person's lowest points: low, for people jump; not the lowest of all, for that is noise."""
+LONG_ENOUGH = 0.1
+"""A person whose feet are seen in fewer rows, as a share of those of whoever's feet are seen longest, is not asked for the floor."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,37 @@ def tracks_of(table: dict[str, np.ndarray]) -> list[Track]:
             joints_m = table["joints_m"][part] + table["translation_m"][part][:, None]
             tracks.append(Track(int(track_id), part, times_s, joints_m, float(times_s[-1]) + frame_s))
     return tracks
+
+
+def place_of_camera_m(tracks: list[Track], table: dict[str, np.ndarray], vertices_m: np.ndarray) -> np.ndarray:
+    """(3,) where the camera stands in the world of 3D files: y up, the floor at y = 0, the origin amid the people.
+
+    The floor is that of the person who stands lowest, so that everybody stands on it or above. Only rows that show both feet count, unless
+    there are none: then feet are guesses, and so is the floor. vertices_m: (N, V, 3) meshes of all rows
+    """
+    people: dict[int, list[np.ndarray]] = {}
+    for track in tracks:
+        people.setdefault(track.track_id, []).append(track.rows)
+    rows_of = [np.concatenate(parts) for parts in people.values()]
+    visibility, translation_m = table["joint_visibility"], table["translation_m"].astype(np.float64)
+    shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in rows_of]
+    middle_m = np.mean([translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)], axis=0)
+    standing = [rows[visibility[rows][:, ANKLES].min(axis=1) >= SHOWN_ABOVE] for rows in rows_of]
+    longest = max(map(len, standing))
+    standing = [rows for rows in standing if len(rows) >= max(1, LONG_ENOUGH * longest)] if longest else rows_of
+    floor_m = min(_floor_m(some_of(rows, FLOOR_ROWS), vertices_m, translation_m) for rows in standing)
+    return -np.array([1, 0, 1]) * middle_m * UP_FROM_CAMERA - (0, floor_m, 0)
+
+
+def _floor_m(rows: np.ndarray, vertices_m: np.ndarray, translation_m: np.ndarray) -> float:
+    """Height of what a person stands on, above the camera."""
+    lowest_m = [-float(vertices_m[row][:, 1].max()) - translation_m[row, 1] for row in rows]
+    return float(np.percentile(lowest_m, FLOOR_PERCENTILE))
+
+
+def some_of(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of them, spread evenly."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
 
 
 def without_hidden(points_m: np.ndarray, faces: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

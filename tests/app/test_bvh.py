@@ -11,35 +11,50 @@ from scipy.spatial.transform import Rotation
 
 from app.export.bvh import NAMES, main, write_people
 from app.export.sink import UP_FROM_CAMERA
+from app.export.tracks import place_of_camera_m, tracks_of
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.fitters import fitter_for
+from core.joints import JOINT_NAMES
 from core.training.mocap import read_bvh
 from core.training.pose_files import named_joints
 
 BODY, FPS, NUM_FRAMES = AnnyBody(), 25.0, 12
+FIRST = 50
+"""Frame of the video in which people appear."""
 MOVING = fitter_for(BODY).rig.bone_ids.tolist()
 
 
 def rows(track_id: int, phenotype: list[float], seed: int) -> dict[str, np.ndarray]:
-    """Somebody who moves every bone that a fit moves, in NUM_FRAMES frames."""
+    """Somebody who moves every bone that a fit moves, in NUM_FRAMES frames from FIRST on."""
     random = np.random.default_rng(seed)
     swing = random.normal(0, 0.5, (len(MOVING), 3)) * np.linspace(-1, 1, NUM_FRAMES)[:, None, None]
     rotmats = fitter_for(BODY).rig.rest_rotmats.numpy()[None].repeat(NUM_FRAMES, 0)
     rotmats[:, MOVING] = Rotation.from_rotvec(swing.reshape(-1, 3)).as_matrix().reshape(NUM_FRAMES, -1, 3, 3)
     return {
-        "track_id": np.full(NUM_FRAMES, track_id), "time_s": 2 + np.arange(NUM_FRAMES) / FPS,
+        "track_id": np.full(NUM_FRAMES, track_id), "frame_index": FIRST + np.arange(NUM_FRAMES),
+        "time_s": (FIRST + np.arange(NUM_FRAMES)) / FPS,
         "translation_m": np.stack([np.linspace(-1, 1, NUM_FRAMES), np.full(NUM_FRAMES, 0.2), np.full(NUM_FRAMES, 4.0)], 1),
         "bone_rotmats": rotmats, "phenotype": np.repeat([phenotype], NUM_FRAMES, 0).astype(np.float32),
     }  # fmt: skip
+
+
+def table_of(people: list[dict[str, np.ndarray]], **changes: object) -> dict[str, object]:
+    """What meshes.npz holds of them."""
+    table = {name: np.concatenate([person[name] for person in people]) for name in people[0]}
+    meshes = BODY.vertices(torch.from_numpy(table["bone_rotmats"]).float(), torch.from_numpy(table["phenotype"]))
+    meshes = meshes - BODY.pelvis(meshes)[:, None]
+    return table | {
+        "vertices_m": meshes.numpy(), "joints_m": BODY.joints(meshes).numpy(), "faces": BODY.faces, "body": "anny", "fps": FPS,
+        "joint_visibility": np.ones((len(meshes), len(JOINT_NAMES))), "focal_px": 500.0, "image_size_px": np.array([640, 480]),
+    } | changes  # fmt: skip
 
 
 PEOPLE = [rows(3, [0.2, 0.6, 0.5, 0.7, 0.4, 0.5], 0), rows(7, [0.8, 0.1, 0.5, 0.3, 0.5, 0.5], 1)]
 
 
 def write_npz(path: Path, people: list[dict[str, np.ndarray]], **changes: object) -> Path:
-    table = {name: np.concatenate([person[name] for person in people]) for name in people[0]} | {"body": "anny", "fps": FPS} | changes
-    np.savez(path, **{name: value for name, value in table.items() if value is not None})
+    np.savez(path, **{name: value for name, value in table_of(people, **changes).items() if value is not None})
     return path
 
 
@@ -61,6 +76,12 @@ def joints_of_file(path: Path) -> tuple[list[str], np.ndarray]:
     return names, np.stack(places, 1)
 
 
+def place_m(people: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """(3,) where the camera stands in the files of these people."""
+    table = table_of(people)
+    return place_of_camera_m(tracks_of(table), table, table["vertices_m"])
+
+
 def joints_of_body(person: dict[str, np.ndarray]) -> np.ndarray:
     """The same of the body itself: the bones' heads before the camera, in the order of NAMES."""
     pose, shape = torch.from_numpy(person["bone_rotmats"]).float(), torch.from_numpy(person["phenotype"])
@@ -78,7 +99,7 @@ def test_joints_are_where_the_body_has_them(tmp_path: Path) -> None:
         assert sorted(names) == sorted(NAMES.values())
         wanted = joints_of_body(person)[:, [list(NAMES.values()).index(name) for name in names]]
         assert np.ptp(wanted, axis=0).max() > 0.3  # they do move
-        np.testing.assert_allclose(places, wanted, atol=2e-4)
+        np.testing.assert_allclose(places[FIRST:], wanted + place_m(PEOPLE), atol=2e-4)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -94,20 +115,32 @@ def test_all_that_moves_is_in_it_under_names_that_rigs_have(tmp_path: Path) -> N
     assert "-0.000000" not in path.read_text()
 
 
-def test_gaps_are_filled_and_frames_evenly_spaced(tmp_path: Path) -> None:
-    person = PEOPLE[0]
-    whole = joints_of_file(write_people(write_npz(tmp_path / "a.npz", [person]), tmp_path / "a")[0])[1]
-    kept = np.array([0, 1, 2, 5, 6, 7, 8, 11])
-    thinned = {name: values[kept] for name, values in person.items()}
-    filled = joints_of_file(write_people(write_npz(tmp_path / "b.npz", [thinned]), tmp_path / "b")[0])[1]
-    assert len(filled) == NUM_FRAMES
-    np.testing.assert_allclose(filled[kept], whole[kept], atol=2e-4)
-    assert np.abs(filled - whole).max() < 0.02
+def columns_of(person: dict[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[kept] for name, values in person.items()}
+
+
+def test_frames_are_those_of_the_video(tmp_path: Path) -> None:
+    """Short gaps are bridged; in long ones, before and after somebody keeps still."""
+    person, kept = PEOPLE[0], np.array([2, 3, 5, 6, 11])
+    thinned = columns_of(person, kept)
+    paths = write_people(write_npz(tmp_path / "meshes.npz", [thinned, columns_of(PEOPLE[1], np.arange(3))]))
+    places, others = (joints_of_file(path)[1] for path in paths)
+    assert len(places) == len(others) == FIRST + NUM_FRAMES
+    names = joints_of_file(paths[0])[0]
+    wanted = joints_of_body(person)[:, [list(NAMES.values()).index(name) for name in names]]
+    moved = places[FIRST + kept[0]] - wanted[kept[0]]
+    assert np.ptp(moved, axis=0).max() < 2e-4
+    np.testing.assert_allclose(places[FIRST + kept], wanted[kept] + moved[0], atol=2e-4)
+    np.testing.assert_array_equal(places[: FIRST + 2], places[FIRST + 2][None].repeat(FIRST + 2, 0))
+    np.testing.assert_allclose(places[FIRST + 4, 0], (places[FIRST + 3, 0] + places[FIRST + 5, 0]) / 2, atol=2e-6)
+    assert np.abs(places[FIRST + 4] - wanted[4] - moved[0]).max() < 0.05
+    np.testing.assert_array_equal(places[FIRST + 7 : FIRST + 11], places[FIRST + 6][None].repeat(4, 0))
+    np.testing.assert_array_equal(others[FIRST + 3 :], others[FIRST + 2][None].repeat(NUM_FRAMES - 3, 0))
 
 
 def test_one_frame_is_a_pose(tmp_path: Path) -> None:
-    one = {name: values[4:5] for name, values in PEOPLE[1].items()}
-    (path,) = write_people(write_npz(tmp_path / "meshes.npz", [one]))
+    still = columns_of(PEOPLE[1], np.arange(4, 5)) | {"frame_index": np.zeros(1, int), "time_s": np.zeros(1)}
+    (path,) = write_people(write_npz(tmp_path / "meshes.npz", [still], fps=0.0))
     assert len(joints_of_file(path)[1]) == 1
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.export.bvh import write_people
 from app.export.glb import GlbReport, write_glb
 from app.export.gltf import GltfScene
 from app.export.rigged import INFLUENCES, quaternions
@@ -14,22 +15,10 @@ from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.joints import JOINT_NAMES
 from tests.app.gltf_player import Played
-from tests.app.test_bvh import FPS, NUM_FRAMES, PEOPLE
+from tests.app.test_bvh import FIRST, FPS, NUM_FRAMES, PEOPLE, joints_of_file, table_of
 
 BODY = AnnyBody()
 LEGS = [JOINT_NAMES.index(f"{side}_{name}") for side in "LR" for name in ("Hip", "Knee", "Ankle")]
-
-
-def table_of(people: list[dict[str, np.ndarray]], **changes: np.ndarray) -> dict[str, np.ndarray]:
-    """What meshes.npz holds of people as test_bvh.rows makes them."""
-    table = {name: np.concatenate([person[name] for person in people]) for name in people[0]}
-    meshes = BODY.vertices(torch.from_numpy(table["bone_rotmats"]).float(), torch.from_numpy(table["phenotype"]))
-    meshes = meshes - BODY.pelvis(meshes)[:, None]
-    return table | {
-        "vertices_m": meshes.numpy(), "joints_m": BODY.joints(meshes).numpy(), "frame_index": np.tile(np.arange(NUM_FRAMES), len(people)),
-        "joint_visibility": np.ones((len(meshes), len(JOINT_NAMES))), "faces": BODY.faces, "body": "anny", "fps": FPS,
-        "focal_px": 500.0, "image_size_px": np.array([640, 480]),
-    } | changes  # fmt: skip
 
 
 def write(folder: Path, table: dict[str, np.ndarray], **options: object) -> tuple[Played, GlbReport]:
@@ -56,8 +45,19 @@ def test_every_frame_is_the_mesh_of_its_row(tmp_path: Path) -> None:
         assert distance_m.mean() < 1e-3
         assert distance_m.max() < 0.04, "where more than four bones meet"
     assert report.error_m[1] < 0.01
-    lowest_m = min(body[:, 1].min() for body in played.skinned(2.2).values())
-    assert abs(lowest_m) < 0.6, "the floor is near the lowest points"
+
+
+def test_skeletons_stand_where_those_of_the_bvh_files_do(tmp_path: Path) -> None:
+    table = table_of(PEOPLE)
+    kept = (table["track_id"] != 7) | (table["frame_index"] < FIRST + 5)
+    played, _ = write(tmp_path, {name: value[kept] if np.shape(value)[:1] == kept.shape else value for name, value in table.items()})
+    nodes = played.tree["nodes"]
+    for person, path in enumerate(write_people(tmp_path / "meshes.npz")):
+        names, places_m = joints_of_file(path)
+        joints = {nodes[joint]["name"]: joint for joint in played.tree["skins"][person]["joints"]}
+        for frame in (FIRST, FIRST + 3, FIRST + 4):
+            found_m = np.stack([played.world(joints[name], frame / FPS)[:3, 3] for name in names])
+            np.testing.assert_allclose(found_m, places_m[frame], atol=2e-4)
 
 
 def test_where_no_more_than_four_bones_meet_it_is_the_body(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_animation_programs_find_a_human_and_only_what_moves_is_animated(tmp_pat
 
 def test_who_is_away_is_not_shown(tmp_path: Path) -> None:
     table = table_of(PEOPLE)
-    kept = ~((table["track_id"] == 7) & ((table["frame_index"] < 2) | (table["frame_index"] > 8)))
+    kept = ~((table["track_id"] == 7) & ((table["frame_index"] < FIRST + 2) | (table["frame_index"] > FIRST + 8)))
     columns = {name: value[kept] if np.shape(value)[:1] == kept.shape else value for name, value in table.items()}
     played, _ = write(tmp_path, columns)
 
@@ -104,7 +104,7 @@ def test_who_is_away_is_not_shown(tmp_path: Path) -> None:
 
 def test_a_single_picture_is_a_pose(tmp_path: Path) -> None:
     table = table_of(PEOPLE)
-    first = table["frame_index"] == 4
+    first = table["frame_index"] == FIRST + 4
     columns = {name: value[first] if np.shape(value)[:1] == first.shape else value for name, value in table.items()}
     played, report = write(tmp_path, columns | {"fps": 0.0})
     assert report.num_people == 2
@@ -164,10 +164,9 @@ def test_the_networks_own_meshes_are_no_skins(tmp_path: Path) -> None:
     ],
 )
 def test_times_of_being_there_increase(spans_s: list[tuple[float, float]], keys: list[tuple[float, float]], tmp_path: Path) -> None:
-    scene = GltfScene(0.0)
+    scene = GltfScene(0.0, np.zeros(3))
     node, _ = scene.person(1)
     scene.show(node, spans_s)
-    scene.stands(0.0, np.zeros(3))
     scene.save(tmp_path / "a.glb", 500.0, np.array([640, 480]))
     played = Played(tmp_path / "a.glb")
     times_s, scales, _ = played.channels.get((node, "scale"), (np.empty((0, 1)), np.empty((0, 3)), ""))
