@@ -23,12 +23,47 @@ NAMES = {
     **{f"{bone}.{side[0]}": f"{side}{name}" for bone, name in SIDED.items() for side in ("Left", "Right")},
 }  # fmt: skip
 """Anny's bone -> what the joint is called, as in Mixamo's rigs."""
+ONWARDS = {"root": "spine05", "spine01": "neck01", "head": None, "foot": "toe3-1", "wrist": "metacarpal2"}
+"""Of bones with several below them the one that they run to, without its side."""
+TURNED = ("foot", "wrist")
+"""From these down a bone's z points up, so out of the back of hand or foot, for many of them point forward."""
+SHORTEST_M = 1e-3
+"""Bones that begin nearer to each other run the same way."""
 BATCH_SIZE = 256
 
 
 def turned_up(rotmats: np.ndarray) -> np.ndarray:
     """Rotations (..., 3, 3) in camera axes -> float64, in those of UP_FROM_CAMERA."""
     return UP_FROM_CAMERA[:, None] * rotmats.astype(np.float64) * UP_FROM_CAMERA
+
+
+def rest_axes(body: "AnnyBody", heads_m: np.ndarray) -> np.ndarray:
+    """(J, 3, 3) the bones' axes at rest as columns, as rigs have them: y along the bone to the next one, x across, z to the front.
+
+    Left and right mirror each other in y and z; x follows as right-handed axes want it. Bones without any below them run as the one above.
+    heads_m: (J, 3) where bones begin at rest, y up
+    """
+    following, turned = [], []
+    for bone, (name, above) in enumerate(zip(body.bone_names, body.parents, strict=True)):
+        below = [child for child, parent in enumerate(body.parents) if parent == bone]
+        stem, dot, side = name.partition(".")
+        if len(below) > 1:
+            onwards = ONWARDS[stem]
+            below = [] if onwards is None else [body.bone_index(f"{onwards}{dot}{side}")]
+        following.append(below[0] if below else None)
+        turned.append(stem in TURNED or (above >= 0 and turned[above]))
+    axes = np.empty((len(heads_m), 3, 3))
+    for bone, above in enumerate(body.parents):
+        onwards = following[bone]
+        while onwards is not None and np.linalg.norm(heads_m[onwards] - heads_m[bone]) < SHORTEST_M:
+            onwards = following[onwards]
+        y = axes[above, :, 1] if onwards is None else heads_m[onwards] - heads_m[bone]
+        y = y / np.linalg.norm(y)
+        towards = np.array([0.0, 1, 0] if turned[bone] else [0.0, 0, 1])
+        z = towards - (towards @ y) * y
+        z /= np.linalg.norm(z)
+        axes[bone] = np.stack([np.cross(y, z), y, z], 1)
+    return axes
 
 
 def root_places_m(body: "AnnyBody", translation_m: np.ndarray, rotmats: np.ndarray, rows: np.ndarray, phenotype: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The mesh is the full one, in the rest pose of the person's shape; a viewer bends it by linear blend skinning, as Anny does, so nothing is
 lost but the influences of a vertex beyond four. Bones that nobody has seen move (fingers, toes, faces) are there, and stay. The moving
-ones have the names by which animation programs recognise a human.
+ones have the names by which animation programs recognise a human; all have the axes that rigs have (app.export.bones.rest_axes).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import NAMES, PARAMETERS, root_places_m, turned_up
+from app.export.bones import NAMES, PARAMETERS, rest_axes, root_places_m, turned_up
 from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import Track, some_of, without_hidden
@@ -104,6 +104,12 @@ class _Rig:
         self._skin, self.phenotype = skin, phenotype
         rest = skin.body.rest(torch.from_numpy(phenotype[None]))
         self._points_m, self._heads_m, self._alignments = (values[0].numpy().astype(np.float64) for values in rest)
+        heads_m = self._heads_m * UP_FROM_CAMERA
+        self._axes = rest_axes(skin.body, heads_m)
+        self._nodes = turned_up(self._alignments) @ self._axes  # a bone's pose turns these axes, seen from those of the bone above
+        # Programs that give a bone the distance to the next one find none at the hips, where three begin, and take that from the origin.
+        hips_m = np.linalg.norm(heads_m[skin.body.bone_index("spine04")] - heads_m[0])
+        self._origin_m = (heads_m[0] - (0, hips_m, 0)) * UP_FROM_CAMERA
         (self._shown_m,), self.faces = without_hidden(self._points_m[None, skin.ids], skin.faces, skin.joint_weights @ visibility)
 
     def joints_m(self, rotmats: np.ndarray) -> np.ndarray:
@@ -138,9 +144,9 @@ class _Rig:
             for bone, node in enumerate(nodes):  # one by one: those of an hour are a gigabyte
                 turns = rotmats[rows, bone]
                 if np.ptp(turns, axis=0).max() > STILL:
-                    scene.animate(node, "rotation", times_s, quaternions(turns))
+                    scene.animate(node, "rotation", times_s, quaternions(self._turned(bone, turns)))
         lib, gltf, skin = scene.lib, scene.gltf, self._skin
-        points_m = (self._shown_m * UP_FROM_CAMERA).astype(np.float32)[None]
+        points_m = ((self._shown_m - self._origin_m) * UP_FROM_CAMERA).astype(np.float32)[None]
         attributes = lib.Attributes(
             POSITION=scene.vertices(points_m)[0], NORMAL=scene.vertices(vertex_normals(points_m, self.faces))[0],
             JOINTS_0=scene.accessor(skin.bones[skin.ids].astype(np.uint8), ARRAY_BUFFER),
@@ -155,26 +161,32 @@ class _Rig:
     def _add_bones(self, scene: GltfScene, person: int, rotmats: np.ndarray, place_m: np.ndarray) -> list[int]:
         """A node for each bone, in the first pose."""
         body, nodes = self._skin.body, []
-        turns = quaternions(rotmats)
         for bone, (name, above) in enumerate(zip(body.bone_names, body.parents, strict=True)):
-            offset_m = place_m if above < 0 else self._alignments[above] @ (self._heads_m[bone] - self._heads_m[above])
+            offset_m = (place_m if above < 0 else self._heads_m[bone] - self._heads_m[above]) * UP_FROM_CAMERA
             parent = person if above < 0 else nodes[above]
-            translation, rotation = (offset_m * UP_FROM_CAMERA).tolist(), turns[bone].tolist()
+            (rotation,) = quaternions(self._turned(bone, rotmats[bone][None])).tolist()
+            translation = (offset_m if above < 0 else self._axes[above].T @ offset_m).tolist()
             nodes.append(scene.add_node(parent, name=NAMES.get(name, name), translation=translation, rotation=rotation))
         return nodes
 
+    def _turned(self, bone: int, rotmats: np.ndarray) -> np.ndarray:
+        """(T, 3, 3) a bone's pose in camera axes -> the rotation of its node."""
+        above = self._skin.body.parents[bone]
+        turns = turned_up(rotmats) @ self._nodes[bone]
+        return turns if above < 0 else self._nodes[above].T @ turns
+
     def _add_inverse_binds(self, scene: GltfScene) -> int:
-        """A bone's node turns by the pose alone: what comes before, from the rest mesh to the bone, is in here."""
+        """From the rest mesh to each bone's axes."""
         inverse = np.tile(np.eye(4), (len(self._heads_m), 1, 1))
-        inverse[:, :3, :3] = turned_up(self._alignments)
-        inverse[:, :3, 3] = -(self._alignments @ self._heads_m[..., None])[..., 0] * UP_FROM_CAMERA
+        inverse[:, :3, :3] = self._axes.transpose(0, 2, 1)
+        inverse[:, :3, 3] = -np.einsum("bji,bj->bi", self._axes, (self._heads_m - self._origin_m) * UP_FROM_CAMERA)
         return scene.accessor(inverse.transpose(0, 2, 1).reshape(-1, 16).astype(np.float32))  # columns first
 
 
 def quaternions(rotmats: np.ndarray) -> np.ndarray:
-    """(T, 3, 3) rotations in camera axes -> (T, 4) x, y, z, w in glTF's; each is the one of two that lies nearer to that before."""
+    """(T, 3, 3) rotations -> (T, 4) x, y, z, w; each is the one of two that lies nearer to that before."""
     from scipy.spatial.transform import Rotation
 
-    values = Rotation.from_matrix(turned_up(rotmats)).as_quat()
+    values = Rotation.from_matrix(rotmats).as_quat()
     turned = np.cumprod(np.append(1.0, np.sign(np.sum(values[1:] * values[:-1], axis=1) + 1e-12)))
     return values * turned[:, None]

@@ -73,6 +73,30 @@ def test_where_no_more_than_four_bones_meet_it_is_the_body(tmp_path: Path) -> No
         np.testing.assert_allclose(in_camera(played, body)[simple], wanted[simple], atol=5e-4)
 
 
+def test_bones_run_along_limbs_and_both_sides_are_alike(tmp_path: Path) -> None:
+    played, _ = write(tmp_path, table_of(PEOPLE[:1]))
+    (skin,) = played.tree["skins"]
+    inverse = played.array(skin["inverseBindMatrices"]).reshape(-1, 4, 4).transpose(0, 2, 1)
+    rest = {played.tree["nodes"][joint]["name"]: matrix for joint, matrix in zip(skin["joints"], np.linalg.inv(inverse), strict=True)}
+    onwards = {
+        "Hips": "Spine1", "Spine": "Spine1", "Spine1": "Spine2", "Spine4": "Neck", "Neck2": "Head", "LeftUpLeg": "upperleg02.L",
+        "lowerleg02.R": "RightFoot", "LeftFoot": "toe3-1.L", "LeftShoulder": "shoulder01.L", "RightForeArm": "RightForeArmRoll",
+        "RightForeArmRoll": "RightHand", "LeftHand": "metacarpal2.L",
+    }  # fmt: skip
+    for name, following in onwards.items():
+        along = rest[following][:3, 3] - rest[name][:3, 3]
+        np.testing.assert_allclose(rest[name][:3, 1], along / np.linalg.norm(along), atol=1e-3)
+    np.testing.assert_allclose(rest["Head"][:3, 1], rest["Neck2"][:3, 1], atol=1e-5)
+    assert all(rest[name][2, 2] > 0.7 for name in rest if name.startswith(("Spine", "Hips", "Neck", "LeftUp", "LeftLeg", "RightArm")))
+    assert rest["LeftFoot"][1, 2] > 0.7
+    mirror = np.array([-1, 1, 1])
+    for name in [name for name in rest if name.startswith("Left")]:
+        right = rest[name.replace("Left", "Right")]
+        np.testing.assert_allclose(right[:3, 1:], rest[name][:3, 1:] * mirror[:, None], atol=0.03)
+    hips_m, spine_m = rest["Hips"][:3, 3], rest["Spine1"][:3, 3]
+    assert np.linalg.norm(hips_m) == pytest.approx(np.linalg.norm(spine_m - hips_m), abs=1e-4), "the length that Blender gives it"
+
+
 def test_animation_programs_find_a_human_and_only_what_moves_is_animated(tmp_path: Path) -> None:
     played, _ = write(tmp_path, table_of(PEOPLE[:1]))
     (skin,) = played.tree["skins"]
