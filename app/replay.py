@@ -4,24 +4,34 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.config import LiveConfig
 from app.engine import NO_FACES
-from app.export import Recording, SinkGroup
+from app.export import Parameters, Recording, SinkGroup
 from app.finished import already_done, drawing_settings
 from app.hud import STAGES, Hud
 from app.jobs import frames_phrase, max_under_way, people_phrase, result_folders, video_sinks, write_scenes
 from app.progress import MakeProgress, ProgressBar
 from app.session import SessionReader
 from app.session_format import SessionInfo
+from app.settling import Settling
+from app.shapes import TrackShapes
+from app.stages import each
 from app.stopping import stop_on_signal
-from app.types import Scene
+from app.types import Intrinsics, Posture, Scene, SmoothedMesh
 from app.webcam import POLL_S, NoDisplayError, View, check_display, open_window
+from core.bodies import load_body
 from core.errors import InputError
+from core.fitters import FAITHFUL
+from core.geometry import project_pinhole, translation_onto
+
+if TYPE_CHECKING:
+    from core.bodies import Body
 
 log = logging.getLogger(__name__)
 
@@ -131,13 +141,15 @@ def _with_last(scenes: Iterator[Scene]) -> Iterator[tuple[Scene, bool]]:
 
 
 def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress: MakeProgress = ProgressBar) -> str:
-    """The session's files into a folder of its own within `folder`; returns the line to print. The meshes are as they were recorded.
+    """The session's files into a folder of its own within `folder`; returns the line to print. The meshes are as they were recorded, but
+    with --glb those of bodies fitted to them, for there are to be skeletons.
 
     Raises InputError when `path` is no session, OSError when the folder cannot be written.
     """
     reader = SessionReader(path)
     target = result_folders([path], folder)[0]
-    settings = dict(reader.info.settings) | drawing_settings(config)
+    bodies = _Bodies.of(reader.info) if config.glb else None
+    settings = dict(reader.info.settings) | drawing_settings(config) | ({"mesh": "parametric"} if bodies else {})
     finished = already_done(target, settings, config.overwrite)
     if finished:
         return f"{path}: {finished}"
@@ -145,14 +157,16 @@ def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress:
     info = reader.info
     recording = Recording(
         target, info.faces, info.vertex_joint_weights, info.body, reader.size_px, reader.fps, expected_frames=reader.num_frames,
-        settings=settings, parameters=info.parameters, show_hidden=config.show_hidden,
+        settings=settings, parameters=bodies.parameters if bodies else info.parameters, show_hidden=config.show_hidden,
+        settle=bodies.settle if bodies else None,
     )  # fmt: skip
+    stages = {"fit": each(bodies)} if bodies else {}
     start_s = time.perf_counter()
     with SinkGroup(recording, video_sinks(config)) as sinks:
         if not len(info.faces):
             sinks.warn(NO_FACES)
         progress = make_progress(path.name, reader.num_frames)
-        num_frames, people = write_scenes(reader, {}, sinks, settings, progress, max_under_way(reader.size_px), reader.num_frames)
+        num_frames, people = write_scenes(reader, stages, sinks, settings, progress, max_under_way(reader.size_px), reader.num_frames)
         for warning in (reader.warning, None if people else "nobody was found"):
             if warning:
                 sinks.warn(warning)
@@ -160,3 +174,63 @@ def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress:
     rate = num_frames / max(time.perf_counter() - start_s, 1e-6)
     files = ", ".join(item.name for item in sinks.paths)
     return f"{path}: {frames_phrase(num_frames)}, {people_phrase(len(people))}, {rate:.1f} frames/s -> {target}: {files}"
+
+
+class _Bodies:
+    """Gives recorded people the body that its parameters pose: those that were recorded, else fitted to the recorded meshes.
+
+    settle: as of Recording
+    """
+
+    def __init__(self, body: "Body") -> None:
+        self._body, self._shapes = body, TrackShapes()
+        self.parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
+        self.settle = Settling(body, self.parameters, posed=True)
+
+    @classmethod
+    def of(cls, info: SessionInfo) -> "_Bodies | None":
+        """None for bodies that cannot be fitted well, whose meshes are shown as they are."""
+        body = load_body(info.body) if info.body in FAITHFUL else None
+        return cls(body) if body is not None and len(body.levels.template_m) == len(info.vertex_joint_weights) else None
+
+    def __call__(self, scene: Scene) -> Scene:
+        recorded = bool(scene.meshes) and scene.meshes[0].rotmats is not None
+        postures = [_posture(mesh) for mesh in scene.meshes] if recorded else self._fitted(scene)
+        return replace(scene, meshes=self._posed(scene, postures)) if postures else scene
+
+    def _fitted(self, scene: Scene) -> list[Posture]:
+        from app.parametric import Sighting, fitted
+
+        sightings = [
+            Sighting(mesh.track_id, _posture(mesh), mesh.joints_m, float(mesh.joint_visibility.mean()), scene.intrinsics)
+            for mesh in scene.meshes
+        ]
+        return fitted(sightings, self._shapes, self._body, LiveConfig())
+
+    def _posed(self, scene: Scene, postures: list[Posture]) -> tuple[SmoothedMesh, ...]:
+        import torch
+
+        from app.parametric import posed_meshes
+
+        with torch.inference_mode():
+            parameters = (torch.from_numpy(np.stack([getattr(one, name) for one in postures])) for name in ("rotmats", "shape"))
+            vertices_m, joints_m = (values.numpy() for values in posed_meshes(self._body, *parameters))
+        return tuple(
+            _covering(mesh, replace(posture, vertices_m=vertices), joints, scene.intrinsics)
+            for mesh, posture, vertices, joints in zip(scene.meshes, postures, vertices_m, joints_m, strict=True)
+        )
+
+
+def _posture(mesh: SmoothedMesh) -> Posture:
+    return Posture(mesh.vertices_m, mesh.translation_m, mesh.rotmats, mesh.shape)
+
+
+def _covering(mesh: SmoothedMesh, posture: Posture, joints_m: np.ndarray, intrinsics: Intrinsics) -> SmoothedMesh:
+    """The mesh in another posture, where it covers the one before in the picture."""
+    camera = intrinsics.focal_px, intrinsics.principal_px
+    translation_m = translation_onto(joints_m, mesh.joints_px, *camera, posture.translation_m).astype(np.float32)
+    joints_px = project_pinhole(joints_m + translation_m, *camera).astype(np.float32)
+    return replace(
+        mesh, vertices_m=posture.vertices_m, joints_m=joints_m, joints_px=joints_px, translation_m=translation_m,
+        rotmats=posture.rotmats, shape=posture.shape,
+    )  # fmt: skip

@@ -103,7 +103,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         if str(file["body"]) != BODY:
             raise InputError(f"{path}: got the body {str(file['body'])!r}, expected {BODY!r}; for SMPL use its own tools")
         if "bone_rotmats" not in file:
-            raise InputError(f"{path}: it holds no bone rotations; make it again with --overwrite and --parametric or --glb")
+            raise InputError(
+                f"{path}: it holds no bone rotations; make it again with --overwrite --glb and without --mesh free, from the video or, "
+                "with --replay, from the recorded session"
+            )
         rows = {name: file[name] for name in (*ROWS, "fps")}
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
@@ -209,7 +212,7 @@ def _numbers(values: np.ndarray, digits: int = 6) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = argparse.ArgumentParser(prog="python -m app.export.bvh", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="MESHES_NPZ", help="meshes.npz of runs with --parametric or --glb")
+    parser.add_argument("files", nargs="+", type=Path, metavar="MESHES_NPZ", help="meshes.npz of runs with --glb or --parametric")
     parser.add_argument("--out", type=Path, help="folder for the .bvh files (default: beside each meshes.npz)")
     return parser
 

@@ -155,7 +155,7 @@ def test_angles_do_not_jump(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"bone_rotmats": None}, "make it again with --overwrite and --parametric or --glb"),
+        ({"bone_rotmats": None}, "make it again with --overwrite --glb and without --mesh free"),
         ({"body": "smpl"}, "got the body 'smpl', expected 'anny'"),
         ({"fps": None}, "not a meshes.npz of ours"),
         ({"track_id": np.zeros(0, int)}, "nobody was found"),

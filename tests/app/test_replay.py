@@ -2,16 +2,21 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.config import LiveConfig
+from app.export.bvh import write_people
 from app.replay import replay_in_window
-from app.session_format import BACKGROUND_RGB
+from app.session_format import BACKGROUND_RGB, SessionInfo
 from app.sources import VideoSource
-from tests.app.media import quarter_picture, scene
+from core.geometry import project_pinhole
+from tests.app.gltf_player import Played
+from tests.app.media import mesh, quarter_picture, scene
+from tests.app.test_bvh import BODY, NUM_FRAMES, PEOPLE, table_of
 from tests.app.test_launch import outcome
 from tests.app.test_session import person, record
 
@@ -49,6 +54,32 @@ def test_files_are_those_of_a_video(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert summary["fps"] == pytest.approx(20)
     code, out, _ = outcome(capsys, "--replay", tmp_path / "live.arrows", "--out", tmp_path / "out", "--glb")
     assert (code, "already done" in out) == (0, True)
+
+
+@pytest.mark.parametrize("parametric", [False, True])
+def test_a_recorded_session_becomes_skeletons(tmp_path: Path, capsys: pytest.CaptureFixture[str], parametric: bool) -> None:
+    table = table_of(PEOPLE[:1])
+    scenes = []
+    for i in range(NUM_FRAMES):
+        own = {"rotmats": table["bone_rotmats"][i].astype(np.float32), "shape": table["phenotype"][i]} if parametric else {}
+        joints_m, place = table["joints_m"][i], table["translation_m"][i].astype(np.float32)
+        someone = mesh(3, place, vertices_m=table["vertices_m"][i], joints_m=joints_m, **own)
+        scenes.append(scene(someone, index=i, time_s=i / 20))
+        joints_px = project_pinhole(joints_m + place, scenes[i].intrinsics.focal_px, scenes[i].intrinsics.principal_px)
+        scenes[i] = replace(scenes[i], meshes=(replace(someone, joints_px=joints_px.astype(np.float32)),))
+    record(tmp_path / "live.arrows", scenes, SessionInfo.of(BODY, {"checkpoint": "toy"}, parametric=parametric))
+    code, _, _ = outcome(capsys, "--replay", tmp_path / "live.arrows", "--out", tmp_path / "out", "--glb", "--no-overlay")
+    assert code == 0
+    folder = tmp_path / "out" / "live"
+    assert len(Played(folder / "people.glb").tree["skins"]) == 1
+    assert [path.name for path in write_people(folder / "meshes.npz")] == ["person-3.bvh"]
+    rows = np.load(folder / "meshes.npz")
+    assert np.ptp(rows["phenotype"], axis=0).max() == 0
+    off_m = np.linalg.norm(rows["joints_m"] - table["joints_m"], axis=-1)
+    np.testing.assert_array_less(off_m.mean(), 1e-5 if parametric else 0.04)
+    if parametric:
+        np.testing.assert_allclose(rows["translation_m"], table["translation_m"], atol=1e-3)
+    assert json.loads((folder / "summary.json").read_text())["settings"]["mesh"] == "parametric"
 
 
 def test_a_cut_session_is_replayed_as_far_as_it_goes(
