@@ -4,7 +4,7 @@ The distance follows from the body's size in the picture, and the network errs b
 that is decimetres to and fro, several times a second, which nobody walks. The 1 Euro filter takes this speed for motion and lets it pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +38,26 @@ class DistanceSmoother:
         done = self([])
         self._before = []
         return done
+
+
+def at_calm_distances(scenes: Iterable[Scene], config: SmoothConfig, run_s: float) -> Iterator[Scene]:
+    """The scenes, of which it holds back those of two runs of run_s at most."""
+    smoother = DistanceSmoother(config)
+    for run in runs_of(scenes, run_s):
+        yield from smoother(run)
+    yield from smoother.rest()
+
+
+def runs_of(scenes: Iterable[Scene], duration_s: float) -> Iterator[list[Scene]]:
+    """Scenes that follow each other, so many seconds at a time."""
+    run: list[Scene] = []
+    for scene in scenes:
+        if run and scene.frame.time_s - run[0].frame.time_s >= duration_s:
+            yield run
+            run = []
+        run.append(scene)
+    if run:
+        yield run
 
 
 def distance_factors(scenes: Sequence[Scene], line_s: float, max_gap_s: float) -> list[float]:

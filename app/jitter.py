@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
-from app.distance import DistanceSmoother
+from app.distance import DistanceSmoother, runs_of
 from app.proportions import soundness
 from app.smooth import MeshSmoother, RecordingSmoother
 from app.types import Posture, Sample, Scene, SmoothedMesh
@@ -173,18 +173,6 @@ def _placed(scene: Scene, postures: list[Posture]) -> Scene:
 def _moved(postures: list[Posture], scene: Scene) -> list[Posture]:
     pairs = zip(postures, scene.meshes, strict=True)
     return [replace(posture, translation_m=mesh.translation_m.astype(np.float64)) for posture, mesh in pairs]
-
-
-def runs_of(scenes: Iterable[Scene], duration_s: float) -> Iterator[list[Scene]]:
-    """Scenes that follow each other, so many seconds at a time."""
-    run: list[Scene] = []
-    for scene in scenes:
-        if run and scene.frame.time_s - run[0].frame.time_s >= duration_s:
-            yield run
-            run = []
-        run.append(scene)
-    if run:
-        yield run
 
 
 def _shared_out(scenes: list[Scene], postures: list[Posture]) -> Iterator[tuple[Scene, list[Posture]]]:

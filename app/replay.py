@@ -1,6 +1,7 @@
 """`--replay`: a recorded session is shown again in the window, or becomes the same files as a video."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
+from app.distance import at_calm_distances
 from app.engine import NO_FACES
 from app.export import Parameters, Recording, SinkGroup
 from app.finished import already_done, drawing_settings
@@ -142,7 +144,7 @@ def _with_last(scenes: Iterator[Scene]) -> Iterator[tuple[Scene, bool]]:
 
 def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress: MakeProgress = ProgressBar) -> str:
     """The session's files into a folder of its own within `folder`; returns the line to print. The meshes are as they were recorded, but
-    with --glb those of bodies fitted to them, for there are to be skeletons.
+    with --glb those of bodies fitted to them, for there are to be skeletons, at distances that were smoothed again (app.distance).
 
     Raises InputError when `path` is no session, OSError when the folder cannot be written.
     """
@@ -160,13 +162,17 @@ def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress:
         settings=settings, parameters=bodies.parameters if bodies else info.parameters, show_hidden=config.show_hidden,
         settle=bodies.settle if bodies else None,
     )  # fmt: skip
-    stages = {"fit": each(bodies)} if bodies else {}
+    stages, held, run_s = {}, 1, config.detect.interval_s
+    if bodies:
+        stages["fit"] = each(bodies)
+        stages["distance"] = lambda scenes: at_calm_distances(scenes, config.smooth, run_s)
+        held = 2 * math.ceil(run_s * reader.fps) + 1
     start_s = time.perf_counter()
     with SinkGroup(recording, video_sinks(config)) as sinks:
         if not len(info.faces):
             sinks.warn(NO_FACES)
         progress = make_progress(path.name, reader.num_frames)
-        num_frames, people = write_scenes(reader, stages, sinks, settings, progress, max_under_way(reader.size_px), reader.num_frames)
+        num_frames, people = write_scenes(reader, stages, sinks, settings, progress, max_under_way(reader.size_px, held), reader.num_frames)
         for warning in (reader.warning, None if people else "nobody was found"):
             if warning:
                 sinks.warn(warning)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.config import SmoothConfig
-from app.distance import DistanceSmoother, local_lines
+from app.distance import DistanceSmoother, at_calm_distances, local_lines
 from app.types import Scene
 from core.geometry import project_pinhole
 from tests.app.media import FOCAL_PX, mesh, scene
@@ -78,6 +78,11 @@ def test_people_are_apart_and_start_afresh_after_a_gap() -> None:
 @pytest.mark.parametrize("run", [1, 3, 10, 200])
 def test_every_scene_comes_back_once_and_in_order(run: int) -> None:
     assert [item.frame.index for item in smoothed(walk(np.full(25, 5.0)), run)] == list(range(25))
+
+
+def test_scenes_one_by_one_are_what_runs_of_them_are() -> None:
+    scenes = walk(5 * np.exp(np.random.default_rng(3).normal(0, 0.02, 35)))
+    np.testing.assert_array_equal(depths_of(list(at_calm_distances(scenes, CONFIG, 0.33))), depths_of(smoothed(scenes)))
 
 
 def test_after_the_rest_nobody_is_remembered() -> None:
