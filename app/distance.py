@@ -29,9 +29,9 @@ class DistanceSmoother:
         """The run before, finished."""
         before, waiting = self._before, self._waiting
         self._before, self._waiting = waiting, list(run)
-        factors = iter(distance_factors([*before, *waiting, *run], self._config.depth_line_s, self._config.max_gap_s))
-        moved = [tuple(moved_away(mesh, next(factors), scene) for mesh in scene.meshes) for scene in [*before, *waiting]]
-        return [replace(scene, meshes=meshes) for scene, meshes in zip(waiting, moved[len(before) :], strict=True)]
+        factors = distance_factors([*before, *waiting, *run], self._config.depth_line_s, self._config.max_gap_s)
+        own = iter(factors[sum(len(scene.meshes) for scene in before) :])
+        return [replace(scene, meshes=tuple(moved_away(mesh, next(own), scene) for mesh in scene.meshes)) for scene in waiting]
 
     def rest(self) -> list[Scene]:
         """The last run, finished; who comes then has not been seen before."""
