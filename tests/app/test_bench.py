@@ -23,7 +23,7 @@ from core.checkpoint import Checkpoint
 from core.timing import Spread
 from core.ways import WAYS
 from tests.app.fakes import RectangleDetector, TubeEstimator
-from tests.app.test_launch import outcome
+from tests.app.launching import outcome
 from tests.core.test_reference import toy
 
 IDLE = Machine("Toy CPU", 1, 2, 1, ("AVX2",), 8.0, None, "Linux 6", {"torch": "2.0"}, 0.0)

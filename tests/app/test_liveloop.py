@@ -27,10 +27,10 @@ from app.types import Scene
 from app.webcam import LiveSession, Recorder, run_webcam
 from core.errors import InputError
 from tests.app.fakes import RectangleDetector, TubeEstimator
+from tests.app.launching import outcome
 from tests.app.media import mesh, scene, write_video
 from tests.app.mjpeg import MjpegCamera
 from tests.app.test_camera import camera_threads
-from tests.app.test_launch import outcome
 
 CONFIG = LiveConfig(headless=True)
 

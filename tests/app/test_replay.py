@@ -15,9 +15,9 @@ from app.session_format import BACKGROUND_RGB, SessionInfo
 from app.sources import VideoSource
 from core.geometry import project_pinhole
 from tests.app.gltf_player import Played
+from tests.app.launching import outcome
 from tests.app.media import mesh, quarter_picture, scene
 from tests.app.test_bvh import BODY, NUM_FRAMES, PEOPLE, table_of
-from tests.app.test_launch import outcome
 from tests.app.test_session import person, record
 
 

@@ -125,7 +125,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(InputError, match="exists already"):
         SessionRecorder(path, INFO)
     assert path.read_bytes() == before
-    from tests.app.test_launch import outcome
+    from tests.app.launching import outcome
 
     code, out, err = outcome(capsys, "--webcam", "nothing.mp4", "--headless", "--record", path)
     assert (code, out, err.count("\n")) == (1, "", 1)

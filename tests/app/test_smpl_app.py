@@ -19,8 +19,8 @@ from core.checkpoint import save_checkpoint
 from core.model import FastMETRO, build_model
 from core.types import MeshEstimate
 from tests.app.fakes import RectangleDetector
+from tests.app.launching import outcome
 from tests.app.media import write_video
-from tests.app.test_launch import outcome
 from tests.core.test_official import official_state
 from tests.smpl_files import NUM_VERTICES, write_mesh_files
 
