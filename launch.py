@@ -144,7 +144,7 @@ def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
     else:
         from app.page.server import run_page
 
-        run_page(config, page, lambda line: print(line, flush=True))
+        run_page(config, page, say)
     return 0
 
 
@@ -160,9 +160,6 @@ def run_benchmark(flags: argparse.Namespace, config: LiveConfig) -> int:
 def run_files(flags: argparse.Namespace, config: LiveConfig) -> int:
     """Recorded videos or pictures."""
     from app.jobs import run_pictures, run_videos
-
-    def say(line: str) -> None:
-        print(line, flush=True)
 
     report = run_videos(flags.video, flags.out, config, say) if flags.video else run_pictures(flags.images, flags.out, config, say)
     return EXPECTED_ERROR if report.failed else 0
@@ -185,7 +182,7 @@ def run_live(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) ->
         from app.page.server import run_page
 
         print("launch.py: there is no display for a window here; the page starts instead", file=sys.stderr)
-        run_page(config, page, lambda line: print(line, flush=True))
+        run_page(config, page, say)
         complete = True
     return 0 if complete else EXPECTED_ERROR
 
@@ -210,6 +207,11 @@ def is_foreign(module: str) -> bool:
     """True when a missing module's package is none of ours and not installed (a missing part of an installed one is a bug)."""
     package = module.split(".", maxsplit=1)[0]
     return package not in ("app", "core") and importlib.util.find_spec(package) is None
+
+
+def say(line: str) -> None:
+    """Print a result at once, also into a pipe."""
+    print(line, flush=True)
 
 
 def fail(message: str) -> int:

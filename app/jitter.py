@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
-from app.distance import DistanceSmoother, runs_of
+from app.distance import at_calm_distances, runs_of
 from app.proportions import soundness
 from app.smooth import MeshSmoother, RecordingSmoother
 from app.types import Posture, Sample, Scene, SmoothedMesh
@@ -115,10 +115,6 @@ def calm_of(paths: list[Path3d], signal: str) -> Calm:
     return Calm(float(jitters[0]), float(jitters[1]), float(LAG_GRID_FRAMES[errors.argmin()]))
 
 
-Calmed = list[tuple[Scene, list[Posture]]]
-"""Scenes, each with its people's smoothed postures."""
-
-
 def samples_of(scene: Scene, body: "Body") -> list[Sample]:
     """What is smoothed of a scene's people."""
     return [
@@ -140,44 +136,31 @@ def smoothed_as_live(scenes: Iterable[Scene], body: "Body", config: LiveConfig) 
 
 def smoothed_as_recorded(scenes: Iterable[Scene], body: "Body", config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
     """The same in runs as long as the spans of a recording."""
-    smoother = RecordingSmoother(config.smoothing, config.smooth)
-    held: deque[list[Scene]] = deque()
+    run_s, said = config.detect.interval_s, deque[Scene]()
 
-    def calmed() -> Iterator[Calmed]:
-        for run in runs_of(scenes, config.detect.interval_s):
+    def calmed() -> Iterator[Scene]:
+        smoother = RecordingSmoother(config.smoothing, config.smooth)
+        held: deque[list[Scene]] = deque()
+        for run in runs_of(scenes, run_s):
             held.append(run)
             for postures in smoother([sample for scene in run for sample in samples_of(scene, body)]):
-                yield list(_shared_out(held.popleft(), postures))
+                yield from taken(held.popleft(), postures)
         for postures in smoother.rest():
-            yield list(_shared_out(held.popleft(), postures))
+            yield from taken(held.popleft(), postures)
 
-    for run in calmed() if config.smoothing == "none" else _at_calm_distances(calmed(), config):
-        yield from run
+    def taken(run: list[Scene], postures: list[Posture]) -> Iterator[Scene]:
+        left = iter(postures)
+        for scene in run:
+            said.append(scene)
+            meshes = zip(scene.meshes, islice(left, len(scene.meshes)), strict=True)
+            yield replace(scene, meshes=tuple(_in_posture(mesh, posture) for mesh, posture in meshes))
 
-
-def _at_calm_distances(runs: Iterable[Calmed], config: LiveConfig) -> Iterator[Calmed]:
-    """The last step of a recording, app.distance."""
-    distances = DistanceSmoother(config.smooth)
-    waiting: Calmed = []
-    for run in (*runs, None):
-        moved = distances.rest() if run is None else distances([_placed(scene, postures) for scene, postures in run])
-        yield [(scene, _moved(postures, found)) for (scene, postures), found in zip(waiting, moved, strict=True)]
-        waiting = run or []
+    for scene in calmed() if config.smoothing == "none" else at_calm_distances(calmed(), config.smooth, run_s):
+        yield said.popleft(), [Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64)) for mesh in scene.meshes]
 
 
-def _placed(scene: Scene, postures: list[Posture]) -> Scene:
-    pairs = zip(scene.meshes, postures, strict=True)
-    return replace(scene, meshes=tuple(replace(mesh, translation_m=posture.translation_m.astype(np.float32)) for mesh, posture in pairs))
-
-
-def _moved(postures: list[Posture], scene: Scene) -> list[Posture]:
-    pairs = zip(postures, scene.meshes, strict=True)
-    return [replace(posture, translation_m=mesh.translation_m.astype(np.float64)) for posture, mesh in pairs]
-
-
-def _shared_out(scenes: list[Scene], postures: list[Posture]) -> Iterator[tuple[Scene, list[Posture]]]:
-    left = iter(postures)
-    return ((scene, list(islice(left, len(scene.meshes)))) for scene in scenes)
+def _in_posture(mesh: SmoothedMesh, posture: Posture) -> SmoothedMesh:
+    return replace(mesh, vertices_m=posture.vertices_m, translation_m=posture.translation_m.astype(np.float32))
 
 
 def paths_of(scenes: Iterable[Scene], body: "Body", config: LiveConfig, live: bool) -> list[Path3d]:

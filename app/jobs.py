@@ -287,7 +287,7 @@ def _recording(
     fitted_mesh = shown_mesh(engine.estimator, config) == "parametric"
     parameters = settle = None
     if config.parametric or (config.glb and fitted_mesh):  # people.glb makes skeletons of them
-        parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
+        parameters = Parameters.of(body)
         if not engine.estimator.config.parametric:
             settle = Settling(body, parameters, posed=fitted_mesh)
     return Recording(

@@ -176,18 +176,16 @@ class VideoPipeline:
         return _Held(sight.span, people, clock.take(len(sight.span.frames), sight.timings_ms)), done
 
     def _finished(self, held: _Held, calmed: list[Posture]) -> list[Scene]:
-        """Everybody before the frame's camera: the scenes that this span finishes, mostly those of the span before."""
+        """Everybody before the frame's camera: the scenes that this span finishes, those of the span before."""
         frames, clock, start_s = held.span.frames, Clock(), time.perf_counter()
-        earlier: list[Scene] = []
         if held.span.starts_scene:
             self._finisher.reset()
-            earlier = self._distances.rest() if self._distances else []
         meshes = self._finisher(held.people, calmed)
         clock.add("smooth", start_s)
         timings_ms = clock.take(len(frames), held.timings_ms)
         people = {frame.index: tuple(mesh for index, mesh in meshes if index == frame.index) for frame in frames}
         scenes = [Scene(frame, intrinsics_of(frame, self._config.focal_px), people[frame.index], dict(timings_ms)) for frame in frames]
-        return earlier + (self._distances(scenes) if self._distances else scenes)
+        return self._distances(scenes) if self._distances else scenes  # ids are not used again after a cut, so it has nothing to forget
 
     def _look(self, frame: Frame, clock: Clock, first: bool = False) -> None:
         """Find people and tell the tracker. Small people are searched for now and then, and whenever fewer are found than before."""

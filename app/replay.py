@@ -190,7 +190,7 @@ class _Bodies:
 
     def __init__(self, body: "Body") -> None:
         self._body, self._shapes = body, TrackShapes()
-        self.parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
+        self.parameters = Parameters.of(body)
         self.settle = Settling(body, self.parameters, posed=True)
 
     @classmethod
@@ -211,7 +211,7 @@ class _Bodies:
             Sighting(mesh.track_id, _posture(mesh), mesh.joints_m, float(mesh.joint_visibility.mean()), scene.intrinsics)
             for mesh in scene.meshes
         ]
-        return fitted(sightings, self._shapes, self._body, LiveConfig())
+        return fitted(sightings, self._shapes, self._body, LiveConfig(parametric=True, mesh="free"))  # posed by _posed, once
 
     def _posed(self, scene: Scene, postures: list[Posture]) -> tuple[SmoothedMesh, ...]:
         import torch

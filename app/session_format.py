@@ -61,7 +61,7 @@ class SessionInfo:
     @classmethod
     def of(cls, body: "Body", settings: Mapping[str, Any] | None = None, parametric: bool = False) -> "SessionInfo":
         """For sessions with this body."""
-        parameters = Parameters(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels) if parametric else None
+        parameters = Parameters.of(body) if parametric else None
         ids = np.asarray(body.levels.intermediate_ids, np.int32)
         return cls(body.name, body.faces, body_joint_weights(body), ids, body.levels.upsample[1], settings or {}, parameters)
 

@@ -25,7 +25,7 @@ import numpy as np
 from app.export.bones import BODY, NAMES, PARAMETERS, root_places_m, turned_up
 from app.export.npz import map_rows, reading
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import Track, place_of_camera_m, tracks_of
+from app.export.tracks import Track, frame_s_of, from_0, people_of, place_of_camera_m, rows_of, tracks_of
 from core.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -75,13 +75,12 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
         place_m = place_of_camera_m(tracks, table, map_rows(npz_path, "vertices_m"))
     table["translation_m"] = table["translation_m"] + place_m * UP_FROM_CAMERA
     body = AnnyBody()
-    frame_s = 1 / float(table["fps"]) if table["fps"] > 0 else FRAME_S
+    frame_s = frame_s_of(table)
     num_frames = 1 + round(max(track.times_s[-1] for track in tracks) / frame_s)
     folder = npz_path.parent if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for track_id in dict.fromkeys(track.track_id for track in tracks):
-        own = [track for track in tracks if track.track_id == track_id]
+    for track_id, own in people_of(tracks).items():
         last = own[-1].rows[-1]
         skeleton = skeleton_of(body, table["bone_rotmats"][last].astype(np.float64), table["phenotype"][last])
         motion = motion_of(body, skeleton, own, table, frame_s, num_frames)
@@ -94,8 +93,6 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
 
 
 ROWS = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", *PARAMETERS)
-FRAME_S = 1 / 30
-"""Of what has no rate, a picture."""
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -110,7 +107,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         rows = {name: file[name] for name in (*ROWS, "fps")}
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
-    rows["time_s"] = rows["time_s"] - min(0.0, float(rows["time_s"].min()))  # as in people.glb
+    rows["time_s"] = from_0(rows["time_s"])
     return rows
 
 
@@ -156,7 +153,7 @@ def motion_of(
     """A person from 0 s on. tracks: all of theirs, in order; table: columns of meshes.npz by name."""
     from scipy.spatial.transform import Rotation, Slerp
 
-    rows = np.concatenate([track.rows for track in tracks])
+    rows = rows_of(tracks)
     times_s = table["time_s"][rows]
     places_m = root_places_m(body, table["translation_m"], table["bone_rotmats"], rows, table["phenotype"][rows[-1]]) * UP_FROM_CAMERA
     turns = table["bone_rotmats"][rows].astype(np.float64)

@@ -18,7 +18,7 @@ from app.export.gltf import GltfScene, vertex_normals
 from app.export.npz import map_rows
 from app.export.rigged import add_rigged, poses_them
 from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
-from app.export.tracks import Track, place_of_camera_m, tracks_of, without_hidden
+from app.export.tracks import Track, from_0, place_of_camera_m, tracks_of, without_hidden
 from app.types import Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
@@ -72,7 +72,7 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
         camera = {name: file[name] for name in ("focal_px", "image_size_px")}
     if not len(table["track_id"]):
         raise InputError(f"{npz_path}: nobody was found, so there is nothing to animate")
-    table["time_s"] = table["time_s"] - min(0.0, float(table["time_s"].min()))  # glTF has no times before 0, some videos have
+    table["time_s"] = from_0(table["time_s"])
     vertices_m = map_rows(npz_path, "vertices_m")
     tracks = tracks_of(table)
     scene = GltfScene(float(min(track.times_s[0] for track in tracks)), place_of_camera_m(tracks, table, vertices_m))

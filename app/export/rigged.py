@@ -13,7 +13,7 @@ import numpy as np
 from app.export.bones import NAMES, PARAMETERS, rest_axes, root_places_m, turned_up
 from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import Track, some_of, without_hidden
+from app.export.tracks import Track, people_of, rows_of, some_of, without_hidden
 from app.visibility import HIDDEN_BELOW, body_joint_weights
 from core.joints import JOINT_NAMES
 
@@ -51,12 +51,11 @@ def add_rigged(
     max_bytes: of all meshes; where the full ones take more, everybody has the intermediate one
     """
     end_s = max(track.hidden_from_s for track in tracks)
-    people = dict.fromkeys(track.track_id for track in tracks)
+    people = people_of(tracks)
     skin = _Skin(body, coarse=len(people) * len(body.levels.template_m) * BYTES_PER_VERTEX > max_bytes)
     visibility, errors_m = table["joint_visibility"], [np.zeros(1)]
-    for track_id in people:
-        own = [track for track in tracks if track.track_id == track_id]
-        rows = np.concatenate([track.rows for track in own])
+    for track_id, own in people.items():
+        rows = rows_of(own)
         seen = np.ones(len(JOINT_NAMES)) if show_hidden else visibility[rows].max(axis=0)
         rig = _Rig(skin, np.array(table["phenotype"][rows[-1]]), seen)
         spans_s = [span for track in own for span in spans_of(track, show_hidden | (visibility[track.rows].max(axis=1) >= HIDDEN_BELOW))]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from app.types import Intrinsics, Scene
 from core.arrays import check_array
 from core.joints import JOINT_NAMES
 from core.registry import Registry
+
+if TYPE_CHECKING:
+    from core.bodies import Body
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,11 @@ class Parameters:
     num_bones: int
     num_shape: int
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, body: "Body") -> "Parameters":
+        """A body's own."""
+        return cls(body.parameter_names, body.num_bones, body.num_shape, body.parameter_labels)
 
 
 @dataclass(frozen=True)

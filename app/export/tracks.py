@@ -1,5 +1,6 @@
 """What 3D files show of the rows of a meshes.npz: everybody's time in the picture, and the part of a mesh that is seen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from app.export.sink import UP_FROM_CAMERA
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE, with_smooth_edge
 from core.joints import JOINT_NAMES
 
+FRAME_S = 1 / 30
+"""Of what has no rate, a picture."""
 GAP_FRAMES = 3
 """Somebody missing for more frames than this disappears for that time."""
 ANKLES = [JOINT_NAMES.index("L_Ankle"), JOINT_NAMES.index("R_Ankle")]
@@ -30,10 +33,20 @@ class Track:
     hidden_from_s: float
 
 
+def from_0(times_s: np.ndarray) -> np.ndarray:
+    """The times of 3D files, which have none before 0; some videos have."""
+    return times_s - min(0.0, float(times_s.min()))
+
+
+def frame_s_of(table: dict[str, np.ndarray]) -> float:
+    """How long a frame lasts."""
+    return 1 / float(table["fps"]) if table["fps"] > 0 else FRAME_S
+
+
 def tracks_of(table: dict[str, np.ndarray]) -> list[Track]:
     """Everybody, cut where somebody is missing for more than GAP_FRAMES."""
     tracks = []
-    frame_s = 1 / float(table["fps"]) if table["fps"] > 0 else 1 / 30
+    frame_s = frame_s_of(table)
     for track_id in np.unique(table["track_id"]):
         rows = np.flatnonzero(table["track_id"] == track_id)
         rows = rows[np.argsort(table["time_s"][rows], kind="stable")]
@@ -45,22 +58,32 @@ def tracks_of(table: dict[str, np.ndarray]) -> list[Track]:
     return tracks
 
 
+def people_of(tracks: Sequence[Track]) -> dict[int, list[Track]]:
+    """Track id -> all tracks of that person, in order."""
+    people: dict[int, list[Track]] = {}
+    for track in tracks:
+        people.setdefault(track.track_id, []).append(track)
+    return people
+
+
+def rows_of(tracks: Sequence[Track]) -> np.ndarray:
+    """(T,) of them all, one after the other."""
+    return np.concatenate([track.rows for track in tracks])
+
+
 def place_of_camera_m(tracks: list[Track], table: dict[str, np.ndarray], vertices_m: np.ndarray) -> np.ndarray:
     """(3,) where the camera stands in the world of 3D files: y up, the floor at y = 0, the origin amid the people.
 
     The floor is that of the person who stands lowest, so that everybody stands on it or above. Only rows that show both feet count, unless
     there are none: then feet are guesses, and so is the floor. vertices_m: (N, V, 3) meshes of all rows
     """
-    people: dict[int, list[np.ndarray]] = {}
-    for track in tracks:
-        people.setdefault(track.track_id, []).append(track.rows)
-    rows_of = [np.concatenate(parts) for parts in people.values()]
+    everybody = [rows_of(own) for own in people_of(tracks).values()]
     visibility, translation_m = table["joint_visibility"], table["translation_m"].astype(np.float64)
-    shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in rows_of]
+    shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in everybody]
     middle_m = np.mean([translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)], axis=0)
-    standing = [rows[visibility[rows][:, ANKLES].min(axis=1) >= SHOWN_ABOVE] for rows in rows_of]
+    standing = [rows[visibility[rows][:, ANKLES].min(axis=1) >= SHOWN_ABOVE] for rows in everybody]
     longest = max(map(len, standing))
-    standing = [rows for rows in standing if len(rows) >= max(1, LONG_ENOUGH * longest)] if longest else rows_of
+    standing = [rows for rows in standing if len(rows) >= max(1, LONG_ENOUGH * longest)] if longest else everybody
     floor_m = min(_floor_m(some_of(rows, FLOOR_ROWS), vertices_m, translation_m) for rows in standing)
     return -np.array([1, 0, 1]) * middle_m * UP_FROM_CAMERA - (0, floor_m, 0)
 

@@ -68,9 +68,7 @@ class Objective(nn.Module):
         """Of the mesh as the network says it."""
         levels = [None if level is None else level.float() for level in prediction.levels]
         joints, pelvis = self.criterion.joints_and_pelvis(levels[1], levels[2])
-        projected = project(joints - pelvis, prediction.camera.float())
-        vertices = levels[2] if full else levels[1]
-        return Estimates(*(as_array(tensor) for tensor in (joints - pelvis, vertices - pelvis, projected)))
+        return centred_estimates(joints, levels[2] if full else levels[1], pelvis, prediction)
 
     @torch.inference_mode()
     def posed_estimates(self, prediction: Prediction, full: bool) -> Estimates | None:
@@ -80,10 +78,15 @@ class Objective(nn.Module):
         body = self.parametric.body
         vertices = body.vertices(prediction.rotmats.float(), prediction.betas.float())
         points = self.parametric.from_full @ vertices
-        joints, pelvis = points[:, :-1], points[:, -1:]
-        projected = project(joints - pelvis, prediction.camera.float())
-        joints_m, vertices_m, joints_crop = (as_array(tensor) for tensor in (joints - pelvis, vertices - pelvis, projected))
-        return Estimates(joints_m, vertices_m if full else vertices_m[:, body.levels.intermediate_ids], joints_crop)
+        return centred_estimates(
+            points[:, :-1], vertices if full else vertices[:, body.levels.intermediate_ids], points[:, -1:], prediction
+        )
+
+
+def centred_estimates(joints: Tensor, vertices: Tensor, pelvis: Tensor, prediction: Prediction) -> Estimates:
+    """joints: (B, 14, 3); vertices: (B, V, 3); pelvis: (B, 1, 3); seen by the prediction's camera."""
+    projected = project(joints - pelvis, prediction.camera.float())
+    return Estimates(*(as_array(tensor) for tensor in (joints - pelvis, vertices - pelvis, projected)))
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
