@@ -1,5 +1,6 @@
 """Anny's bones for animation programs: what they call them, and where a person's root goes."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,18 @@ TURNED = ("foot", "wrist")
 SHORTEST_M = 1e-3
 """Bones that begin nearer to each other run the same way."""
 BATCH_SIZE = 256
+
+
+class BoneTurns:
+    """A person's bones over time, relative to the bones above: most as recorded, and read only when they are asked for."""
+
+    def __init__(self, rotmats: np.ndarray, rows: np.ndarray, changed: Mapping[int, np.ndarray]) -> None:
+        """rotmats: (N, 104, 3, 3) of meshes.npz, of which the rows (T,) are this person's; changed: bone -> (T, 3, 3) instead."""
+        self._rotmats, self._rows, self._changed = rotmats, rows, changed
+
+    def of(self, bone: int) -> np.ndarray:
+        """(T, 3, 3)."""
+        return self._changed[bone] if bone in self._changed else self._rotmats[self._rows, bone]
 
 
 def turned_up(rotmats: np.ndarray) -> np.ndarray:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import BODY, NAMES, PARAMETERS, root_places_m, turned_up
+from app.export.bones import BODY, NAMES, PARAMETERS, BoneTurns, root_places_m, turned_up
+from app.export.legs import reaching
 from app.export.npz import map_rows, reading
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import Track, frame_s_of, from_0, people_of, place_of_camera_m, rows_of, tracks_of
+from app.export.tracks import Track, frame_s_of, from_0, people_of, rows_of
+from app.export.world import World
 from core.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -70,20 +72,18 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
     from core.bodies.anny import AnnyBody
 
     table = _read(npz_path)
-    tracks = tracks_of(table)
     with reading(npz_path):
-        place_m = place_of_camera_m(tracks, table, map_rows(npz_path, "vertices_m"))
-    table["translation_m"] = table["translation_m"] + place_m * UP_FROM_CAMERA
+        world = World.of(table, map_rows(npz_path, "vertices_m"))
     body = AnnyBody()
     frame_s = frame_s_of(table)
-    num_frames = 1 + round(max(track.times_s[-1] for track in tracks) / frame_s)
+    num_frames = 1 + round(max(track.times_s[-1] for track in world.tracks) / frame_s)
     folder = npz_path.parent if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for track_id, own in people_of(tracks).items():
+    for track_id, own in people_of(world.tracks).items():
         last = own[-1].rows[-1]
         skeleton = skeleton_of(body, table["bone_rotmats"][last].astype(np.float64), table["phenotype"][last])
-        motion = motion_of(body, skeleton, own, table, frame_s, num_frames)
+        motion = motion_of(body, skeleton, own, world, table, frame_s, num_frames)
         paths.append(folder / f"person-{track_id}.bvh")
         text = "\n".join([*_hierarchy(skeleton), *_frames(motion), ""])
         unfinished = paths[-1].with_suffix(".partial")
@@ -148,16 +148,20 @@ def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray) ->
 
 
 def motion_of(
-    body: "AnnyBody", skeleton: Skeleton, tracks: Sequence[Track], table: dict[str, np.ndarray], frame_s: float, num_frames: int
-) -> Motion:
+    body: "AnnyBody", skeleton: Skeleton, tracks: Sequence[Track], world: World, table: dict[str, np.ndarray], frame_s: float,
+    num_frames: int,
+) -> Motion:  # fmt: skip
     """A person from 0 s on. tracks: all of theirs, in order; table: columns of meshes.npz by name."""
     from scipy.spatial.transform import Rotation, Slerp
 
     rows = rows_of(tracks)
     times_s = table["time_s"][rows]
-    places_m = root_places_m(body, table["translation_m"], table["bone_rotmats"], rows, table["phenotype"][rows[-1]]) * UP_FROM_CAMERA
-    turns = table["bone_rotmats"][rows].astype(np.float64)
-    rotations = turned_up(np.stack([reduce(np.matmul, [turns[:, bone] for bone in chain]) for chain in skeleton.chains], 1))
+    posed, phenotype = (table["bone_rotmats"], rows), table["phenotype"][rows[-1]]
+    places_m = world.camera.world_m(root_places_m(body, world.translation_m, *posed, phenotype))
+    turns = BoneTurns(*posed, reaching(body, *posed, phenotype, world.ankle_moves_m[rows]))
+    along_chains = [reduce(np.matmul, [turns.of(bone).astype(np.float64) for bone in chain]) for chain in skeleton.chains]
+    rotations = turned_up(np.stack(along_chains, 1))
+    rotations[:, 0] = world.camera.turn @ rotations[:, 0]
     if len(times_s) == 1:
         return Motion(places_m.repeat(num_frames, 0), rotations.repeat(num_frames, 0), frame_s)
     at_s = np.clip(np.arange(num_frames) * frame_s, times_s[0], times_s[-1])

@@ -18,7 +18,8 @@ from app.export.gltf import GltfScene, vertex_normals
 from app.export.npz import map_rows
 from app.export.rigged import add_rigged, poses_them
 from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
-from app.export.tracks import Track, from_0, place_of_camera_m, tracks_of, without_hidden
+from app.export.tracks import Track, from_0, without_hidden
+from app.export.world import World
 from app.types import Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
@@ -74,20 +75,20 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
         raise InputError(f"{npz_path}: nobody was found, so there is nothing to animate")
     table["time_s"] = from_0(table["time_s"])
     vertices_m = map_rows(npz_path, "vertices_m")
-    tracks = tracks_of(table)
-    scene = GltfScene(float(min(track.times_s[0] for track in tracks)), place_of_camera_m(tracks, table, vertices_m))
+    world = World.of(table, vertices_m)
+    scene = GltfScene(float(min(track.times_s[0] for track in world.tracks)), world.camera)
     if has_bones:
         table |= {name: map_rows(npz_path, name) for name in PARAMETERS}
     if has_bones and poses_them(load_body(BODY), table, vertices_m):
-        errors_m = add_rigged(scene, load_body(BODY), tracks, table, show_hidden, max_bytes)
+        errors_m = add_rigged(scene, load_body(BODY), world, table, show_hidden, max_bytes)
         num_keys = len(table["track_id"])
     else:
         preview = preview_mesh(str(table["body"]), vertices_m.shape[1], table["faces"])
         if not len(preview.faces):
             raise InputError(f"{npz_path}: the body's faces are not known, so there is no surface to show; they come with an SMPL model")
-        keys = choose_keys(tracks, max_bytes, len(preview.ids) * BYTES_PER_VERTEX)
-        _add_preview(scene, preview, tracks, keys, table, vertices_m, show_hidden)
-        errors_m = _errors_m(tracks, keys)
+        keys = choose_keys(world.tracks, max_bytes, len(preview.ids) * BYTES_PER_VERTEX)
+        _add_preview(scene, preview, world, keys, table["joint_visibility"], vertices_m, show_hidden)
+        errors_m = _errors_m(world.tracks, keys)
         num_keys = sum(map(len, keys))
     if not scene.num_people:
         raise InputError(f"{npz_path}: everybody is hidden or out of the picture all the time, so there is nothing to animate")
@@ -96,18 +97,18 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
 
 
 def _add_preview(
-    scene: GltfScene, preview: Preview, tracks: list[Track], keys: list[np.ndarray], table: dict[str, np.ndarray], vertices_m: np.ndarray,
+    scene: GltfScene, preview: Preview, world: World, keys: list[np.ndarray], visibility: np.ndarray, vertices_m: np.ndarray,
     show_hidden: bool,
 ) -> None:  # fmt: skip
-    for track, chosen in zip(tracks, keys, strict=True):
+    for track, chosen in zip(world.tracks, keys, strict=True):
         for stretch in stretches(chosen):
             rows = track.rows[stretch]
             end_s = track.hidden_from_s if stretch[-1] == chosen[-1] else float(track.times_s[stretch[-1]])
             points_m, faces = np.stack([vertices_m[row, preview.ids] for row in rows]), preview.faces
             if preview.weights is not None and not show_hidden:
-                seen = preview.weights @ table["joint_visibility"][rows].mean(axis=0)
+                seen = preview.weights @ visibility[rows].mean(axis=0)
                 points_m, faces = without_hidden(points_m, faces, seen)
-            places_m = table["translation_m"][rows] * UP_FROM_CAMERA
+            places_m = world.translation_m[rows] * UP_FROM_CAMERA
             add_stretch(scene, track.track_id, track.times_s[stretch], points_m * UP_FROM_CAMERA, faces, places_m, end_s)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.spatial.transform import Rotation
 
 from app.colors import track_color
+from app.export.world import CameraPlace
 
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 COMPONENTS = {"float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}
@@ -31,9 +33,9 @@ def vertex_normals(points_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 class GltfScene:
-    """People in motion, before a camera that stands where the video's did. start_s: of the animation; place_m: (3,) of the camera."""
+    """People in motion, before a camera that stands where the video's did. start_s: of the animation."""
 
-    def __init__(self, start_s: float, place_m: np.ndarray) -> None:
+    def __init__(self, start_s: float, camera: CameraPlace) -> None:
         import pygltflib
 
         self.lib, self.gltf, self.start_s = pygltflib, pygltflib.GLTF2(), start_s
@@ -44,7 +46,7 @@ class GltfScene:
         self._animation = pygltflib.Animation(name="motion")
         self._shared: dict[bytes, int] = {}  # faces and times -> their accessor
         self._roots: list[int] = []
-        self._place_m = place_m
+        self._camera = camera
 
     @property
     def num_people(self) -> int:
@@ -128,7 +130,11 @@ class GltfScene:
             )
         )  # fmt: skip
         children = [*(node for node, _ in self._people.values()), self.add_node(name="camera", camera=0)]
-        space = self.add_node(name="camera space", translation=self._place_m.tolist(), children=children)
+        turn = Rotation.from_matrix(self._camera.turn).as_quat().tolist()
+        space = self.add_node(
+            name="camera space", translation=self._camera.place_m.tolist(), rotation=turn,
+            children=children, extras={"pitch_deg": round(self._camera.pitch_deg, 1), "roll_deg": round(self._camera.roll_deg, 1)},
+        )  # fmt: skip
         gltf.scenes.append(lib.Scene(name="people", nodes=[space, *self._roots]))
         gltf.scene = 0
         if self._animation.channels:

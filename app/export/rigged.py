@@ -5,15 +5,17 @@ lost but the influences of a vertex beyond four. Bones that nobody has seen move
 ones have the names by which animation programs recognise a human; all have the axes that rigs have (app.export.bones.rest_axes).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import NAMES, PARAMETERS, rest_axes, root_places_m, turned_up
+from app.export.bones import NAMES, PARAMETERS, BoneTurns, rest_axes, root_places_m, turned_up
 from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
+from app.export.legs import reaching
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import Track, people_of, rows_of, some_of, without_hidden
+from app.export.world import World
 from app.visibility import HIDDEN_BELOW, body_joint_weights
 from core.joints import JOINT_NAMES
 
@@ -43,15 +45,15 @@ def poses_them(body: "AnnyBody", table: Mapping[str, np.ndarray], vertices_m: np
 
 
 def add_rigged(
-    scene: GltfScene, body: "AnnyBody", tracks: Sequence[Track], table: Mapping[str, np.ndarray], show_hidden: bool, max_bytes: int
+    scene: GltfScene, body: "AnnyBody", world: World, table: Mapping[str, np.ndarray], show_hidden: bool, max_bytes: int
 ) -> np.ndarray:  # fmt: skip
-    """Everybody of `tracks` into the scene; how far joints are from where meshes.npz has them in some rows, metres.
+    """Everybody into the scene; how far joints are from where meshes.npz has them in some rows, metres, before legs reach for the floor.
 
     table: columns of meshes.npz by name, among them PARAMETERS; show_hidden: with what is never seen
     max_bytes: of all meshes; where the full ones take more, everybody has the intermediate one
     """
-    end_s = max(track.hidden_from_s for track in tracks)
-    people = people_of(tracks)
+    end_s = max(track.hidden_from_s for track in world.tracks)
+    people = people_of(world.tracks)
     skin = _Skin(body, coarse=len(people) * len(body.levels.template_m) * BYTES_PER_VERTEX > max_bytes)
     visibility, errors_m = table["joint_visibility"], [np.zeros(1)]
     for track_id, own in people.items():
@@ -63,8 +65,10 @@ def add_rigged(
             continue
         if spans_s[-1][1] >= end_s:  # stays when the video ends
             spans_s[-1] = spans_s[-1][0], np.inf
-        places_m = root_places_m(body, table["translation_m"], table["bone_rotmats"], rows, rig.phenotype)
-        rig.add_to(scene, track_id, table["time_s"][rows], table["bone_rotmats"], rows, places_m, spans_s)
+        posed = table["bone_rotmats"], rows
+        places_m = root_places_m(body, world.translation_m, *posed, rig.phenotype)
+        turns = BoneTurns(*posed, reaching(body, *posed, rig.phenotype, world.ankle_moves_m[rows]))
+        rig.add_to(scene, track_id, table["time_s"][rows], turns, places_m, spans_s)
         some = some_of(rows, NUM_CHECKED)
         errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some], axis=-1).ravel())
     return np.concatenate(errors_m[1:] or errors_m)
@@ -127,23 +131,19 @@ class _Rig:
         return np.stack(found)
 
     def add_to(
-        self, scene: GltfScene, track_id: int, times_s: np.ndarray, rotmats: np.ndarray, rows: np.ndarray, places_m: np.ndarray,
+        self, scene: GltfScene, track_id: int, times_s: np.ndarray, turns: BoneTurns, places_m: np.ndarray,
         spans_s: list[tuple[float, float]],
     ) -> None:  # fmt: skip
-        """Skeleton, skin and motion.
-
-        rotmats: (N, 104, 3, 3), of which the rows (T,) are this person's
-        places_m: (T, 3) of the root, camera axes; spans_s: from when to when it is there
-        """
+        """Skeleton, skin and motion. places_m: (T, 3) of the root, camera axes; spans_s: from when to when it is there."""
         person, material = scene.person(track_id)
-        nodes = self._add_bones(scene, person, rotmats[rows[0]], places_m[0])
+        nodes = self._add_bones(scene, person, turns, places_m[0])
         scene.show(person, spans_s)
         if len(times_s) > 1:
             scene.animate(nodes[0], "translation", times_s, places_m * UP_FROM_CAMERA)
             for bone, node in enumerate(nodes):  # one by one: those of an hour are a gigabyte
-                turns = rotmats[rows, bone]
-                if np.ptp(turns, axis=0).max() > STILL:
-                    scene.animate(node, "rotation", times_s, quaternions(self._turned(bone, turns)))
+                rotmats = turns.of(bone)
+                if np.ptp(rotmats, axis=0).max() > STILL:
+                    scene.animate(node, "rotation", times_s, quaternions(self._turned(bone, rotmats)))
         lib, gltf, skin = scene.lib, scene.gltf, self._skin
         points_m = ((self._shown_m - self._origin_m) * UP_FROM_CAMERA).astype(np.float32)[None]
         attributes = lib.Attributes(
@@ -157,13 +157,13 @@ class _Rig:
         gltf.skins.append(lib.Skin(name=f"skeleton {track_id}", joints=nodes, skeleton=nodes[0], inverseBindMatrices=inverse))
         scene.add_root(name=f"body {track_id}", mesh=len(gltf.meshes) - 1, skin=len(gltf.skins) - 1)
 
-    def _add_bones(self, scene: GltfScene, person: int, rotmats: np.ndarray, place_m: np.ndarray) -> list[int]:
+    def _add_bones(self, scene: GltfScene, person: int, turns: BoneTurns, place_m: np.ndarray) -> list[int]:
         """A node for each bone, in the first pose."""
         body, nodes = self._skin.body, []
         for bone, (name, above) in enumerate(zip(body.bone_names, body.parents, strict=True)):
             offset_m = (place_m if above < 0 else self._heads_m[bone] - self._heads_m[above]) * UP_FROM_CAMERA
             parent = person if above < 0 else nodes[above]
-            (rotation,) = quaternions(self._turned(bone, rotmats[bone][None])).tolist()
+            (rotation,) = quaternions(self._turned(bone, turns.of(bone)[:1])).tolist()
             translation = (offset_m if above < 0 else self._axes[above].T @ offset_m).tolist()
             nodes.append(scene.add_node(parent, name=NAMES.get(name, name), translation=translation, rotation=rotation))
         return nodes

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from app.export.bvh import NAMES, main, write_people
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import place_of_camera_m, tracks_of
+from app.export.world import World
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.fitters import fitter_for
@@ -77,9 +77,11 @@ def joints_of_file(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def place_m(people: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """(3,) where the camera stands in the files of these people."""
+    """(3,) where the camera stands in the files of these people, who are never upright for long, nor with planted feet."""
     table = table_of(people)
-    return place_of_camera_m(tracks_of(table), table, table["vertices_m"])
+    world = World.of(table, table["vertices_m"])
+    np.testing.assert_array_equal(world.camera.turn, np.eye(3))
+    return world.camera.place_m
 
 
 def joints_of_body(person: dict[str, np.ndarray]) -> np.ndarray:

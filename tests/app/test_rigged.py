@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from app.export.bvh import write_people
 from app.export.glb import GlbReport, write_glb
 from app.export.gltf import GltfScene
 from app.export.rigged import INFLUENCES, quaternions
 from app.export.sink import UP_FROM_CAMERA
+from app.export.world import CameraPlace
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.joints import JOINT_NAMES
@@ -30,7 +32,7 @@ def write(folder: Path, table: dict[str, np.ndarray], **options: object) -> tupl
 def in_camera(played: Played, points: np.ndarray) -> np.ndarray:
     """World -> space of the video's camera, glTF axes."""
     space = next(node for node in played.tree["nodes"] if node["name"] == "camera space")
-    return points - space["translation"]
+    return (points - space["translation"]) @ Rotation.from_quat(space["rotation"]).as_matrix()
 
 
 def test_every_frame_is_the_mesh_of_its_row(tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_the_networks_own_meshes_are_no_skins(tmp_path: Path) -> None:
     ],
 )
 def test_times_of_being_there_increase(spans_s: list[tuple[float, float]], keys: list[tuple[float, float]], tmp_path: Path) -> None:
-    scene = GltfScene(0.0, np.zeros(3))
+    scene = GltfScene(0.0, CameraPlace(np.eye(3), np.zeros(3), 0.0, 0.0))
     node, _ = scene.person(1)
     scene.show(node, spans_s)
     scene.save(tmp_path / "a.glb", 500.0, np.array([640, 480]))

@@ -1,0 +1,96 @@
+"""Which way is up in a recording, as its people tell: cameras look up and down, and some are held askew.
+
+Two things tell it. Who stands or walks is upright on average. And who walks about stays on one level, so that the heights of their feet
+must not change along their way. Both are right to a few degrees, and where they disagree the answer lies between.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.export.tracks import ANKLES, some_of
+from app.visibility import SHOWN_ABOVE
+from core.joints import HIPS, JOINT_NAMES, indices
+
+LEGS = tuple(indices((f"{side}_Hip", f"{side}_Knee", f"{side}_Ankle")) for side in "RL")
+NECK = JOINT_NAMES.index("Neck")
+ASKED = [*LEGS[0], *LEGS[1], NECK]
+"""Joints that must be seen of somebody who is asked."""
+STRAIGHTER_DEG, STRAIGHT_DEG, BOWED_DEG = 150, 100, 35
+"""Who is upright: the angle of the straighter knee and of the other one at least, and between legs and trunk at most."""
+LONG_ENOUGH_S = 0.5
+"""Who is upright for a shorter time is not asked."""
+ROWS = 64
+"""Of each person, spread over their time."""
+PERSON_DEG = 5.0
+"""How far people lean on average, and the network with them: deviation, of one person."""
+ROLL_DEG = 5.0
+"""How far cameras are held askew."""
+HEIGHT_M, HEIGHT_SHARE = 0.05, 0.05
+"""Deviation of a foot's height: of the feet themselves, and as a share of the camera's height above them, for distances err along the
+ray."""
+PER_S = 2
+"""So many heights in a second count as independent."""
+
+
+def up_in_camera(people: Sequence[tuple[np.ndarray, np.ndarray]], frame_s: float) -> np.ndarray:
+    """(3,) unit vector, x right, y down, z away; (0, -1, 0), the camera's own, where nobody is upright for long enough.
+
+    people: of each their joints before the camera (T, 14, 3), metres, and how well these are seen (T, 14)
+    """
+    from scipy.optimize import least_squares
+
+    asked = [joints_m[upright(joints_m, visibility)] for joints_m, visibility in people]
+    asked = [joints_m for joints_m in asked if len(joints_m) * frame_s >= LONG_ENOUGH_S]
+    if not asked:
+        return np.array([0.0, -1, 0])
+    weights = [min(1.0, PER_S * len(joints_m) * frame_s / min(len(joints_m), ROWS)) ** 0.5 for joints_m in asked]
+    asked = [joints_m[some_of(np.arange(len(joints_m)), ROWS)] for joints_m in asked]
+    leaning = np.stack([_unit(_unit(joints_m[:, NECK] - joints_m[:, ANKLES].mean(1)).mean(0)) for joints_m in asked])
+    start = _unit(leaning.mean(0))
+    feet_m = [_lower(joints_m[:, ANKLES], start) for joints_m in asked]
+
+    def misfit(guess: np.ndarray) -> np.ndarray:
+        """Pitch and roll in radians, then everybody's level above the camera."""
+        up, levels_m = _up(*guess[:2]), guess[2:]
+        parts = [(leaning - up).ravel() / np.radians(PERSON_DEG), guess[1:2] / np.radians(ROLL_DEG)]
+        for places_m, level_m, weight in zip(feet_m, levels_m, weights, strict=True):
+            parts.append((places_m @ up - level_m) / np.hypot(HEIGHT_M, HEIGHT_SHARE * level_m) * weight)
+        return np.concatenate(parts)
+
+    levels_m = [float(np.median(places_m @ start)) for places_m in feet_m]
+    found = least_squares(misfit, [*np.radians(pitch_roll_deg(start)), *levels_m], loss="soft_l1").x
+    return _up(*found[:2])
+
+
+def upright(joints_m: np.ndarray, visibility: np.ndarray) -> np.ndarray:
+    """(T,) bool: stands or walks, and is seen from the neck to the feet. joints_m: (T, 14, 3); visibility: (T, 14)"""
+    hips, neck, ankles = joints_m[:, HIPS].mean(1), joints_m[:, NECK], joints_m[:, ANKLES].mean(1)
+    knees = np.stack([180 - _angle_deg(joints_m[:, knee] - joints_m[:, hip], joints_m[:, ankle] - joints_m[:, knee])
+                      for hip, knee, ankle in LEGS])  # fmt: skip
+    straight = (knees.max(0) > STRAIGHTER_DEG) & (knees.min(0) > STRAIGHT_DEG)
+    return straight & (_angle_deg(neck - hips, hips - ankles) < BOWED_DEG) & (visibility[:, ASKED].min(1) >= SHOWN_ABOVE)
+
+
+def pitch_roll_deg(up: np.ndarray) -> tuple[float, float]:
+    """How far a camera with this `up` looks down, and how far it is turned clockwise, so that all in its picture leans to the left."""
+    return float(np.degrees(np.arcsin(np.clip(-up[2], -1, 1)))), float(np.degrees(np.arctan2(-up[0], -up[1])))
+
+
+def _up(pitch: float, roll: float) -> np.ndarray:
+    """(3,) for a camera that looks down by `pitch` and is turned clockwise by `roll`, radians."""
+    return np.array([-np.sin(roll) * np.cos(pitch), -np.cos(roll) * np.cos(pitch), -np.sin(pitch)])
+
+
+def _lower(feet_m: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """(T, 2, 3) -> (T, 3)."""
+    return feet_m[np.arange(len(feet_m)), (feet_m @ up).argmin(1)]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _angle_deg(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(T, 3) each -> (T,)."""
+    return np.degrees(np.arccos(np.clip((_unit(ones) * _unit(others)).sum(-1), -1, 1)))

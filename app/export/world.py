@@ -1,0 +1,110 @@
+"""The world of 3D files: a level floor at y = 0 on which people stand, y up, the origin amid them; and the camera somewhere in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.export.planted import foot_moves_m, planted, way_moves_m
+from app.export.sink import UP_FROM_CAMERA
+from app.export.tracks import ANKLES, Track, frame_s_of, people_of, rows_of, some_of, tracks_of
+from app.export.upright import pitch_roll_deg, up_in_camera
+from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE
+
+FLOOR_ROWS = 64
+"""Rows of each person in which their lowest point is looked for."""
+FLOOR_PERCENTILE = 10
+"""Of a person's lowest points: low, for people jump; not the lowest of all, for that is noise."""
+LONG_ENOUGH = 0.1
+"""A person whose feet are seen in fewer rows, as a share of those of whoever's feet are seen longest, is not asked for the floor."""
+
+
+@dataclass(frozen=True)
+class CameraPlace:
+    """turn: (3, 3) from the camera's own axes, x right, y up, z towards the viewer, to the world's; place_m: (3,) in the world
+
+    pitch_deg, roll_deg: how far the camera looks down, and how far it is turned clockwise
+    """
+
+    turn: np.ndarray
+    place_m: np.ndarray
+    pitch_deg: float
+    roll_deg: float
+
+    def world_m(self, points_m: np.ndarray) -> np.ndarray:
+        """(..., 3) points before the camera, x right, y down, z away -> in the world."""
+        return points_m * UP_FROM_CAMERA @ self.turn.T + self.place_m
+
+
+@dataclass(frozen=True)
+class World:
+    """Who is where. tracks: everybody, with their joints before the camera; translation_m: (N, 3) float64 of every row of meshes.npz
+
+    ankle_moves_m: (N, 2, 3) what legs have to make up for so that planted feet rest, right and left, camera axes
+    """
+
+    camera: CameraPlace
+    tracks: list[Track]
+    translation_m: np.ndarray
+    ankle_moves_m: np.ndarray
+
+    @classmethod
+    def of(cls, table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> "World":
+        """table: columns of meshes.npz; vertices_m: (N, V, 3) meshes of all its rows."""
+        measured, visibility = tracks_of(table), table["joint_visibility"]
+        everybody = [(np.concatenate([part.joints_m for part in own]), visibility[rows_of(own)]) for own in people_of(measured).values()]
+        up = up_in_camera(everybody, frame_s_of(table))
+        turn = turn_up(up * UP_FROM_CAMERA)
+        translation_m = table["translation_m"].astype(np.float64)
+        ankle_moves_m = np.zeros((len(translation_m), len(ANKLES), 3))
+        for track in measured:
+            moves_m, feet_m = _standing(track, visibility[track.rows], translation_m[track.rows], turn)
+            translation_m[track.rows] += moves_m
+            ankle_moves_m[track.rows] = feet_m
+        tracks = tracks_of({**table, "translation_m": translation_m})
+        place_m = _place_m(tracks, visibility, translation_m, vertices_m, turn)
+        return cls(CameraPlace(turn, place_m, *pitch_roll_deg(up)), tracks, translation_m, ankle_moves_m)
+
+
+def turn_up(up: np.ndarray) -> np.ndarray:
+    """(3, 3) the smallest rotation that turns a unit vector (3,) to y."""
+    across, cosine = np.cross(up, (0.0, 1.0, 0.0)), up[1]
+    skew = np.cross(np.eye(3), across)
+    return np.eye(3) + skew + skew @ skew / (1 + cosine)
+
+
+def _standing(track: Track, visibility: np.ndarray, translation_m: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What to add to somebody's places (T, 3) and, after that, to their ankles (T, 2, 3), camera axes. visibility: (T, 14)"""
+    to_world = turn * UP_FROM_CAMERA
+    ankles_m, places_m = track.joints_m[:, ANKLES] @ to_world.T, translation_m @ to_world.T
+    moves_m, feet_m = np.zeros_like(places_m), np.zeros_like(ankles_m)
+    if len(track.rows) > 2:
+        rays = places_m / np.linalg.norm(places_m, axis=1, keepdims=True)
+        weights = planted(ankles_m, visibility[:, ANKLES] >= SHOWN_ABOVE, rays, track.times_s)
+        moves_m = way_moves_m(ankles_m, weights, places_m, track.times_s)
+        moved_m = ankles_m + moves_m[:, None]
+        feet_m = np.stack([foot_moves_m(moved_m[:, foot], weights[:, foot], track.times_s) for foot in range(len(ANKLES))], 1)
+    return moves_m @ to_world, feet_m @ to_world
+
+
+def _place_m(
+    tracks: Sequence[Track], visibility: np.ndarray, translation_m: np.ndarray, vertices_m: np.ndarray, turn: np.ndarray
+) -> np.ndarray:  # fmt: skip
+    """(3,) where the camera stands.
+
+    The floor is that of the person who stands lowest, so that everybody stands on it or above. Only rows that show both feet count, unless
+    there are none: then feet are guesses, and so is the floor.
+    """
+    to_world = turn * UP_FROM_CAMERA
+    everybody = [rows_of(own) for own in people_of(tracks).values()]
+    shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in everybody]
+    middle_m = np.mean([translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)], axis=0)
+    standing = [rows[visibility[rows][:, ANKLES].min(axis=1) >= SHOWN_ABOVE] for rows in everybody]
+    longest = max(map(len, standing))
+    standing = [rows for rows in standing if len(rows) >= max(1, LONG_ENOUGH * longest)] if longest else everybody
+    lowest_m = []
+    for rows in standing:
+        heights_m = [float((vertices_m[row] @ to_world[1]).min() + translation_m[row] @ to_world[1]) for row in some_of(rows, FLOOR_ROWS)]
+        lowest_m.append(np.percentile(heights_m, FLOOR_PERCENTILE))
+    across, _, along = to_world @ middle_m
+    return -np.array([across, min(lowest_m), along])

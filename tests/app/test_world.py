@@ -1,0 +1,110 @@
+"""Where camera and floor of 3D files lie."""
+
+import numpy as np
+import pytest
+
+from app.export.tracks import ANKLES
+from app.export.world import World, turn_up
+from core.joints import JOINT_NAMES
+from tests.app.walkers import FPS, Seen, walker
+
+NUM_FRAMES = 40
+
+
+def place_m(
+    *people: tuple[float, float, float], frames: tuple[int, ...] | None = None, hop_m: float = 0.0, **seen: list[int]
+) -> np.ndarray:
+    """Of people whose lowest points are given: x, height above the camera, distance. hop_m: how far they rise in most frames.
+
+    seen: "feet" of each person 0 or 1, "anything" likewise; frames: of each person
+    """
+    counts = [NUM_FRAMES] * len(people) if frames is None else frames
+    track_id = np.repeat(np.arange(len(people)), counts)
+    number = np.concatenate([np.arange(count) for count in counts])
+    visibility = np.ones((len(track_id), len(JOINT_NAMES)))
+    visibility[:, ANKLES] *= np.asarray(seen.get("feet", np.ones(len(people))))[track_id, None]
+    visibility *= np.asarray(seen.get("anything", np.ones(len(people))))[track_id, None]
+    translation_m = np.array(people)[track_id] * (1, -1, 1)
+    translation_m[:, 1] -= np.where(number % 4 > 0, hop_m, 0.0)
+    vertices_m = np.zeros((len(track_id), 2, 3))
+    vertices_m[:, 1, 1] = -1.7
+    table = {
+        "track_id": track_id, "frame_index": number, "time_s": number / 30, "fps": 30.0, "translation_m": translation_m,
+        "joints_m": np.zeros((len(track_id), len(JOINT_NAMES), 3)), "joint_visibility": visibility,
+    }  # fmt: skip
+    return World.of(table, vertices_m).camera.place_m
+
+
+def test_the_origin_lies_amid_the_people_on_the_floor() -> None:
+    np.testing.assert_allclose(place_m((1.0, -1.5, 3.0), (2.0, -1.5, 5.0)), (-1.5, 1.5, 4.0), atol=1e-9)
+    assert place_m((0.0, -1.5, 3.0), hop_m=0.4)[1] == pytest.approx(1.5, abs=1e-3), "people jump"
+
+
+def test_somebody_stands_on_the_floor_and_nobody_below() -> None:
+    assert place_m((0.0, 0.1, 8.0), (0.0, -1.9, 8.0))[1] == pytest.approx(1.9)
+    assert place_m((0.0, 0.1, 8.0), (0.0, -1.9, 8.0), frames=(40, 3))[1] == pytest.approx(-0.1), "too short a while to tell"
+
+
+def test_feet_that_nobody_sees_do_not_set_the_floor() -> None:
+    assert place_m((0.0, -0.9, 5.0), (0.0, -1.7, 3.0), feet=[1, 0])[1] == pytest.approx(0.9)
+    assert place_m((0.0, -1.6, 5.0), (0.0, -1.7, 3.0), feet=[0, 0])[1] == pytest.approx(1.7), "better a guess than none"
+
+
+def test_who_is_hidden_does_not_move_the_origin() -> None:
+    assert place_m((1.0, -1.0, 3.0), (9.0, -1.0, 3.0), anything=[1, 0])[0] == pytest.approx(-1.0)
+    assert place_m((1.0, -1.0, 3.0), anything=[0])[0] == pytest.approx(-1.0)
+
+
+def world_of(*people: Seen, glide: float = 0.0) -> tuple[World, dict[str, np.ndarray]]:
+    """What becomes of them. glide: share of their distances by which these err, to and fro."""
+    places_m = [person.pelvis_m for person in people]
+    factors = [1 + glide * np.sin(7 * person.times_s)[:, None] for person in people]
+    table = {
+        "track_id": np.repeat(np.arange(len(people)), [len(person.times_s) for person in people]),
+        "frame_index": np.concatenate([np.arange(len(person.times_s)) for person in people]),
+        "time_s": np.concatenate([person.times_s for person in people]), "fps": FPS,
+        "joints_m": np.concatenate([person.joints_m - place[:, None] for person, place in zip(people, places_m, strict=True)]),
+        "translation_m": np.concatenate([place * factor for place, factor in zip(places_m, factors, strict=True)]),
+    }  # fmt: skip
+    table["joint_visibility"] = np.ones(table["joints_m"].shape[:2])
+    return World.of(table, table["joints_m"]), table
+
+
+def test_people_before_a_tilted_camera_stand_upright_on_one_floor() -> None:
+    people = [walker(1.2, 90, at_m=(0.5, -8.0), height_m=3.0, pitch_deg=25), walker(0, at_m=(-1.0, -5.0), height_m=3.0, pitch_deg=25)]
+    world, table = world_of(*people)
+    assert world.camera.pitch_deg == pytest.approx(25, abs=1)
+    assert world.camera.roll_deg == pytest.approx(0, abs=1)
+    found_m = world.camera.world_m(table["joints_m"] + world.translation_m[:, None])
+    wanted_m = np.concatenate([person.world_m for person in people])
+    wanted_m = wanted_m - (wanted_m[..., 0].mean(), wanted_m[..., 1].min(), wanted_m[..., 2].mean())
+    assert np.abs(found_m - wanted_m - (found_m - wanted_m).mean((0, 1))).max() < 0.15
+    assert np.abs((found_m - wanted_m)[..., 1]).max() < 0.1
+    assert world.camera.place_m[1] == pytest.approx(3.0 - 0.1, abs=0.1), "above their ankles, which are all that there is of them"
+
+
+def test_who_glides_stands() -> None:
+    person = walker(1.2, 20, pitch_deg=10)
+    stands = np.linalg.norm(np.diff(person.world_m[:, ANKLES], axis=0), axis=-1) < 1e-6
+
+    def speed_m_s(world: World, table: dict[str, np.ndarray], moves_m: np.ndarray) -> float:
+        ankles_m = world.camera.world_m(table["joints_m"][:, ANKLES] + world.translation_m[:, None] + moves_m)
+        return float((np.linalg.norm(np.diff(ankles_m, axis=0), axis=-1) * FPS)[stands].mean())
+
+    world, table = world_of(person, glide=0.02)
+    measured = World(world.camera, world.tracks, table["translation_m"], world.ankle_moves_m)
+    raw, by_way, by_legs = (
+        speed_m_s(measured, table, np.zeros(3)), speed_m_s(world, table, np.zeros(3)), speed_m_s(world, table, world.ankle_moves_m),
+    )  # fmt: skip
+    assert by_legs < 0.1 * raw
+    assert by_legs < by_way < 0.4 * raw
+    assert world.tracks[0].joints_m == pytest.approx(table["joints_m"] + world.translation_m[:, None])
+
+
+@pytest.mark.parametrize("up", [(0, 1, 0), (0.3, 0.8, -0.5), (-0.9, 0.1, 0.2)])
+def test_up_becomes_y_by_the_smallest_turn(up: tuple[float, float, float]) -> None:
+    up = np.array(up) / np.linalg.norm(up)
+    turn = turn_up(up)
+    np.testing.assert_allclose(turn @ up, (0, 1, 0), atol=1e-12)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+    assert np.trace(turn) == pytest.approx(1 + 2 * up[1])
