@@ -2,7 +2,7 @@
 
 python -m app.export.bvh out/in/meshes.npz [--out FOLDER]
 
-For results that were made with --parametric or --glb, on Anny. Metres; y up, z towards the camera; floor and origin are those of
+For results that were made with --parametric or --glb, on Anny. Metres; y up, z towards the camera; world, floor and origin are those of
 people.glb. Every file is on the video's clock, as people.glb is: frame k, counted from 0, is frame k of a video of even rate, and all
 files of a run end where the last person is seen last. Somebody who is not there keeps still: before they appear in their first pose,
 later in their last one; gaps of up to GAP_FRAMES are bridged on the straight way. The skeleton is that of the bones that a fit moves, in
@@ -82,7 +82,7 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
     paths = []
     for track_id, own in people_of(world.tracks).items():
         last = own[-1].rows[-1]
-        skeleton = skeleton_of(body, table["bone_rotmats"][last].astype(np.float64), table["phenotype"][last])
+        skeleton = skeleton_of(body, table["bone_rotmats"][last].astype(np.float64), table["phenotype"][last], world.sizes[track_id])
         motion = motion_of(body, skeleton, own, world, table, frame_s, num_frames)
         paths.append(folder / f"person-{track_id}.bvh")
         text = "\n".join([*_hierarchy(skeleton), *_frames(motion), ""])
@@ -111,11 +111,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return rows
 
 
-def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray) -> Skeleton:
-    """For a person of that shape (6,). rotmats: (104, 3, 3) some pose; bones that are left out stay as in it."""
+def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray, size: float) -> Skeleton:
+    """For a person of that shape (6,), so many times as large. rotmats: (104, 3, 3) some pose; bones that are left out stay as in it."""
     import torch
 
     _, heads, alignments = (values[0].numpy().astype(np.float64) for values in body.rest(torch.from_numpy(phenotype[None])))
+    heads = heads * size
     children = [[child for child, parent in enumerate(body.parents) if parent == bone] for bone in range(body.num_bones)]
     names, chains, parents, offsets, ends = [], [], [], [], {}
 
@@ -156,9 +157,9 @@ def motion_of(
 
     rows = rows_of(tracks)
     times_s = table["time_s"][rows]
-    posed, phenotype = (table["bone_rotmats"], rows), table["phenotype"][rows[-1]]
-    places_m = world.camera.world_m(root_places_m(body, world.translation_m, *posed, phenotype))
-    turns = BoneTurns(*posed, reaching(body, *posed, phenotype, world.ankle_moves_m[rows]))
+    posed, phenotype, size = (table["bone_rotmats"], rows), table["phenotype"][rows[-1]], world.sizes[tracks[0].track_id]
+    places_m = world.camera.world_m(root_places_m(body, world.translation_m / size, *posed, phenotype) * size)
+    turns = BoneTurns(*posed, reaching(body, *posed, phenotype, world.ankle_moves_m[rows] / size))
     along_chains = [reduce(np.matmul, [turns.of(bone).astype(np.float64) for bone in chain]) for chain in skeleton.chains]
     rotations = turned_up(np.stack(along_chains, 1))
     rotations[:, 0] = world.camera.turn @ rotations[:, 0]

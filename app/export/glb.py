@@ -104,7 +104,7 @@ def _add_preview(
         for stretch in stretches(chosen):
             rows = track.rows[stretch]
             end_s = track.hidden_from_s if stretch[-1] == chosen[-1] else float(track.times_s[stretch[-1]])
-            points_m, faces = np.stack([vertices_m[row, preview.ids] for row in rows]), preview.faces
+            points_m, faces = np.stack([vertices_m[row, preview.ids] for row in rows]) * world.sizes[track.track_id], preview.faces
             if preview.weights is not None and not show_hidden:
                 seen = preview.weights @ visibility[rows].mean(axis=0)
                 points_m, faces = without_hidden(points_m, faces, seen)

@@ -59,18 +59,19 @@ def add_rigged(
     for track_id, own in people.items():
         rows = rows_of(own)
         seen = np.ones(len(JOINT_NAMES)) if show_hidden else visibility[rows].max(axis=0)
-        rig = _Rig(skin, np.array(table["phenotype"][rows[-1]]), seen)
+        size = world.sizes[track_id]
+        rig = _Rig(skin, np.array(table["phenotype"][rows[-1]]), size, seen)
         spans_s = [span for track in own for span in spans_of(track, show_hidden | (visibility[track.rows].max(axis=1) >= HIDDEN_BELOW))]
         if not len(rig.faces) or not spans_s:
             continue
         if spans_s[-1][1] >= end_s:  # stays when the video ends
             spans_s[-1] = spans_s[-1][0], np.inf
         posed = table["bone_rotmats"], rows
-        places_m = root_places_m(body, world.translation_m, *posed, rig.phenotype)
-        turns = BoneTurns(*posed, reaching(body, *posed, rig.phenotype, world.ankle_moves_m[rows]))
+        places_m = root_places_m(body, world.translation_m / size, *posed, rig.phenotype) * size
+        turns = BoneTurns(*posed, reaching(body, *posed, rig.phenotype, world.ankle_moves_m[rows] / size))
         rig.add_to(scene, track_id, table["time_s"][rows], turns, places_m, spans_s)
         some = some_of(rows, NUM_CHECKED)
-        errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some], axis=-1).ravel())
+        errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some] * size, axis=-1).ravel())
     return np.concatenate(errors_m[1:] or errors_m)
 
 
@@ -100,13 +101,14 @@ class _Skin:
 class _Rig:
     """The body of one shape, to be posed by a viewer. faces: (F, 3) those that are shown."""
 
-    def __init__(self, skin: _Skin, phenotype: np.ndarray, visibility: np.ndarray) -> None:
-        """phenotype: (6,); visibility: (14,) how well each joint is seen at best."""
+    def __init__(self, skin: _Skin, phenotype: np.ndarray, size: float, visibility: np.ndarray) -> None:
+        """phenotype: (6,); size: factor of all its lengths; visibility: (14,) how well each joint is seen at best."""
         import torch
 
         self._skin, self.phenotype = skin, phenotype
         rest = skin.body.rest(torch.from_numpy(phenotype[None]))
-        self._points_m, self._heads_m, self._alignments = (values[0].numpy().astype(np.float64) for values in rest)
+        points, heads, self._alignments = (values[0].numpy().astype(np.float64) for values in rest)
+        self._points_m, self._heads_m = points * size, heads * size
         heads_m = self._heads_m * UP_FROM_CAMERA
         self._axes = rest_axes(skin.body, heads_m)
         self._nodes = turned_up(self._alignments) @ self._axes  # a bone's pose turns these axes, seen from those of the bone above

@@ -1,10 +1,11 @@
 """The world of 3D files: a level floor at y = 0 on which people stand, y up, the origin amid them; and the camera somewhere in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from app.export.floor import one_floor
 from app.export.planted import foot_moves_m, planted, way_moves_m
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import ANKLES, Track, frame_s_of, people_of, rows_of, some_of, tracks_of
@@ -15,8 +16,6 @@ FLOOR_ROWS = 64
 """Rows of each person in which their lowest point is looked for."""
 FLOOR_PERCENTILE = 10
 """Of a person's lowest points: low, for people jump; not the lowest of all, for that is noise."""
-LONG_ENOUGH = 0.1
-"""A person whose feet are seen in fewer rows, as a share of those of whoever's feet are seen longest, is not asked for the floor."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +37,41 @@ class CameraPlace:
 
 @dataclass(frozen=True)
 class World:
-    """Who is where. tracks: everybody, with their joints before the camera; translation_m: (N, 3) float64 of every row of meshes.npz
+    """Who is where, and how large.
 
-    ankle_moves_m: (N, 2, 3) what legs have to make up for so that planted feet rest, right and left, camera axes
+    tracks: everybody, with their joints before the camera; sizes: track id -> factor of all lengths of meshes.npz
+    translation_m: (N, 3) float64 of every row of meshes.npz; ankle_moves_m: (N, 2, 3) what legs have to make up for so that planted feet
+    rest, right and left; camera axes
     """
 
     camera: CameraPlace
     tracks: list[Track]
+    sizes: Mapping[int, float]
     translation_m: np.ndarray
     ankle_moves_m: np.ndarray
 
     @classmethod
     def of(cls, table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> "World":
         """table: columns of meshes.npz; vertices_m: (N, V, 3) meshes of all its rows."""
-        measured, visibility = tracks_of(table), table["joint_visibility"]
-        everybody = [(np.concatenate([part.joints_m for part in own]), visibility[rows_of(own)]) for own in people_of(measured).values()]
-        up = up_in_camera(everybody, frame_s_of(table))
+        visibility, translation_m = table["joint_visibility"], table["translation_m"].astype(np.float64)
+        people = {track_id: rows_of(own) for track_id, own in people_of(tracks_of(table)).items()}
+        before_camera_m = table["joints_m"] + translation_m[:, None]
+        up = up_in_camera([(before_camera_m[rows], visibility[rows]) for rows in people.values()], frame_s_of(table))
         turn = turn_up(up * UP_FROM_CAMERA)
-        translation_m = table["translation_m"].astype(np.float64)
-        ankle_moves_m = np.zeros((len(translation_m), len(ANKLES), 3))
-        for track in measured:
-            moves_m, feet_m = _standing(track, visibility[track.rows], translation_m[track.rows], turn)
+        floor_m, sizes = _floor(people, visibility, translation_m, vertices_m, turn[1] * UP_FROM_CAMERA)
+        joints_m, ankle_moves_m = table["joints_m"].astype(np.float64), np.zeros((len(translation_m), len(ANKLES), 3))
+        for track_id, rows in people.items():
+            joints_m[rows] *= sizes[track_id]
+            translation_m[rows] *= sizes[track_id]
+        for track in tracks_of({**table, "joints_m": joints_m, "translation_m": translation_m}):
+            moves_m, ankle_moves_m[track.rows] = _standing(track, visibility[track.rows], translation_m[track.rows], turn)
             translation_m[track.rows] += moves_m
-            ankle_moves_m[track.rows] = feet_m
-        tracks = tracks_of({**table, "translation_m": translation_m})
-        place_m = _place_m(tracks, visibility, translation_m, vertices_m, turn)
-        return cls(CameraPlace(turn, place_m, *pitch_roll_deg(up)), tracks, translation_m, ankle_moves_m)
+        shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in people.values()]
+        middles_m = [translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)]
+        across_m, _, along_m = turn @ (np.mean(middles_m, axis=0) * UP_FROM_CAMERA)
+        camera = CameraPlace(turn, -np.array([across_m, floor_m, along_m]), *pitch_roll_deg(up))
+        tracks = tracks_of({**table, "joints_m": joints_m, "translation_m": translation_m})
+        return cls(camera, tracks, sizes, translation_m, ankle_moves_m)
 
 
 def turn_up(up: np.ndarray) -> np.ndarray:
@@ -87,24 +95,21 @@ def _standing(track: Track, visibility: np.ndarray, translation_m: np.ndarray, t
     return moves_m @ to_world, feet_m @ to_world
 
 
-def _place_m(
-    tracks: Sequence[Track], visibility: np.ndarray, translation_m: np.ndarray, vertices_m: np.ndarray, turn: np.ndarray
-) -> np.ndarray:  # fmt: skip
-    """(3,) where the camera stands.
+def _floor(
+    people: Mapping[int, np.ndarray], visibility: np.ndarray, translation_m: np.ndarray, vertices_m: np.ndarray, up: np.ndarray
+) -> tuple[float, dict[int, float]]:  # fmt: skip
+    """Its height above the camera, and everybody's size. people: track id -> rows; up: (3,) in camera axes.
 
-    The floor is that of the person who stands lowest, so that everybody stands on it or above. Only rows that show both feet count, unless
-    there are none: then feet are guesses, and so is the floor.
+    Only rows that show both feet count, unless there are none: then feet are guesses, and so is the floor, that of whoever stands lowest.
     """
-    to_world = turn * UP_FROM_CAMERA
-    everybody = [rows_of(own) for own in people_of(tracks).values()]
-    shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in everybody]
-    middle_m = np.mean([translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)], axis=0)
-    standing = [rows[visibility[rows][:, ANKLES].min(axis=1) >= SHOWN_ABOVE] for rows in everybody]
-    longest = max(map(len, standing))
-    standing = [rows for rows in standing if len(rows) >= max(1, LONG_ENOUGH * longest)] if longest else everybody
-    lowest_m = []
-    for rows in standing:
-        heights_m = [float((vertices_m[row] @ to_world[1]).min() + translation_m[row] @ to_world[1]) for row in some_of(rows, FLOOR_ROWS)]
-        lowest_m.append(np.percentile(heights_m, FLOOR_PERCENTILE))
-    across, _, along = to_world @ middle_m
-    return -np.array([across, min(lowest_m), along])
+    standing = {track_id: rows[visibility[rows][:, ANKLES].min(axis=1) >= SHOWN_ABOVE] for track_id, rows in people.items()}
+    standing = {track_id: rows for track_id, rows in standing.items() if len(rows)}
+    levels_m = []
+    for rows in (standing or people).values():
+        lowest_m = [float((vertices_m[row] @ up).min() + translation_m[row] @ up) for row in some_of(rows, FLOOR_ROWS)]
+        levels_m.append(float(np.percentile(lowest_m, FLOOR_PERCENTILE)))
+    sizes = dict.fromkeys(people, 1.0)
+    if not standing:
+        return min(levels_m), sizes
+    floor_m, factors = one_floor(np.array(levels_m), np.array([len(rows) for rows in standing.values()]))
+    return floor_m, sizes | dict(zip(standing, factors.tolist(), strict=True))

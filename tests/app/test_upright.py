@@ -5,7 +5,7 @@ import pytest
 
 from app.export.upright import pitch_roll_deg, up_in_camera, upright
 from core.joints import JOINT_NAMES
-from tests.app.walkers import FPS, Seen, camera_from_world, walker
+from tests.app.stick_people import FPS, Seen, camera_from_world, walker
 
 ALL_SEEN = np.ones(len(JOINT_NAMES))
 

@@ -1,12 +1,15 @@
 """Where camera and floor of 3D files lie."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from app.export.floor import one_floor
 from app.export.tracks import ANKLES
 from app.export.world import World, turn_up
 from core.joints import JOINT_NAMES
-from tests.app.walkers import FPS, Seen, walker
+from tests.app.stick_people import FPS, Seen, walker
 
 NUM_FRAMES = 40
 
@@ -92,7 +95,7 @@ def test_who_glides_stands() -> None:
         return float((np.linalg.norm(np.diff(ankles_m, axis=0), axis=-1) * FPS)[stands].mean())
 
     world, table = world_of(person, glide=0.02)
-    measured = World(world.camera, world.tracks, table["translation_m"], world.ankle_moves_m)
+    measured = replace(world, translation_m=table["translation_m"])
     raw, by_way, by_legs = (
         speed_m_s(measured, table, np.zeros(3)), speed_m_s(world, table, np.zeros(3)), speed_m_s(world, table, world.ankle_moves_m),
     )  # fmt: skip
@@ -108,3 +111,34 @@ def test_up_becomes_y_by_the_smallest_turn(up: tuple[float, float, float]) -> No
     np.testing.assert_allclose(turn @ up, (0, 1, 0), atol=1e-12)
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
     assert np.trace(turn) == pytest.approx(1 + 2 * up[1])
+
+
+def test_people_on_one_floor_are_as_large_as_they_have_to_be() -> None:
+    near, far = (walker(0, at_m=at_m, height_m=2.5, pitch_deg=15) for at_m in ((-0.5, -5.0), (1.0, -8.0)))
+    small = replace(far, joints_m=far.joints_m * 0.9)  # looks the same in the picture
+    world, table = world_of(near, small)
+    assert world.sizes[0] * 0.9 == pytest.approx(world.sizes[1] * 0.81, rel=0.03)
+    rows = [table["track_id"] == number for number in (0, 1)]
+    feet_m = [world.camera.world_m(table["joints_m"][own][:, ANKLES] * world.sizes[number] + world.translation_m[own][:, None])
+              for number, own in enumerate(rows)]  # fmt: skip
+    assert [float(ankles_m[..., 1].mean()) for ankles_m in feet_m] == pytest.approx([0, 0], abs=0.02)
+    rays = [world.translation_m[own] / np.linalg.norm(world.translation_m[own], axis=1, keepdims=True) for own in rows]
+    wanted = [table["translation_m"][own] / np.linalg.norm(table["translation_m"][own], axis=1, keepdims=True) for own in rows]
+    np.testing.assert_allclose(np.concatenate(rays), np.concatenate(wanted), atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("levels_m", "times_s", "floor_m", "sizes"),
+    [
+        ([-1.5], [3], -1.5, [1]),
+        ([-2.0, -2.1, -1.9], [5, 9, 5], -2.0, [1, 20 / 21, 20 / 19]),
+        ([-2.0, -1.2], [5, 5], -2.0, [1, 1]),  # on a roof
+        ([-2.0, -2.2, -3.5], [50, 50, 5], -2.2, [1.1, 1, 1]),  # an odd one below
+        ([-0.2, -0.1, 0.4], [5, 5, 5], -0.2, [1, 1, 1]),  # a camera at the height of feet
+        ([0.5, 0.6], [5, 5], 0.5, [1, 1]),  # from below
+    ],
+)
+def test_the_floor(levels_m: list[float], times_s: list[float], floor_m: float, sizes: list[float]) -> None:
+    found_m, found = one_floor(np.array(levels_m), np.array(times_s))
+    assert found_m == pytest.approx(floor_m)
+    assert found == pytest.approx(sizes)
