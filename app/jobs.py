@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.camera_turns import CameraTurns
 from app.config import LiveConfig
 from app.detect import Detector
 from app.engine import NO_FACES, check_fits, open_detector, open_estimator
@@ -18,7 +19,7 @@ from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.settling import Settling
 from app.sources import ImageSource, VideoSource, check_video, read_picture
-from app.stages import Stage, Stages
+from app.stages import Stage, Stages, each
 from app.threads import cores_shared
 from app.types import Frame, Scene
 from app.visibility import body_joint_weights
@@ -182,7 +183,10 @@ def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, setting
     _warn_of_engine(engine, sinks)
     width, height = source.size_px
     room = max_under_way(source.size_px, pipeline.max_held_frames(width * height * 3))
-    return write_scenes(source, pipeline.stages, sinks, settings, progress, room, source.expected_frames)
+    stages = pipeline.stages
+    if engine.config.glb:
+        stages["turns"] = each(CameraTurns())
+    return write_scenes(source, stages, sinks, settings, progress, room, source.expected_frames)
 
 
 def _warn_of_engine(engine: Engine, sinks: SinkGroup) -> None:
@@ -292,7 +296,7 @@ def _recording(
             settle = Settling(body, parameters, posed=fitted_mesh)
     return Recording(
         folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters,
-        config.show_hidden, settle,
+        config.show_hidden, camera_turns=config.glb and fps > 0, settle=settle,
     )  # fmt: skip
 
 

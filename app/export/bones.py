@@ -79,10 +79,10 @@ def rest_axes(body: "AnnyBody", heads_m: np.ndarray) -> np.ndarray:
     return axes
 
 
-def root_places_m(body: "AnnyBody", translation_m: np.ndarray, rotmats: np.ndarray, rows: np.ndarray, phenotype: np.ndarray) -> np.ndarray:
-    """(T, 3) the root's joint before the camera, float64; meshes.npz has the pelvis there.
+def root_offsets_m(body: "AnnyBody", rotmats: np.ndarray, rows: np.ndarray, phenotype: np.ndarray) -> np.ndarray:
+    """(T, 3) float64 from the root's joint to the pelvis, which is what meshes.npz speaks of, camera axes.
 
-    translation_m: (N, 3) and rotmats: (N, 104, 3, 3) of meshes.npz, of which the rows (T,) count; phenotype: (6,) of them all
+    rotmats: (N, 104, 3, 3) of meshes.npz, of which the rows (T,) count; phenotype: (6,) of them all
     """
     import torch
 
@@ -96,4 +96,4 @@ def root_places_m(body: "AnnyBody", translation_m: np.ndarray, rotmats: np.ndarr
         pose = torch.from_numpy(np.ascontiguousarray(rotmats[rows[start : start + BATCH_SIZE]]))
         turns, places = body.bone_transforms(pose, heads.expand(len(pose), -1, -1), alignments.expand(len(pose), -1, -1, -1))
         found.append((torch.einsum("tbij,bj->ti", turns, arms) + torch.einsum("b,tbi->ti", share, places)).numpy())
-    return translation_m[rows].astype(np.float64) - np.concatenate(found)
+    return np.concatenate(found).astype(np.float64)

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import BODY, NAMES, PARAMETERS, BoneTurns, root_places_m, turned_up
-from app.export.legs import reaching
-from app.export.npz import map_rows, reading
+from app.export.bones import BODY, NAMES, PARAMETERS, turned_up
+from app.export.motion import skeleton_motion
+from app.export.npz import CAMERA_TURNS, map_rows, reading
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import Track, frame_s_of, from_0, people_of, rows_of
 from app.export.world import World
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: it holds no bone rotations; make it again with --overwrite --glb and without --mesh free, from the video or, "
                 "with --replay, from the recorded session"
             )
-        rows = {name: file[name] for name in (*ROWS, "fps")}
+        rows = {name: file[name] for name in (*ROWS, "fps", CAMERA_TURNS) if name in file or name != CAMERA_TURNS}
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
     rows["time_s"] = from_0(rows["time_s"])
@@ -157,9 +157,8 @@ def motion_of(
 
     rows = rows_of(tracks)
     times_s = table["time_s"][rows]
-    posed, phenotype, size = (table["bone_rotmats"], rows), table["phenotype"][rows[-1]], world.sizes[tracks[0].track_id]
-    places_m = world.camera.world_m(root_places_m(body, world.translation_m / size, *posed, phenotype) * size)
-    turns = BoneTurns(*posed, reaching(body, *posed, phenotype, world.ankle_moves_m[rows] / size))
+    root_m, turns = skeleton_motion(body, world, tracks[0].track_id, table["bone_rotmats"], rows, table["phenotype"][rows[-1]])
+    places_m = world.camera.world_m(root_m)
     along_chains = [reduce(np.matmul, [turns.of(bone).astype(np.float64) for bone in chain]) for chain in skeleton.chains]
     rotations = turned_up(np.stack(along_chains, 1))
     rotations[:, 0] = world.camera.turn @ rotations[:, 0]

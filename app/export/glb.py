@@ -15,7 +15,7 @@ import numpy as np
 
 from app.export.bones import BODY, PARAMETERS
 from app.export.gltf import GltfScene, vertex_normals
-from app.export.npz import map_rows
+from app.export.npz import CAMERA_TURNS, map_rows
 from app.export.rigged import add_rigged, poses_them
 from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
 from app.export.tracks import Track, from_0, without_hidden
@@ -68,7 +68,7 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
 
     names = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", "faces", "body", "fps")
     with np.load(npz_path, allow_pickle=False) as file:
-        table = {name: file[name] for name in names}
+        table = {name: file[name] for name in (*names, CAMERA_TURNS) if name in file or name in names}
         has_bones = str(table["body"]) == BODY and set(PARAMETERS) <= set(file)
         camera = {name: file[name] for name in ("focal_px", "image_size_px")}
     if not len(table["track_id"]):
@@ -77,6 +77,9 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
     vertices_m = map_rows(npz_path, "vertices_m")
     world = World.of(table, vertices_m)
     scene = GltfScene(float(min(track.times_s[0] for track in world.tracks)), world.camera)
+    if not world.rests:
+        times_s, rows = np.unique(table["time_s"], return_index=True)
+        scene.turn_camera(times_s, world.start_from_camera[rows])
     if has_bones:
         table |= {name: map_rows(npz_path, name) for name in PARAMETERS}
     if has_bones and poses_them(load_body(BODY), table, vertices_m):
@@ -104,7 +107,8 @@ def _add_preview(
         for stretch in stretches(chosen):
             rows = track.rows[stretch]
             end_s = track.hidden_from_s if stretch[-1] == chosen[-1] else float(track.times_s[stretch[-1]])
-            points_m, faces = np.stack([vertices_m[row, preview.ids] for row in rows]) * world.sizes[track.track_id], preview.faces
+            points_m = np.stack([vertices_m[row, preview.ids] @ world.start_from_camera[row].T for row in rows])
+            points_m, faces = points_m * world.sizes[track.track_id], preview.faces
             if preview.weights is not None and not show_hidden:
                 seen = preview.weights @ visibility[rows].mean(axis=0)
                 points_m, faces = without_hidden(points_m, faces, seen)

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial.transform import Rotation
 
 from app.colors import track_color
+from app.export.bones import turned_up
 from app.export.world import CameraPlace
 
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
@@ -32,6 +33,13 @@ def vertex_normals(points_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.where(lengths > 1e-12, normals / np.maximum(lengths, 1e-12), (0.0, 1.0, 0.0)).astype(np.float32)
 
 
+def quaternions(rotmats: np.ndarray) -> np.ndarray:
+    """(T, 3, 3) rotations -> (T, 4) x, y, z, w; each is the one of two that lies nearer to that before."""
+    values = Rotation.from_matrix(rotmats).as_quat()
+    turned = np.cumprod(np.append(1.0, np.sign(np.sum(values[1:] * values[:-1], axis=1) + 1e-12)))
+    return values * turned[:, None]
+
+
 class GltfScene:
     """People in motion, before a camera that stands where the video's did. start_s: of the animation."""
 
@@ -47,6 +55,7 @@ class GltfScene:
         self._shared: dict[bytes, int] = {}  # faces and times -> their accessor
         self._roots: list[int] = []
         self._camera = camera
+        self._look: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def num_people(self) -> int:
@@ -74,6 +83,10 @@ class GltfScene:
         """A node of the scene itself, in no space but the world's; its index."""
         self._roots.append(self.add_node(**fields))
         return self._roots[-1]
+
+    def turn_camera(self, times_s: np.ndarray, rotmats: np.ndarray) -> None:
+        """Turn it as the video's did. times_s: (K,) increasing; rotmats: (K, 3, 3) from its axes to those at the start, y down."""
+        self._look = times_s, quaternions(turned_up(rotmats))
 
     def animate(self, node: int, path: str, times_s: np.ndarray, values: np.ndarray, interpolation: str = "LINEAR") -> None:
         """Add a channel. values: (K, 3), (K, 4) for rotations, or (K * targets, 1) for weights."""
@@ -129,7 +142,10 @@ class GltfScene:
                 ),
             )
         )  # fmt: skip
-        children = [*(node for node, _ in self._people.values()), self.add_node(name="camera", camera=0)]
+        camera = self.add_node(name="camera", camera=0)
+        if self._look is not None:
+            self.animate(camera, "rotation", *self._look)
+        children = [*(node for node, _ in self._people.values()), camera]
         turn = Rotation.from_matrix(self._camera.turn).as_quat().tolist()
         space = self.add_node(
             name="camera space", translation=self._camera.place_m.tolist(), rotation=turn,

@@ -33,6 +33,8 @@ ROW_DTYPE = np.dtype([
     ("camera", np.float32, (3,)), ("translation_m", np.float32, (3,)),
 ])  # fmt: skip
 """One row without its vertices and its body parameters."""
+CAMERA_TURNS = "start_from_camera"
+"""The column of Scene.start_from_camera."""
 
 NPY_HEADER_BYTES = 256
 CHUNK_ROWS, SETTLED_ROWS = 4096, 64
@@ -53,7 +55,7 @@ class NpzSink(ClosingSink):
         self._rows_path = recording.folder / "meshes.rows.partial"
         self._intrinsics: Intrinsics | None = None
         self._num_rows, self._was_full = 0, False
-        self._row_dtype = row_dtype(recording.parameters)
+        self._row_dtype = row_dtype(recording.parameters, recording.camera_turns)
         self._vertices_start = len(_entry("vertices_m", 0, 0, 0).FileHeader(zip64=True)) + NPY_HEADER_BYTES
         self._vertices: BinaryIO | None = self._partial.open("w+b", buffering=0)
         self._rows: BinaryIO = self._rows_path.open("w+b", buffering=0)
@@ -90,6 +92,8 @@ class NpzSink(ClosingSink):
         row["frame_index"], row["time_s"] = scene.frame.index, scene.frame.time_s
         for name in ("track_id", "score", "box_px", "joints_m", "joint_visibility", "joints_px", "camera", "translation_m"):
             row[name] = getattr(mesh, name)
+        if self._recording.camera_turns:
+            row[CAMERA_TURNS] = scene.start_from_camera
         if self._recording.parameters is not None:
             if mesh.rotmats is None:
                 raise ValueError("meshes.npz: body parameters are to be written, but a mesh came without them")
@@ -251,12 +255,12 @@ def _data_start(path: Path, entry: zipfile.ZipInfo) -> int:
         return entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
-def row_dtype(parameters: Parameters | None) -> np.dtype:
-    """ROW_DTYPE, with the body's parameters where they are written."""
-    if parameters is None:
-        return ROW_DTYPE
-    rotations, shape = parameters.names
-    extra = [(rotations, np.float32, (parameters.num_bones, 3, 3)), (shape, np.float32, (parameters.num_shape,))]
+def row_dtype(parameters: Parameters | None, camera_turns: bool = False) -> np.dtype:
+    """ROW_DTYPE, with the body's parameters and the turns of the camera where they are written."""
+    extra = [(CAMERA_TURNS, np.float32, (3, 3))] if camera_turns else []
+    if parameters is not None:
+        rotations, shape = parameters.names
+        extra += [(rotations, np.float32, (parameters.num_bones, 3, 3)), (shape, np.float32, (parameters.num_shape,))]
     return np.dtype(ROW_DTYPE.descr + extra)
 
 

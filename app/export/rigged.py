@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import NAMES, PARAMETERS, BoneTurns, rest_axes, root_places_m, turned_up
-from app.export.gltf import ARRAY_BUFFER, GltfScene, vertex_normals
-from app.export.legs import reaching
+from app.export.bones import NAMES, PARAMETERS, BoneTurns, rest_axes, turned_up
+from app.export.gltf import ARRAY_BUFFER, GltfScene, quaternions, vertex_normals
+from app.export.motion import skeleton_motion
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import Track, people_of, rows_of, some_of, without_hidden
 from app.export.world import World
@@ -66,9 +66,7 @@ def add_rigged(
             continue
         if spans_s[-1][1] >= end_s:  # stays when the video ends
             spans_s[-1] = spans_s[-1][0], np.inf
-        posed = table["bone_rotmats"], rows
-        places_m = root_places_m(body, world.translation_m / size, *posed, rig.phenotype) * size
-        turns = BoneTurns(*posed, reaching(body, *posed, rig.phenotype, world.ankle_moves_m[rows] / size))
+        places_m, turns = skeleton_motion(body, world, track_id, table["bone_rotmats"], rows, rig.phenotype)
         rig.add_to(scene, track_id, table["time_s"][rows], turns, places_m, spans_s)
         some = some_of(rows, NUM_CHECKED)
         errors_m.append(np.linalg.norm(rig.joints_m(table["bone_rotmats"][some]) - table["joints_m"][some] * size, axis=-1).ravel())
@@ -182,12 +180,3 @@ class _Rig:
         inverse[:, :3, :3] = self._axes.transpose(0, 2, 1)
         inverse[:, :3, 3] = -np.einsum("bji,bj->bi", self._axes, (self._heads_m - self._origin_m) * UP_FROM_CAMERA)
         return scene.accessor(inverse.transpose(0, 2, 1).reshape(-1, 16).astype(np.float32))  # columns first
-
-
-def quaternions(rotmats: np.ndarray) -> np.ndarray:
-    """(T, 3, 3) rotations -> (T, 4) x, y, z, w; each is the one of two that lies nearer to that before."""
-    from scipy.spatial.transform import Rotation
-
-    values = Rotation.from_matrix(rotmats).as_quat()
-    turned = np.cumprod(np.append(1.0, np.sign(np.sum(values[1:] * values[:-1], axis=1) + 1e-12)))
-    return values * turned[:, None]

@@ -56,6 +56,7 @@ class Recording:
     settings: what summary.json says about how the result was made (JSON values)
     parameters: of the body, where they are written as well
     show_hidden: draw what is hidden or out of the picture too
+    camera_turns: scenes say how the camera turns, and that is written as well
     settle: gives a person's last shape to the rows of meshes.npz (n,) that were written before, as app.settling; None: rows stay
     """
 
@@ -70,6 +71,7 @@ class Recording:
     settings: Mapping[str, Any] = field(default_factory=dict)
     parameters: Parameters | None = None
     show_hidden: bool = False
+    camera_turns: bool = False
     settle: Callable[[np.ndarray, np.ndarray, Intrinsics], np.ndarray | None] | None = None
 
     def __post_init__(self) -> None:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.export.floor import one_floor
+from app.export.npz import CAMERA_TURNS
 from app.export.planted import foot_moves_m, planted, way_moves_m
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import ANKLES, Track, frame_s_of, people_of, rows_of, some_of, tracks_of
 from app.export.upright import pitch_roll_deg, up_in_camera
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE
 
+RESTS_DEG = 0.15
+"""A camera that seems to turn by less rests: that is how much following its picture errs."""
 FLOOR_ROWS = 64
 """Rows of each person in which their lowest point is looked for."""
 FLOOR_PERCENTILE = 10
@@ -39,9 +42,11 @@ class CameraPlace:
 class World:
     """Who is where, and how large.
 
-    tracks: everybody, with their joints before the camera; sizes: track id -> factor of all lengths of meshes.npz
+    Everything is before the camera as it stood at the start, x right, y down, z away.
+    tracks: everybody with their joints; sizes: track id -> factor of all lengths of meshes.npz
     translation_m: (N, 3) float64 of every row of meshes.npz; ankle_moves_m: (N, 2, 3) what legs have to make up for so that planted feet
-    rest, right and left; camera axes
+    rest, right and left
+    start_from_camera: (N, 3, 3) how the camera has turned since; rests: it has not
     """
 
     camera: CameraPlace
@@ -49,17 +54,22 @@ class World:
     sizes: Mapping[int, float]
     translation_m: np.ndarray
     ankle_moves_m: np.ndarray
+    start_from_camera: np.ndarray
+    rests: bool
 
     @classmethod
     def of(cls, table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> "World":
         """table: columns of meshes.npz; vertices_m: (N, V, 3) meshes of all its rows."""
-        visibility, translation_m = table["joint_visibility"], table["translation_m"].astype(np.float64)
+        visibility = table["joint_visibility"]
+        start_from_camera, rests = _turns(table)
+        joints_m = _turned(start_from_camera, table["joints_m"])
+        translation_m = _turned(start_from_camera, table["translation_m"])
         people = {track_id: rows_of(own) for track_id, own in people_of(tracks_of(table)).items()}
-        before_camera_m = table["joints_m"] + translation_m[:, None]
-        up = up_in_camera([(before_camera_m[rows], visibility[rows]) for rows in people.values()], frame_s_of(table))
+        up = up_in_camera([(joints_m[rows] + translation_m[rows, None], visibility[rows]) for rows in people.values()], frame_s_of(table))
         turn = turn_up(up * UP_FROM_CAMERA)
-        floor_m, sizes = _floor(people, visibility, translation_m, vertices_m, turn[1] * UP_FROM_CAMERA)
-        joints_m, ankle_moves_m = table["joints_m"].astype(np.float64), np.zeros((len(translation_m), len(ANKLES), 3))
+        ups = _turned(start_from_camera.transpose(0, 2, 1), np.broadcast_to(up, translation_m.shape))
+        floor_m, sizes = _floor(people, visibility, translation_m @ up, vertices_m, ups)
+        ankle_moves_m = np.zeros((len(translation_m), len(ANKLES), 3))
         for track_id, rows in people.items():
             joints_m[rows] *= sizes[track_id]
             translation_m[rows] *= sizes[track_id]
@@ -71,7 +81,23 @@ class World:
         across_m, _, along_m = turn @ (np.mean(middles_m, axis=0) * UP_FROM_CAMERA)
         camera = CameraPlace(turn, -np.array([across_m, floor_m, along_m]), *pitch_roll_deg(up))
         tracks = tracks_of({**table, "joints_m": joints_m, "translation_m": translation_m})
-        return cls(camera, tracks, sizes, translation_m, ankle_moves_m)
+        return cls(camera, tracks, sizes, translation_m, ankle_moves_m, start_from_camera, rests)
+
+
+def _turns(table: Mapping[str, np.ndarray]) -> tuple[np.ndarray, bool]:
+    """(N, 3, 3) float64 turns of the camera, and whether it rests: then they are those of a camera that does."""
+    count = len(table["track_id"])
+    at_rest = np.broadcast_to(np.eye(3), (count, 3, 3))
+    if CAMERA_TURNS not in table:
+        return at_rest, True
+    found = table[CAMERA_TURNS].astype(np.float64)
+    cosines = (np.trace(found.transpose(0, 2, 1) @ found[0], axis1=1, axis2=2) - 1) / 2
+    return (at_rest, True) if cosines.min() > np.cos(np.radians(RESTS_DEG)) else (found, False)
+
+
+def _turned(rotmats: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """(N, 3, 3) and (N, ..., 3) -> (N, ..., 3) float64."""
+    return np.einsum("nij,n...j->n...i", rotmats, vectors)
 
 
 def turn_up(up: np.ndarray) -> np.ndarray:
@@ -96,17 +122,18 @@ def _standing(track: Track, visibility: np.ndarray, translation_m: np.ndarray, t
 
 
 def _floor(
-    people: Mapping[int, np.ndarray], visibility: np.ndarray, translation_m: np.ndarray, vertices_m: np.ndarray, up: np.ndarray
+    people: Mapping[int, np.ndarray], visibility: np.ndarray, heights_m: np.ndarray, vertices_m: np.ndarray, ups: np.ndarray
 ) -> tuple[float, dict[int, float]]:  # fmt: skip
-    """Its height above the camera, and everybody's size. people: track id -> rows; up: (3,) in camera axes.
+    """Its height above the camera, and everybody's size.
 
+    people: track id -> rows; heights_m: (N,) of everybody's place above the camera; ups: (N, 3) in the axes of that row's camera
     Only rows that show both feet count, unless there are none: then feet are guesses, and so is the floor, that of whoever stands lowest.
     """
     standing = {track_id: rows[visibility[rows][:, ANKLES].min(axis=1) >= SHOWN_ABOVE] for track_id, rows in people.items()}
     standing = {track_id: rows for track_id, rows in standing.items() if len(rows)}
     levels_m = []
     for rows in (standing or people).values():
-        lowest_m = [float((vertices_m[row] @ up).min() + translation_m[row] @ up) for row in some_of(rows, FLOOR_ROWS)]
+        lowest_m = [float((vertices_m[row] @ ups[row]).min() + heights_m[row]) for row in some_of(rows, FLOOR_ROWS)]
         levels_m.append(float(np.percentile(lowest_m, FLOOR_PERCENTILE)))
     sizes = dict.fromkeys(people, 1.0)
     if not standing:

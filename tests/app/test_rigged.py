@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from app.export.bvh import write_people
 from app.export.glb import GlbReport, write_glb
-from app.export.gltf import GltfScene
-from app.export.rigged import INFLUENCES, quaternions
+from app.export.gltf import GltfScene, quaternions
+from app.export.rigged import INFLUENCES
 from app.export.sink import UP_FROM_CAMERA
 from app.export.world import CameraPlace
 from core.bodies.anny import AnnyBody
@@ -60,6 +60,36 @@ def test_skeletons_stand_where_those_of_the_bvh_files_do(tmp_path: Path) -> None
         for frame in (FIRST, FIRST + 3, FIRST + 4):
             found_m = np.stack([played.world(joints[name], frame / FPS)[:3, 3] for name in names])
             np.testing.assert_allclose(found_m, places_m[frame], atol=2e-4)
+
+
+def test_with_a_camera_that_turns_people_are_where_they_would_be_without(tmp_path: Path) -> None:
+    """The same people before a camera that rests and one that turns: skeletons, previews, BVH files; and the camera itself turns."""
+    table = table_of(PEOPLE)
+    turns = Rotation.from_euler("yx", np.linspace((0, 0), (30, -10), NUM_FRAMES), degrees=True).as_matrix()[table["frame_index"] - FIRST]
+
+    def seen(vectors: np.ndarray) -> np.ndarray:
+        return np.einsum("nji,n...j->n...i", turns, vectors)
+
+    moving = {name: seen(table[name]).astype(np.float32) for name in ("vertices_m", "joints_m", "translation_m")}
+    moving["bone_rotmats"] = table["bone_rotmats"].copy()
+    moving["bone_rotmats"][:, 0] = turns.transpose(0, 2, 1) @ table["bone_rotmats"][:, 0]
+    files = []
+    for name, columns in (("rests", table), ("turns", table | moving | {"start_from_camera": turns})):
+        (tmp_path / name).mkdir()
+        played, _ = write(tmp_path / name, columns)
+        files.append((played, [joints_of_file(path)[1] for path in write_people(tmp_path / name / "meshes.npz")]))
+    (rests, rests_bvh), (moves, moves_bvh) = files
+    for time_s in table["time_s"][[0, 5, NUM_FRAMES - 1]]:
+        for name, points in rests.skinned(time_s).items():
+            np.testing.assert_allclose(moves.skinned(time_s)[name], points, atol=1e-4)
+    for places_m, moved_m in zip(rests_bvh, moves_bvh, strict=True):
+        np.testing.assert_allclose(moved_m, places_m, atol=1e-4)
+    camera = next(index for index, node in enumerate(moves.tree["nodes"]) if "camera" in node)
+    assert [path for node, path in rests.channels if node == camera] == []
+    last_s = float(table["time_s"].max())
+    found = moves.world(camera, last_s)[:3, :3] @ np.diag(UP_FROM_CAMERA)
+    space = moves.world(moves.parents[camera], last_s)[:3, :3] @ np.diag(UP_FROM_CAMERA)
+    np.testing.assert_allclose(found, space @ turns[NUM_FRAMES - 1], atol=1e-6)
 
 
 def test_where_no_more_than_four_bones_meet_it_is_the_body(tmp_path: Path) -> None:

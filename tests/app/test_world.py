@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from app.export.floor import one_floor
 from app.export.tracks import ANKLES
@@ -58,7 +59,7 @@ def test_who_is_hidden_does_not_move_the_origin() -> None:
     assert place_m((1.0, -1.0, 3.0), anything=[0])[0] == pytest.approx(-1.0)
 
 
-def world_of(*people: Seen, glide: float = 0.0) -> tuple[World, dict[str, np.ndarray]]:
+def world_of(*people: Seen, glide: float = 0.0, **columns: np.ndarray) -> tuple[World, dict[str, np.ndarray]]:
     """What becomes of them. glide: share of their distances by which these err, to and fro."""
     places_m = [person.pelvis_m for person in people]
     factors = [1 + glide * np.sin(7 * person.times_s)[:, None] for person in people]
@@ -69,7 +70,7 @@ def world_of(*people: Seen, glide: float = 0.0) -> tuple[World, dict[str, np.nda
         "joints_m": np.concatenate([person.joints_m - place[:, None] for person, place in zip(people, places_m, strict=True)]),
         "translation_m": np.concatenate([place * factor for place, factor in zip(places_m, factors, strict=True)]),
     }  # fmt: skip
-    table["joint_visibility"] = np.ones(table["joints_m"].shape[:2])
+    table = table | {"joint_visibility": np.ones(table["joints_m"].shape[:2])} | columns
     return World.of(table, table["joints_m"]), table
 
 
@@ -142,3 +143,21 @@ def test_the_floor(levels_m: list[float], times_s: list[float], floor_m: float, 
     found_m, found = one_floor(np.array(levels_m), np.array(times_s))
     assert found_m == pytest.approx(floor_m)
     assert found == pytest.approx(sizes)
+
+
+def test_the_floor_does_not_turn_with_the_camera() -> None:
+    """The same people before a camera that rests, and one that turns."""
+    person = walker(1.2, 70, at_m=(0.5, -7.0), height_m=2.5, pitch_deg=15)
+    count = len(person.times_s)
+    turns = Rotation.from_euler("yx", np.linspace((0, 0), (25, -8), count), degrees=True)
+    turned = replace(person, joints_m=np.stack([turn.inv().apply(joints) for turn, joints in zip(turns, person.joints_m, strict=True)]))
+    rests, _ = world_of(person, start_from_camera=np.tile(np.eye(3), (count, 1, 1)))
+    moves, _ = world_of(turned, start_from_camera=turns.as_matrix())
+    assert (rests.rests, moves.rests) == (True, False)
+    np.testing.assert_allclose(moves.camera.turn, rests.camera.turn, atol=1e-9)
+    np.testing.assert_allclose(moves.camera.place_m, rests.camera.place_m, atol=1e-9)
+    np.testing.assert_allclose(moves.translation_m, rests.translation_m, atol=1e-9)
+    np.testing.assert_allclose(moves.tracks[0].joints_m, rests.tracks[0].joints_m, atol=1e-9)
+    np.testing.assert_allclose(moves.ankle_moves_m, rests.ankle_moves_m, atol=1e-9)
+    without, _ = world_of(turned)
+    assert np.linalg.norm(without.tracks[0].joints_m[-1] - rests.tracks[0].joints_m[-1], axis=1).min() > 2, "and not as if it had not"
