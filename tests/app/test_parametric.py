@@ -120,6 +120,7 @@ def test_a_written_video_can_be_posed_again(tmp_path: Path) -> None:
     process_video(clip, tmp_path / "out", Engine(_Walker(), RectangleDetector(), LiveConfig(parametric=True)))
     with np.load(tmp_path / "out" / "meshes.npz") as rows:
         assert rows["bone_names"].tolist() == list(BODY.bone_names)
+        assert "start_from_camera" not in rows
         assert rows["phenotype_names"].tolist() == list(BODY.phenotype_names)
         again = posed(rows["bone_rotmats"], rows["phenotype"])
         assert np.linalg.norm(again - rows["vertices_m"], axis=2).max() < 1e-4
@@ -133,6 +134,7 @@ def test_people_glb_has_skeletons_where_bodies_are_fitted(mesh: str, rigged: boo
     process_video(clip, tmp_path / "out", Engine(_Walker(), RectangleDetector(), LiveConfig(glb=True, mesh=mesh, show_hidden=True)))
     with np.load(tmp_path / "out" / "meshes.npz") as rows:
         assert ("bone_rotmats" in rows) == rigged
+        assert rows["start_from_camera"].shape == (8, 3, 3)
     assert bool(Played(tmp_path / "out" / "people.glb").tree.get("skins")) == rigged
 
 
