@@ -119,7 +119,7 @@ def live_times_ms(bench: Bench, section: str, flows: list[Flow]) -> dict[Flow, l
     """Milliseconds of a frame, each the mean of BURST in a row; threads are shared out as in a live session."""
     import torch
 
-    from app.tiers import open_for_camera
+    from app.tiers import Tier, open_for_camera
     from app.webcam import leave_a_core
 
     threads = torch.get_num_threads()
@@ -127,7 +127,9 @@ def live_times_ms(bench: Bench, section: str, flows: list[Flow]) -> dict[Flow, l
         leave_a_core()
         config, estimator = open_for_camera(bench.config)
         official = bench.official_of(config.checkpoint)
-        bench.report.note(section, f"network of cameras on this machine: {config.checkpoint}")
+        bench.report.note(
+            section, f"network of cameras on this machine: {Tier(config.checkpoint, getattr(estimator, 'most_people', None))}"
+        )
         with ExitStack() as stack:
             runs = {flow: live_run(bench, flow, official if flow.official else estimator, stack) for flow in flows}
             times_ms = bench.turns(runs, bench.effort.repeats, 2)

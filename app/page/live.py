@@ -24,9 +24,10 @@ from app.config import LiveConfig, PageConfig
 from app.engine import open_detector
 from app.governor import Governor
 from app.hud import HudMeter
-from app.live import LivePipeline, SharedEstimator
+from app.live import LivePipeline
 from app.page.models import Networks
 from app.page.visitors import Visitor
+from app.pipeline import Estimator
 from app.render import draw_overlay, draw_skeletons
 from app.session import SessionRecorder, new_session_path
 from app.session_format import SessionInfo
@@ -148,7 +149,7 @@ class CameraSession:
         self._pipeline: LivePipeline | None = None
         self._recorder: SessionRecorder | None = None
         self._recorder_lock = threading.Lock()
-        self._estimator: SharedEstimator
+        self._estimator: Estimator
         self._last_ms, self._num_frames = -math.inf, 0
         self._drawn_s = self._hud_s = 0.0
 
@@ -246,8 +247,8 @@ class CameraSession:
     def _draw(self, scene: Scene) -> np.ndarray:
         """What draws may fail; the plain picture is shown then, and why."""
         try:
-            if len(self._estimator.faces):
-                return draw_overlay(scene, self._estimator.faces, self._weights)
+            if len(self._estimator.body.faces):
+                return draw_overlay(scene, self._estimator.body.faces, self._weights)
             return draw_skeletons(scene.frame.image, scene.meshes)
         except Exception as error:
             if self._meter.warn(f"the overlay could not be drawn: {error}"):

@@ -10,7 +10,8 @@ from app.check import file_facts
 from app.config import LiveConfig
 from app.engine import check_fits, open_estimator
 from app.live import SharedEstimator
-from app.tiers import open_for_camera
+from app.pipeline import Estimator
+from app.tiers import Tier, tier_for
 from core.bodies import BODIES
 from core.checkpoint import find_checkpoint, known_checkpoints
 from core.errors import InputError
@@ -82,7 +83,7 @@ class Networks:
         self.config = config
         self._loaded: dict[str, tuple[MeshEstimator, SharedEstimator]] = {}
         self._lock, self._choosing = threading.Lock(), threading.Lock()
-        self._for_cameras: dict[str, str] = {}
+        self._tiers: dict[str, Tier] = {}
 
     def config_for(self, model: str, body: str = ANY_BODY, smooth: bool = True, max_people: int | None = None) -> LiveConfig:
         """The run's settings as the visitor chose them. Raises InputError for a network that is not among those to be chosen."""
@@ -97,18 +98,15 @@ class Networks:
         """For a job. Raises InputError."""
         return self._get(config)[0]
 
-    def for_camera(self, config: LiveConfig) -> tuple[LiveConfig, SharedEstimator]:
-        """For cameras, which take turns: the settings with the network's name in them, and the network. Raises InputError.
+    def for_camera(self, config: LiveConfig) -> tuple[LiveConfig, Estimator]:
+        """For one camera, which takes turns with others: the settings with the network's name in them, and the network. Raises InputError.
 
         The first camera finds out which one this machine has time for; see app.tiers.
         """
         with self._choosing:
-            name = self._for_cameras.get(config.checkpoint)
-            if name is None:
-                name = open_for_camera(config, self.estimator)[0].checkpoint
-                self._for_cameras[config.checkpoint] = name
-        config = replace(config, checkpoint=name)
-        return config, self._get(config)[1]
+            if config.checkpoint not in self._tiers:
+                self._tiers[config.checkpoint] = tier_for(config, self.estimator)
+        return self._tiers[config.checkpoint].open(config, lambda wanted: self._get(wanted)[1])
 
     def _get(self, config: LiveConfig) -> tuple[MeshEstimator, SharedEstimator]:
         with self._lock:

@@ -7,13 +7,15 @@ import pytest
 from app import tiers
 from app.config import LiveConfig
 from app.page.models import Networks
-from app.tiers import BUDGET_MS, COST, QUICKER, crop_ms, open_for_camera
+from app.tiers import BUDGET_MS, CALM_FRAMES, COST, CROWDED_FRAMES, QUICKER, Tier, Tiered, crop_ms, open_for_camera, tier_for
 from core.checkpoint import known_checkpoints
 from core.types import PersonCrop
 
 
 class Timed:
     """An estimator that takes its time; the first crop takes ten times as long, as with real ones."""
+
+    body, warning = None, ""
 
     def __init__(self, ms: float) -> None:
         self.ms, self.crops = ms, []
@@ -39,6 +41,44 @@ def test_a_slow_machine_gets_the_quicker_network_and_a_quick_one_the_better() ->
     config = LiveConfig(device="cpu")
     assert opened(config, 1.5 * BUDGET_MS / COST) == ("default-live", ["default-live"])
     assert opened(config, 0.2 * BUDGET_MS / COST) == ("default", ["default-live", "default"])
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.9, 1), (0.45, 2), (0.3, 3)])
+def test_the_better_one_is_for_as_many_people_as_there_is_time_for(share: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.tiers.crop_ms", lambda estimator: share * BUDGET_MS / COST)
+    tier = tier_for(LiveConfig(device="cpu"), lambda wanted: Timed(0))
+    assert tier == Tier("default", most)
+    assert str(tier) == f"default with {most} {'person' if most == 1 else 'people'} in the picture, default-live with more"
+
+
+class Named:
+    """An estimator whose estimates are its name."""
+
+    body, warning = None, ""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def from_crops(self, crops: list[int]) -> list[str]:
+        return [self.name] * len(crops)
+
+
+def test_a_crowd_gets_the_quicker_one_and_somebody_alone_the_better_one_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    network = Tiered(Named("better"), Named("quicker"), 1)
+
+    def answers(num_people: int, frames: int) -> list[str]:
+        return [network.from_crops([0] * num_people)[0] for _ in range(frames)]
+
+    assert answers(1, 100) == ["better"] * 100
+    for _ in range(20):  # somebody passes by
+        assert set(answers(2, CROWDED_FRAMES - 1) + answers(1, 1)) == {"better"}
+    assert answers(3, CROWDED_FRAMES) == ["better"] * (CROWDED_FRAMES - 1) + ["quicker"]
+    assert set(answers(3, 100) + answers(1, CALM_FRAMES - 1) + answers(2, 1) + answers(1, CALM_FRAMES - 1)) == {"quicker"}
+    assert answers(1, 1) == ["better"]
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "camera: the quicker network from here on", "camera: the better network from here on",
+    ]  # fmt: skip
 
 
 def test_what_somebody_names_he_gets() -> None:
