@@ -91,14 +91,20 @@ def open_for_camera(
 
     open_network: how one is loaded, by default app.engine.open_estimator. Raises InputError as that does.
     """
+    once = loading_once(open_network or engine.open_estimator)
+    return tier_for(config, once).open(config, once)
+
+
+def loading_once(open_network: "Callable[[LiveConfig], MeshEstimator]") -> "Callable[[LiveConfig], MeshEstimator]":
+    """The same, but what has been loaded once is given again."""
     loaded: dict[str, MeshEstimator] = {}
 
     def once(wanted: LiveConfig) -> "MeshEstimator":
         if wanted.checkpoint not in loaded:
-            loaded[wanted.checkpoint] = (open_network or engine.open_estimator)(wanted)
+            loaded[wanted.checkpoint] = open_network(wanted)
         return loaded[wanted.checkpoint]
 
-    return tier_for(config, once).open(config, once)
+    return once
 
 
 def tier_for(config: LiveConfig, open_network: "Callable[[LiveConfig], MeshEstimator]") -> Tier:

@@ -119,19 +119,20 @@ def live_times_ms(bench: Bench, section: str, flows: list[Flow]) -> dict[Flow, l
     """Milliseconds of a frame, each the mean of BURST in a row; threads are shared out as in a live session."""
     import torch
 
-    from app.tiers import Tier, open_for_camera
+    from app.engine import open_estimator
+    from app.tiers import loading_once, tier_for
     from app.webcam import leave_a_core
 
     threads = torch.get_num_threads()
     try:
         leave_a_core()
-        config, estimator = open_for_camera(bench.config)
-        official = bench.official_of(config.checkpoint)
-        bench.report.note(
-            section, f"network of cameras on this machine: {Tier(config.checkpoint, getattr(estimator, 'most_people', None))}"
-        )
+        once = loading_once(open_estimator)
+        tier = tier_for(bench.config, once)
+        official = bench.official_of(tier.checkpoint)
+        bench.report.note(section, f"network of cameras on this machine: {tier}")
         with ExitStack() as stack:
-            runs = {flow: live_run(bench, flow, official if flow.official else estimator, stack) for flow in flows}
+            networks = {flow: official if flow.official else tier.open(bench.config, once)[1] for flow in flows}
+            runs = {flow: live_run(bench, flow, network, stack) for flow, network in networks.items()}
             times_ms = bench.turns(runs, bench.effort.repeats, 2)
             for flow, run in runs.items():
                 say_missed(bench, section, flow, run.num_found, run.num_frames)
