@@ -80,26 +80,27 @@ def _held(
     weights: (T, K); stiffness: (T, 3, 3) inverse covariance of a move; level_m: height of points that rest, None for any
     """
     from scipy.linalg import solveh_banded
-    from scipy.sparse import block_diag, diags, eye, kron
+    from scipy.sparse import bsr_array, diags_array, eye_array, kron
 
     steps_s = np.diff(times_s)
     frame_s = float(np.median(steps_s))
     alike = max(ALIKE_S / frame_s, 1.0)
     count = len(points_m)
-    step = diags([-1.0, 1.0], [0, 1], shape=(count - 1, count))
-    bend = diags([1.0, -2.0, 1.0], [0, 1, 2], shape=(count - 2, count))
-    constant = kron(bend.T @ bend, eye(3)) / (bent_m_s2 * frame_s**2) ** 2 + block_diag(list(stiffness / alike))
+    step = diags_array([-1.0, 1.0], offsets=[0, 1], shape=(count - 1, count))
+    bend = diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(count - 2, count))
+    near = bsr_array((stiffness / alike, np.arange(count), np.arange(count + 1)))
+    constant = kron(bend.T @ bend, eye_array(3)) / (bent_m_s2 * frame_s**2) ** 2 + near
     both, slips_m = np.minimum(weights[1:], weights[:-1]), np.diff(points_m, axis=0)
     moves_m = np.zeros((count, 3))
     for _ in range(ROUNDS):
         speeds = np.linalg.norm(slips_m + np.diff(moves_m, axis=0)[:, None], axis=-1) / steps_s[:, None]
         rest = both * _fitting(speeds, SLIDES_M_S) / (slip_m_s * steps_s[:, None]) ** 2
-        matrix = constant + kron(step.T @ diags(rest.sum(1)) @ step, eye(3))
+        matrix = constant + kron(step.T @ diags_array(rest.sum(1)) @ step, eye_array(3))
         pull = -(step.T @ (rest[..., None] * slips_m).sum(1))
         if level_m is not None:
             above_m = points_m[..., 1] - level_m
             stand = weights * _fitting(above_m + moves_m[:, None, 1], STEP_M) / LEVEL_M**2 / alike
-            matrix = matrix + kron(diags(stand.sum(1)), diags([0.0, 1.0, 0.0]))
+            matrix = matrix + kron(diags_array(stand.sum(1)), diags_array([0.0, 1.0, 0.0]))
             pull[:, 1] -= (stand * above_m).sum(1)
         matrix = matrix.todia()
         bands = np.stack([np.append(matrix.diagonal(-k), np.zeros(k)) for k in range(9)])
