@@ -1,10 +1,10 @@
 """How the camera of a recording turns, by what stands still in its picture: for the 3D files, whose floor must not turn with it.
 
 Corners of the picture are followed from a key frame by optical flow (Shi, Tomasi 1994; Lucas, Kanade 1981, in pyramids), people left out,
-and the rotation that explains most of them is the camera's. That it moves as well is not seen.
+and the rotation that explains most of them is the camera's. That it travels is not seen; a zoom may be taken for a small turn.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,16 +24,27 @@ MIN_CORNERS = 15
 """With fewer nothing is known, and the camera is taken to rest."""
 KEPT_SHARE = 0.4
 """When fewer of a key frame's corners are left it is time for a new one."""
+MAX_LOST = 15
+"""Frames in a row in which nothing fits, as in a flash: after them it is another scene, and the camera goes on as it was."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """gray: (H, W) uint8; boxes_px: people in it; rotmat: (3, 3) of its camera"""
+
+    gray: np.ndarray
+    boxes_px: list[np.ndarray]
+    rotmat: np.ndarray
 
 
 class CameraTurns:
     """Takes a recording's scenes in order, and gives them back with `start_from_camera`."""
 
     def __init__(self) -> None:
-        self._rotmat = np.eye(3)
-        self._key: np.ndarray | None = None
-        self._key_rotmat = self._rotmat
+        self._key: _Picture | None = None
+        self._last: _Picture | None = None
         self._corners_px = self._followed_px = np.zeros((0, 1, 2), np.float32)
+        self._num_lost = 0
 
     def __call__(self, scene: Scene) -> Scene:
         """The scene, with what its camera has turned by since the first one."""
@@ -41,43 +52,52 @@ class CameraTurns:
         gray = smaller(cv2.cvtColor(scene.frame.image, cv2.COLOR_RGB2GRAY), times)
         boxes_px = [grown(mesh.box_px / times) for mesh in scene.meshes]
         camera = Intrinsics(scene.intrinsics.focal_px / times, tuple(value / times for value in scene.intrinsics.principal_px))
-        if self._key is None or self._key.shape != gray.shape or not self._follow(gray, boxes_px, camera):
-            self._begin(gray, boxes_px)
-        return replace(scene, start_from_camera=self._rotmat)
+        if self._last is None or self._last.gray.shape != gray.shape:
+            self._begin(_Picture(gray, boxes_px, np.eye(3) if self._last is None else self._last.rotmat))
+        else:
+            self._go_on(gray, boxes_px, camera)
+        return replace(scene, start_from_camera=self._last.rotmat)
 
-    def _begin(self, gray: np.ndarray, boxes_px: list[np.ndarray]) -> None:
-        """Make this the key frame; it is where the one before was when last seen."""
-        mask = np.where(outside(pixel_grid(gray.shape), boxes_px), np.uint8(255), np.uint8(0)).reshape(gray.shape)
-        corners = cv2.goodFeaturesToTrack(gray, NUM_CORNERS, QUALITY, APART_PX, mask=mask)
-        self._key, self._key_rotmat = gray, self._rotmat
+    def _begin(self, picture: _Picture) -> None:
+        """Make this the key frame."""
+        mask = np.where(outside(pixel_grid(picture.gray.shape), picture.boxes_px), np.uint8(255), np.uint8(0)).reshape(picture.gray.shape)
+        corners = cv2.goodFeaturesToTrack(picture.gray, NUM_CORNERS, QUALITY, APART_PX, mask=mask)
+        self._key = self._last = picture
         self._corners_px = self._followed_px = np.zeros((0, 1, 2), np.float32) if corners is None else corners
+        self._num_lost = 0
 
-    def _follow(self, gray: np.ndarray, boxes_px: list[np.ndarray], camera: Intrinsics) -> bool:
-        """Find the key frame's corners again, and the rotation; False when a new key frame is wanted."""
+    def _go_on(self, gray: np.ndarray, boxes_px: list[np.ndarray], camera: Intrinsics) -> None:
+        """Take in the next picture."""
+        found = self._followed(gray, boxes_px, camera)
+        if found is None and self._key is not self._last:
+            self._begin(self._last)
+            found = self._followed(gray, boxes_px, camera)
+        if found is None:
+            self._num_lost += 1
+            if self._num_lost > MAX_LOST:
+                self._begin(_Picture(gray, boxes_px, self._last.rotmat))
+            return
+        rotmat, kept = found
+        self._last, self._num_lost = _Picture(gray, boxes_px, rotmat), 0
+        if not kept:
+            self._begin(self._last)
+
+    def _followed(self, gray: np.ndarray, boxes_px: list[np.ndarray], camera: Intrinsics) -> tuple[np.ndarray, bool] | None:
+        """The camera's rotation by the key frame's corners, and whether enough of them are left; None where nothing fits."""
         if len(self._corners_px) < MIN_CORNERS:
-            return False
-        found_px, status, _ = cv2.calcOpticalFlowPyrLK(
-            self._key,
-            gray,
-            self._corners_px,
-            self._followed_px.copy(),
-            winSize=WINDOW_PX,
-            maxLevel=LEVELS,
-            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-        )
-        size_px = gray.shape[::-1]
-        inside = ((found_px[:, 0] >= 0) & (found_px[:, 0] < size_px)).all(1)
+            return None
+        settings = {"winSize": WINDOW_PX, "maxLevel": LEVELS, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+        found_px, status, _ = cv2.calcOpticalFlowPyrLK(self._key.gray, gray, self._corners_px, self._followed_px.copy(), **settings)
+        inside = ((found_px[:, 0] >= 0) & (found_px[:, 0] < gray.shape[::-1])).all(1)
         seen = (status[:, 0] == 1) & inside & outside(found_px[:, 0], boxes_px)
         if seen.sum() < MIN_CORNERS:
-            return False
-        rotmat, num_fitting = rotation_between(
-            rays_of(found_px[seen, 0], camera), rays_of(self._corners_px[seen, 0], camera), camera.focal_px
-        )
+            return None
+        now, then = (rays_of(points_px[seen, 0], camera) for points_px in (found_px, self._corners_px))
+        rotmat, num_fitting = rotation_between(now, then, camera.focal_px)
         if num_fitting < max(MIN_CORNERS, seen.sum() / 4):
-            return False
-        self._rotmat = self._key_rotmat @ rotmat
+            return None
         self._followed_px = np.where(seen[:, None, None], found_px, self._followed_px)
-        return bool(num_fitting >= KEPT_SHARE * len(self._corners_px))
+        return self._key.rotmat @ rotmat, bool(num_fitting >= KEPT_SHARE * len(self._corners_px))
 
 
 def rotation_between(from_rays: np.ndarray, to_rays: np.ndarray, focal_px: float) -> tuple[np.ndarray, int]:
@@ -101,7 +121,7 @@ def rays_of(points_px: np.ndarray, camera: Intrinsics) -> np.ndarray:
 
 def smaller(gray: np.ndarray, times: int) -> np.ndarray:
     """(H, W) -> (H // times, W // times), each pixel the mean of so many squared."""
-    height, width = (size // times for size in gray.shape)
+    height, width = (max(size // times, 1) for size in gray.shape)
     return cv2.resize(gray[: height * times, : width * times], (width, height), interpolation=cv2.INTER_AREA)
 
 

@@ -52,17 +52,14 @@ class SharedEstimator:
         self.body: Body = estimator.body
         self.warning = estimator.warning
 
-    @property
-    def faces(self) -> np.ndarray:
-        """(F, 3) int32."""
-        return self.body.faces
-
     def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
         """As the estimator's; needs no turn."""
         return self._estimator.crop(image, box_px, roll_rad)
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
         """As the estimator's, one caller at a time."""
+        if not crops:
+            return []
         with self._turn:
             return self._estimator.from_crops(crops)
 
@@ -94,8 +91,8 @@ class LivePipeline:
 
     @property
     def checkpoint(self) -> str:
-        """Name of the network."""
-        return self._config.checkpoint
+        """Name of the network, of two the one that is at work."""
+        return getattr(self._estimator, "checkpoint", self._config.checkpoint)
 
     @property
     def warning(self) -> str:
@@ -249,7 +246,7 @@ class LivePipeline:
         crops = [self._estimator.crop(frame.image, placement.box_px, rolls.of(track.key)) for track, placement in present]
         self._clock.add("crop", start_s)
         start_s = time.perf_counter()
-        estimates = self._estimator.from_crops(crops) if crops else []
+        estimates = self._estimator.from_crops(crops)
         self._clock.add("estimate", start_s)
         pairs = []
         for (track, placement), estimate in zip(present, estimates, strict=True):

@@ -120,8 +120,8 @@ class LiveLoop:
 
     def hud(self, recording: str = "") -> Hud:
         """What to show now."""
-        governor = self.governor.text if self.pipeline is not None else "loading the network"
-        return self.meter.read(time.perf_counter(), governor, self._camera.status.text, recording)
+        how = "loading the network" if self.pipeline is None else "  |  ".join(filter(None, (self.pipeline.checkpoint, self.governor.text)))
+        return self.meter.read(time.perf_counter(), how, self._camera.status.text, recording)
 
     def _load(self) -> None:
         try:

@@ -5,6 +5,8 @@ it has time for, and the quicker one for more. Imports little, as app.engine.
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -31,34 +33,44 @@ BUDGET_MS = 20.0
 that take 15 ms draw 29 frames a second in a window by software.
 """
 NUM_TIMED = 7
-CROWDED_FRAMES, CALM_FRAMES = 10, 60
-"""After so many frames in a row with too many people the quicker network takes over, and the better one after so many without. Not at
-once: with the network everybody's mesh changes a little.
+CROWDED_S, CALM_S = 0.4, 2.0
+"""After so long with too many people in every frame the quicker network takes over, and the better one after so long without. Not at once:
+with the network everybody's mesh changes a little.
 """
 
 
 class Tiered:
     """A camera's two networks, as one. Not to be called from two threads at once."""
 
-    def __init__(self, better: "Estimator", quicker: "Estimator", most_people: int) -> None:
-        """most_people: at once, for whom the better one has time."""
-        self.most_people = most_people
+    def __init__(
+        self, better: "Estimator", quicker: "Estimator", most_people: int, names: tuple[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """most_people: at once, for whom the better one has time; names: of both; clock: seconds"""
         self.body: Body = better.body
         self.warning = better.warning or quicker.warning
-        self._networks = {False: better, True: quicker}
-        self._crowded, self._against = False, 0
+        self._networks, self._names, self._most_people, self._clock = (better, quicker), names, most_people, clock
+        self._crowded, self._since_s = False, math.inf
+
+    @property
+    def checkpoint(self) -> str:
+        """Name of the one that is at work."""
+        return self._names[self._crowded]
 
     def crop(self, image: "np.ndarray", box_px: "np.ndarray", roll_rad: float = 0.0) -> "PersonCrop":
         """As either's."""
         return self._networks[self._crowded].crop(image, box_px, roll_rad)
 
     def from_crops(self, crops: "list[PersonCrop]") -> "list[MeshEstimate]":
-        """All people of a frame at once."""
-        self._against = self._against + 1 if self._crowded != (len(crops) > self.most_people) else 0
-        if self._against >= (CALM_FRAMES if self._crowded else CROWDED_FRAMES):
-            self._crowded, self._against = not self._crowded, 0
-            which = "quicker" if self._crowded else "better"
-            log.info("camera: the %s network from here on; people in the picture: %d", which, len(crops))
+        """All people of a frame at once; to be told of frames without any, too."""
+        now_s = self._clock()
+        if (len(crops) > self._most_people) == self._crowded:
+            self._since_s = math.inf
+        else:
+            self._since_s = min(self._since_s, now_s)
+        if now_s - self._since_s >= (CALM_S if self._crowded else CROWDED_S):
+            self._crowded, self._since_s = not self._crowded, math.inf
+            log.info("camera: %s from here on; people in the picture: %d", self.checkpoint, len(crops))
         return self._networks[self._crowded].from_crops(crops)
 
 
@@ -81,7 +93,9 @@ class Tier:
         network = open_network(named)
         if self.most_people is None:
             return named, network
-        return named, Tiered(network, open_network(replace(config, checkpoint=QUICKER[self.checkpoint])), self.most_people)
+        quicker = QUICKER[self.checkpoint]
+        other = open_network(replace(config, checkpoint=quicker))
+        return named, Tiered(network, other, self.most_people, (self.checkpoint, quicker))
 
 
 def open_for_camera(

@@ -21,7 +21,7 @@ from app.types import Frame
 from core.timing import Spread
 
 if TYPE_CHECKING:
-    from core.estimator import MeshEstimator
+    from app.pipeline import Estimator
 
 BURST = 15
 """Frames of a live clip in a row: half a second, in which the detector looks twice."""
@@ -169,7 +169,7 @@ class LiveRun:
         return len(scene.meshes)
 
 
-def live_run(bench: Bench, flow: Flow, estimator: "MeshEstimator", stack: ExitStack) -> LiveRun:
+def live_run(bench: Bench, flow: Flow, estimator: "Estimator", stack: ExitStack) -> LiveRun:
     """With a detector of its own."""
     from app.engine import open_detector
 

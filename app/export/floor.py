@@ -16,15 +16,17 @@ NEAR_M = 0.25
 """There people of levels as near as this stand on one floor."""
 
 
-def one_floor(levels_m: np.ndarray, times_s: np.ndarray) -> tuple[float, np.ndarray]:
+def one_floor(levels_m: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
     """Height of the floor above the camera, mostly negative, and factors (P,) of people's size and distance, with which they stand on it.
 
-    levels_m: (P,) of what everybody stands on, above the camera, P >= 1; times_s: (P,) for how long they were seen there
+    levels_m: (P,) of what everybody stands on, above the camera, P >= 1; weights: (P,) for how long they were seen there
     """
-    near = _near(levels_m, _quantile(levels_m, times_s, LOWEST_SHARE))
-    floor_m = _quantile(levels_m[near], times_s[near], 0.5)
+    near = _near(levels_m, _quantile(levels_m, weights, LOWEST_SHARE))
+    floor_m = _quantile(levels_m[near], weights[near], 0.5)
     near = _near(levels_m, floor_m)
-    return floor_m, floor_m / np.where(near & (floor_m < -ABOVE_M), levels_m, floor_m)
+    if floor_m > -ABOVE_M:
+        return floor_m, np.ones(len(levels_m))
+    return floor_m, floor_m / np.where(near, levels_m, floor_m)
 
 
 def _near(levels_m: np.ndarray, level_m: float) -> np.ndarray:

@@ -78,7 +78,7 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
     world = World.of(table, vertices_m)
     scene = GltfScene(float(min(track.times_s[0] for track in world.tracks)), world.camera)
     if not world.rests:
-        times_s, rows = np.unique(table["time_s"], return_index=True)
+        times_s, rows = np.unique(table["time_s"].astype(np.float32), return_index=True)  # as precise as the file is
         scene.turn_camera(times_s, world.start_from_camera[rows])
     if has_bones:
         table |= {name: map_rows(npz_path, name) for name in PARAMETERS}

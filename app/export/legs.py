@@ -13,8 +13,11 @@ SIDES = ("R", "L")
 """In the order of ankles."""
 LONGEST = 0.998
 """A leg is never stretched beyond this share of its bones' length, unless it was."""
-SURE_BEND_SINE = 0.05
-"""From this sine of its bend on a knee itself says about which axis it bends."""
+DOUBTFUL_SINE, SURE_SINE, BACKWARDS_SINE = 0.05, 0.25, 0.34
+"""Sines of a knee's bend to the front up to which the hinge says about which axis it bends, and from which on the knee itself does; any
+other way it does from the third one on (20 degrees). Less to the back is an error of the fit: the knee bends as far to the front, also
+where its ankle stays.
+"""
 
 
 def reaching(body: "AnnyBody", rotmats: np.ndarray, rows: np.ndarray, phenotype: np.ndarray, moves_m: np.ndarray) -> dict[int, np.ndarray]:
@@ -67,20 +70,25 @@ def swing_and_bend(thigh_m: np.ndarray, shin_m: np.ndarray, move_m: np.ndarray, 
     product = lengths_m[0] * lengths_m[1]
     cosine = np.clip((thigh_m * shin_m).sum(1) / product, -1, 1)
     wanted_m = thigh_m + shin_m + move_m
-    reach_m = np.linalg.norm(wanted_m, axis=1)
     longest_m = np.maximum(np.linalg.norm(thigh_m + shin_m, axis=1), LONGEST * (lengths_m[0] + lengths_m[1]))
-    reach_m = np.clip(reach_m, np.abs(lengths_m[0] - lengths_m[1]) + 1e-6, longest_m)
+    reach_m = np.clip(np.linalg.norm(wanted_m, axis=1), np.abs(lengths_m[0] - lengths_m[1]) + 1e-6, longest_m)
     new_cosine = np.clip((reach_m**2 - lengths_m[0] ** 2 - lengths_m[1] ** 2) / (2 * product), -1, 1)
-    bent = np.sqrt(1 - cosine**2)[:, None] > SURE_BEND_SINE
-    axis = np.where(bent, np.cross(thigh_m, shin_m), np.cross(thigh_m, np.cross(hinge, thigh_m)))
-    axis /= np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-9)
-    bend = Rotation.from_rotvec(axis * (np.arccos(new_cosine) - np.arccos(cosine))[:, None])
-    start, end = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (thigh_m + bend.apply(shin_m), wanted_m))
+    own, usual = np.cross(thigh_m, shin_m), _unit(np.cross(thigh_m, np.cross(hinge, thigh_m)))
+    forwards, sine = (own * usual).sum(1) / product, np.linalg.norm(own, axis=1) / product
+    sure = np.where(sine > BACKWARDS_SINE, 1, np.clip((forwards - DOUBTFUL_SINE) / (SURE_SINE - DOUBTFUL_SINE), 0, 1))[:, None]
+    axis = _unit(sure * _unit(own) + (1 - sure) * usual)
+    bent = np.where((forwards > 0) | (sine > BACKWARDS_SINE), 1, -1) * np.arccos(cosine)
+    bend = Rotation.from_rotvec(axis * (np.arccos(new_cosine) - bent)[:, None])
+    start, end = (_unit(vectors) for vectors in (thigh_m + bend.apply(shin_m), wanted_m))
     across = np.cross(start, end)
-    sine = np.linalg.norm(across, axis=1)
-    angle = np.arctan2(sine, (start * end).sum(1))
-    swing = Rotation.from_rotvec(across * (angle / np.maximum(sine, 1e-9))[:, None])
+    apart = np.linalg.norm(across, axis=1)
+    angle = np.arctan2(apart, (start * end).sum(1))
+    swing = Rotation.from_rotvec(across * (angle / np.maximum(apart, 1e-9))[:, None])
     return swing.as_matrix(), bend.as_matrix()
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def _transposed(rotmats: np.ndarray) -> np.ndarray:

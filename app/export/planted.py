@@ -29,6 +29,10 @@ FARTHEST_M = 0.12
 """A leg makes up for no more; what is left slides."""
 ALIKE_S = 0.3
 """Errors of places and heights last about so long."""
+SHORTEST_S = 1e-3
+"""Frames that follow each other sooner count as this far apart."""
+BANDS = 7
+"""Of the matrix, on and below its diagonal: accelerations couple a frame with the second next one, of three coordinates each."""
 ROUNDS = 6
 """Of weighing and solving."""
 
@@ -41,7 +45,9 @@ def planted(ankles_m: np.ndarray, seen: np.ndarray, rays: np.ndarray, times_s: n
     from scipy.ndimage import gaussian_filter1d, percentile_filter
 
     around = max(1, round(AROUND_S / float(np.median(np.diff(times_s)))))
-    lowest_m = percentile_filter(ankles_m[..., 1].min(1), LOWEST_PERCENTILE, size=2 * around + 1, mode="nearest")
+    lower_m = np.where(seen, ankles_m[..., 1], np.inf).min(1)
+    lower_m = np.where(np.isfinite(lower_m), lower_m, ankles_m[..., 1].min(1))
+    lowest_m = percentile_filter(lower_m, LOWEST_PERCENTILE, size=2 * around + 1, mode="nearest")
     lowest_m = gaussian_filter1d(lowest_m, around / 3, mode="nearest")
     above_m = np.maximum(ankles_m[..., 1] - lowest_m[:, None], 0)
     speeds = np.gradient(gaussian_filter1d(ankles_m, CALM_FRAMES, axis=0, mode="nearest"), times_s, axis=0)
@@ -53,7 +59,7 @@ def way_moves_m(ankles_m: np.ndarray, weights: np.ndarray, places_m: np.ndarray,
     """(T, 3) what to add to somebody's places. ankles_m: (T, 2, 3); weights: (T, 2) of `planted`; places_m: (T, 3), the camera at 0."""
     if len(times_s) < 3 or not weights.any():
         return np.zeros_like(places_m)
-    distances_m = np.linalg.norm(places_m, axis=1)
+    distances_m = np.maximum(np.linalg.norm(places_m, axis=1), 1e-6)
     rays = places_m / distances_m[:, None]
     along = rays[:, :, None] * rays[:, None]
     stiffness = (np.eye(3) - along) / ACROSS_M**2 + along / (ALONG * distances_m[:, None, None]) ** 2
@@ -82,14 +88,14 @@ def _held(
     from scipy.linalg import solveh_banded
     from scipy.sparse import bsr_array, diags_array, eye_array, kron
 
-    steps_s = np.diff(times_s)
-    frame_s = float(np.median(steps_s))
-    alike = max(ALIKE_S / frame_s, 1.0)
+    steps_s = np.maximum(np.diff(times_s), SHORTEST_S)
+    alike = max(ALIKE_S / float(np.median(steps_s)), 1.0)
     count = len(points_m)
     step = diags_array([-1.0, 1.0], offsets=[0, 1], shape=(count - 1, count))
-    bend = diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(count - 2, count))
+    speed = diags_array(1 / steps_s) @ step
+    bend = diags_array(2 / (steps_s[1:] + steps_s[:-1])) @ diags_array([-1.0, 1.0], offsets=[0, 1], shape=(count - 2, count - 1)) @ speed
     near = bsr_array((stiffness / alike, np.arange(count), np.arange(count + 1)))
-    constant = kron(bend.T @ bend, eye_array(3)) / (bent_m_s2 * frame_s**2) ** 2 + near
+    constant = kron(bend.T @ bend, eye_array(3)) / bent_m_s2**2 + near
     both, slips_m = np.minimum(weights[1:], weights[:-1]), np.diff(points_m, axis=0)
     moves_m = np.zeros((count, 3))
     for _ in range(ROUNDS):
@@ -103,7 +109,7 @@ def _held(
             matrix = matrix + kron(diags_array(stand.sum(1)), diags_array([0.0, 1.0, 0.0]))
             pull[:, 1] -= (stand * above_m).sum(1)
         matrix = matrix.todia()
-        bands = np.stack([np.append(matrix.diagonal(-k), np.zeros(k)) for k in range(9)])
+        bands = np.stack([np.append(matrix.diagonal(-k), np.zeros(k)) for k in range(BANDS)])
         moves_m = solveh_banded(bands, pull.ravel(), lower=True).reshape(count, 3)
     return moves_m
 

@@ -16,19 +16,22 @@ LEGS = tuple(indices((f"{side}_Hip", f"{side}_Knee", f"{side}_Ankle")) for side 
 NECK = JOINT_NAMES.index("Neck")
 ASKED = [*LEGS[0], *LEGS[1], NECK]
 """Joints that must be seen of somebody who is asked."""
-STRAIGHTER_DEG, STRAIGHT_DEG, BOWED_DEG = 150, 100, 35
-"""Who is upright: the angle of the straighter knee and of the other one at least, and between legs and trunk at most."""
+STRAIGHTER_DEG, STRAIGHT_DEG, BOWED_DEG, TILTED_DEG = 150, 100, 35, 60
+"""Who is upright: the angle of the straighter knee and of the other one at least, and at most that between legs and trunk, and that between
+the whole body and the picture's up, for those who lie are straight, too.
+"""
 LONG_ENOUGH_S = 0.5
 """Who is upright for a shorter time is not asked."""
 ROWS = 64
 """Of each person, spread over their time."""
 PERSON_DEG = 5.0
 """How far people lean on average, and the network with them: deviation, of one person."""
-ROLL_DEG = 5.0
-"""How far cameras are held askew."""
+PITCH_DEG, ROLL_DEG = 40.0, 5.0
+"""How far cameras look up and down, and are held askew: deviations."""
 HEIGHT_M, HEIGHT_SHARE = 0.05, 0.05
 """Deviation of a foot's height: of the feet themselves, and as a share of the camera's height above them, for distances err along the
 ray."""
+MEDIAN_ROUNDS = 20
 PER_S = 2
 """So many heights in a second count as independent."""
 
@@ -44,23 +47,34 @@ def up_in_camera(people: Sequence[tuple[np.ndarray, np.ndarray]], frame_s: float
     asked = [joints_m for joints_m in asked if len(joints_m) * frame_s >= LONG_ENOUGH_S]
     if not asked:
         return np.array([0.0, -1, 0])
-    weights = [min(1.0, PER_S * len(joints_m) * frame_s / min(len(joints_m), ROWS)) ** 0.5 for joints_m in asked]
+    weights = np.array([min(1.0, PER_S * len(joints_m) * frame_s / min(len(joints_m), ROWS)) for joints_m in asked])
     asked = [joints_m[some_of(np.arange(len(joints_m)), ROWS)] for joints_m in asked]
-    leaning = np.stack([_unit(_unit(joints_m[:, NECK] - joints_m[:, ANKLES].mean(1)).mean(0)) for joints_m in asked])
-    start = _unit(leaning.mean(0))
+    leaning = np.stack([most_common(_unit(joints_m[:, NECK] - joints_m[:, ANKLES].mean(1))) for joints_m in asked])
+    start = most_common(leaning)
     feet_m = [_lower(joints_m[:, ANKLES], start) for joints_m in asked]
+    middles_m = np.stack([np.median(places_m, axis=0) for places_m in feet_m])
+    deviations_m = np.hypot(HEIGHT_M, HEIGHT_SHARE * (middles_m @ start))
+    around_m = np.concatenate([places_m - middle_m for places_m, middle_m in zip(feet_m, middles_m, strict=True)])
+    around = around_m * np.repeat(weights**0.5 / deviations_m, [len(places_m) for places_m in feet_m])[:, None]
 
     def misfit(guess: np.ndarray) -> np.ndarray:
-        """Pitch and roll in radians, then everybody's level above the camera."""
-        up, levels_m = _up(*guess[:2]), guess[2:]
-        parts = [(leaning - up).ravel() / np.radians(PERSON_DEG), guess[1:2] / np.radians(ROLL_DEG)]
-        for places_m, level_m, weight in zip(feet_m, levels_m, weights, strict=True):
-            parts.append((places_m @ up - level_m) / np.hypot(HEIGHT_M, HEIGHT_SHARE * level_m) * weight)
-        return np.concatenate(parts)
+        """guess: pitch and roll in radians."""
+        up = _up(*guess)
+        return np.concatenate([((leaning - up) / np.radians(PERSON_DEG)).ravel(), guess / np.radians((PITCH_DEG, ROLL_DEG)), around @ up])
 
-    levels_m = [float(np.median(places_m @ start)) for places_m in feet_m]
-    found = least_squares(misfit, [*np.radians(pitch_roll_deg(start)), *levels_m], loss="soft_l1").x
-    return _up(*found[:2])
+    found = least_squares(misfit, np.radians(pitch_roll_deg(start)), loss="soft_l1", ftol=1e-12, xtol=1e-12).x
+    return _up(*found)
+
+
+def most_common(directions: np.ndarray) -> np.ndarray:
+    """(N, 3) unit vectors -> (3,) the one in their middle, which some that are quite different do not move: the geometric median, by
+    Weiszfeld's algorithm (1937).
+    """
+    found = _unit(directions.mean(0))
+    for _ in range(MEDIAN_ROUNDS):
+        weights = 1 / np.maximum(np.linalg.norm(directions - found, axis=1), 1e-3)
+        found = _unit(weights @ directions)
+    return found
 
 
 def upright(joints_m: np.ndarray, visibility: np.ndarray) -> np.ndarray:
@@ -69,7 +83,8 @@ def upright(joints_m: np.ndarray, visibility: np.ndarray) -> np.ndarray:
     knees = np.stack([180 - _angle_deg(joints_m[:, knee] - joints_m[:, hip], joints_m[:, ankle] - joints_m[:, knee])
                       for hip, knee, ankle in LEGS])  # fmt: skip
     straight = (knees.max(0) > STRAIGHTER_DEG) & (knees.min(0) > STRAIGHT_DEG)
-    return straight & (_angle_deg(neck - hips, hips - ankles) < BOWED_DEG) & (visibility[:, ASKED].min(1) >= SHOWN_ABOVE)
+    bowed_deg, tilted_deg = _angle_deg(neck - hips, hips - ankles), _angle_deg(neck - ankles, np.array([0.0, -1, 0]))
+    return straight & (bowed_deg < BOWED_DEG) & (tilted_deg < TILTED_DEG) & (visibility[:, ASKED].min(1) >= SHOWN_ABOVE)
 
 
 def pitch_roll_deg(up: np.ndarray) -> tuple[float, float]:
@@ -92,5 +107,5 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _angle_deg(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(T, 3) each -> (T,)."""
+    """(T, 3), the second may be (3,) -> (T,)."""
     return np.degrees(np.arccos(np.clip((_unit(ones) * _unit(others)).sum(-1), -1, 1)))

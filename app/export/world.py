@@ -1,7 +1,7 @@
 """The world of 3D files: a level floor at y = 0 on which people stand, y up, the origin amid them; and the camera somewhere in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,24 +64,35 @@ class World:
         start_from_camera, rests = _turns(table)
         joints_m = _turned(start_from_camera, table["joints_m"])
         translation_m = _turned(start_from_camera, table["translation_m"])
-        people = {track_id: rows_of(own) for track_id, own in people_of(tracks_of(table)).items()}
+        tracks = tracks_of(table)
+        people = {track_id: rows_of(own) for track_id, own in people_of(tracks).items()}
         up = up_in_camera([(joints_m[rows] + translation_m[rows, None], visibility[rows]) for rows in people.values()], frame_s_of(table))
         turn = turn_up(up * UP_FROM_CAMERA)
         ups = _turned(start_from_camera.transpose(0, 2, 1), np.broadcast_to(up, translation_m.shape))
         floor_m, sizes = _floor(people, visibility, translation_m @ up, vertices_m, ups)
-        ankle_moves_m = np.zeros((len(translation_m), len(ANKLES), 3))
         for track_id, rows in people.items():
             joints_m[rows] *= sizes[track_id]
             translation_m[rows] *= sizes[track_id]
-        for track in tracks_of({**table, "joints_m": joints_m, "translation_m": translation_m}):
-            moves_m, ankle_moves_m[track.rows] = _standing(track, visibility[track.rows], translation_m[track.rows], turn)
-            translation_m[track.rows] += moves_m
-        shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in people.values()]
-        middles_m = [translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)]
-        across_m, _, along_m = turn @ (np.mean(middles_m, axis=0) * UP_FROM_CAMERA)
-        camera = CameraPlace(turn, -np.array([across_m, floor_m, along_m]), *pitch_roll_deg(up))
-        tracks = tracks_of({**table, "joints_m": joints_m, "translation_m": translation_m})
-        return cls(camera, tracks, sizes, translation_m, ankle_moves_m, start_from_camera, rests)
+        ankle_moves_m = np.zeros((len(translation_m), len(ANKLES), 3))
+        for track in tracks:
+            rows = track.rows
+            ankles_m = joints_m[rows][:, ANKLES] + translation_m[rows, None]
+            moves_m, ankle_moves_m[rows] = _standing(ankles_m, visibility[rows][:, ANKLES], translation_m[rows], track.times_s, turn)
+            translation_m[rows] += moves_m
+        joints_m += translation_m[:, None]
+        camera = CameraPlace(turn, _place_m(people, visibility, translation_m, turn, floor_m), *pitch_roll_deg(up))
+        standing = [replace(track, joints_m=joints_m[track.rows]) for track in tracks]
+        return cls(camera, standing, sizes, translation_m, ankle_moves_m, start_from_camera, rests)
+
+
+def _place_m(
+    people: Mapping[int, np.ndarray], visibility: np.ndarray, translation_m: np.ndarray, turn: np.ndarray, floor_m: float
+) -> np.ndarray:  # fmt: skip
+    """(3,) of the camera: above the floor, the people about the origin. people: track id -> rows"""
+    shown = [rows[visibility[rows].max(axis=1) >= HIDDEN_BELOW] for rows in people.values()]
+    middles_m = [translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)]
+    across_m, _, along_m = turn @ (np.mean(middles_m, axis=0) * UP_FROM_CAMERA)
+    return -np.array([across_m, floor_m, along_m])
 
 
 def _turns(table: Mapping[str, np.ndarray]) -> tuple[np.ndarray, bool]:
@@ -103,21 +114,25 @@ def _turned(rotmats: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 def turn_up(up: np.ndarray) -> np.ndarray:
     """(3, 3) the smallest rotation that turns a unit vector (3,) to y."""
     across, cosine = np.cross(up, (0.0, 1.0, 0.0)), up[1]
+    if cosine < -1 + 1e-9:  # upside down: any half turn
+        return np.diag([-1.0, -1.0, 1.0])
     skew = np.cross(np.eye(3), across)
     return np.eye(3) + skew + skew @ skew / (1 + cosine)
 
 
-def _standing(track: Track, visibility: np.ndarray, translation_m: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What to add to somebody's places (T, 3) and, after that, to their ankles (T, 2, 3), camera axes. visibility: (T, 14)"""
+def _standing(
+    ankles_m: np.ndarray, visibility: np.ndarray, places_m: np.ndarray, times_s: np.ndarray, turn: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """What to add to somebody's places (T, 3) and, after that, to their ankles (T, 2, 3), axes as those of ankles_m. visibility: (T, 2)"""
+    if len(times_s) < 3:
+        return np.zeros_like(places_m), np.zeros_like(ankles_m)
     to_world = turn * UP_FROM_CAMERA
-    ankles_m, places_m = track.joints_m[:, ANKLES] @ to_world.T, translation_m @ to_world.T
-    moves_m, feet_m = np.zeros_like(places_m), np.zeros_like(ankles_m)
-    if len(track.rows) > 2:
-        rays = places_m / np.linalg.norm(places_m, axis=1, keepdims=True)
-        weights = planted(ankles_m, visibility[:, ANKLES] >= SHOWN_ABOVE, rays, track.times_s)
-        moves_m = way_moves_m(ankles_m, weights, places_m, track.times_s)
-        moved_m = ankles_m + moves_m[:, None]
-        feet_m = np.stack([foot_moves_m(moved_m[:, foot], weights[:, foot], track.times_s) for foot in range(len(ANKLES))], 1)
+    ankles_m, places_m = ankles_m @ to_world.T, places_m @ to_world.T
+    rays = places_m / np.maximum(np.linalg.norm(places_m, axis=1, keepdims=True), 1e-6)
+    weights = planted(ankles_m, visibility >= SHOWN_ABOVE, rays, times_s)
+    moves_m = way_moves_m(ankles_m, weights, places_m, times_s)
+    moved_m = ankles_m + moves_m[:, None]
+    feet_m = np.stack([foot_moves_m(moved_m[:, foot], weights[:, foot], times_s) for foot in range(len(ANKLES))], 1)
     return moves_m @ to_world, feet_m @ to_world
 
 

@@ -263,14 +263,15 @@ class CameraSession:
         self._hud_s = now_s
         recorder = self._recorder
         recording = "" if recorder is None else recorder.problem or f"recording: {recorder.num_frames} frames"
-        return self._meter.read(now_s, self._governor.text, "", recording).as_dict()
+        how = "  |  ".join(filter(None, (self._pipeline.checkpoint, self._governor.text)))
+        return self._meter.read(now_s, how, "", recording).as_dict()
 
     def _record(self, wanted: bool, pictures: bool = False) -> None:
         """Start a recording, or end it and say where it can be had."""
         with self._recorder_lock:
             recorder, ended = self._recorder, None
             if wanted and recorder is None:
-                settings = {"checkpoint": self._config.checkpoint, "smoothing": self._config.smoothing}
+                settings = {"checkpoint": self._pipeline.checkpoint, "smoothing": self._config.smoothing}
                 path = new_session_path(self._visitor.make_folder("recordings"))
                 self._recorder = SessionRecorder(path, SessionInfo.of(self._estimator.body, settings, self._config.parametric), pictures)
             elif not wanted and recorder is not None:

@@ -18,8 +18,8 @@ from core.errors import InputError
 from core.estimator import MeshEstimator
 
 ANY_BODY = "auto"
-MAX_LOADED = 2
-"""Networks that stay in memory."""
+MAX_LOADED = 3
+"""Networks that stay in memory: a camera may have two."""
 BODY_LICENCES = {"anny": ("Anny body: CC0 and Apache-2.0", "yes"), "smpl": ("SMPL body: non-commercial research", "no")}
 
 

@@ -23,12 +23,15 @@ BODY, FPS, NUM_FRAMES = AnnyBody(), 25.0, 12
 FIRST = 50
 """Frame of the video in which people appear."""
 MOVING = fitter_for(BODY).rig.bone_ids.tolist()
+KNEES = [MOVING.index(BODY.bone_index(f"lowerleg01.{side}")) for side in "LR"]
 
 
 def rows(track_id: int, phenotype: list[float], seed: int) -> dict[str, np.ndarray]:
-    """Somebody who moves every bone that a fit moves, in NUM_FRAMES frames from FIRST on."""
+    """Somebody who moves every bone that a fit moves, in NUM_FRAMES frames from FIRST on; knees bend as knees do."""
     random = np.random.default_rng(seed)
     swing = random.normal(0, 0.5, (len(MOVING), 3)) * np.linspace(-1, 1, NUM_FRAMES)[:, None, None]
+    swing[:, KNEES] *= 0.2
+    swing[:, KNEES, 0] += np.linspace(0.4, 1.4, NUM_FRAMES)[:, None]
     rotmats = fitter_for(BODY).rig.rest_rotmats.numpy()[None].repeat(NUM_FRAMES, 0)
     rotmats[:, MOVING] = Rotation.from_rotvec(swing.reshape(-1, 3)).as_matrix().reshape(NUM_FRAMES, -1, 3, 3)
     return {

@@ -80,6 +80,20 @@ def test_a_cut_is_no_turn() -> None:
     assert error_deg(after[-1], turns[-1]) < 0.2, "it goes on as it was"
 
 
+@pytest.mark.parametrize("spoiled", [1, 4])
+def test_a_flash_is_forgotten(spoiled: int) -> None:
+    turns = panning(24, (20, 0, 0))
+    pictures = [picture(turn) for turn in turns]
+    pictures[10 : 10 + spoiled] = [np.full_like(pictures[0], 250)] * spoiled
+    assert error_deg(found(pictures)[-1], turns[-1]) < 0.4
+
+
+@pytest.mark.parametrize("step_deg", [2, 4])
+def test_quick_pans_are_followed(step_deg: float) -> None:
+    turns = panning(11, (10 * step_deg, 0, 0))
+    assert error_deg(found([picture(turn) for turn in turns])[-1], turns[-1]) < 0.5
+
+
 def test_large_pictures_are_looked_at_small() -> None:
     turns = panning(6, (3, 0, 0))
     large = [cv2.resize(picture(turn), (1920, 1080)) for turn in turns]

@@ -61,6 +61,22 @@ def test_knees_of_somebody_who_stands_bend_to_the_front() -> None:
         assert new_places_m[0, knee, 2] < places_m[0, knee, 2] - 0.05, "somebody at rest faces the camera"
 
 
+def test_a_knee_that_seems_to_bend_backwards_bends_to_the_front() -> None:
+    """With no jump on the way from a little to the back to a little to the front, whatever the ankle does."""
+    bends = np.radians(np.linspace(-12, 12, 97))
+    thigh = np.tile([0, 0.45, 0.0], (97, 1))
+    shin = 0.4 * np.stack([np.full(97, 0.01), np.cos(bends), np.sin(bends)], 1)  # to the back of somebody who faces -z
+    for move in ((0, 0, 0), (0, -0.05, 0), (0.03, -0.02, -0.04)):
+        moves = np.tile(move, (97, 1)).astype(float)
+        swing, bend = swing_and_bend(thigh, shin, moves, np.tile([1.0, 0, 0], (97, 1)))
+        knee = (swing @ thigh[..., None])[..., 0]
+        ankle = knee + (swing @ bend @ shin[..., None])[..., 0]
+        straight = ankle * (knee * ankle).sum(1, keepdims=True) / (ankle**2).sum(1, keepdims=True)
+        assert ((knee - straight)[:, 2] < 0.002).all(), "to the front"
+        assert np.abs(np.diff(knee, axis=0)).max() < 0.01
+        np.testing.assert_allclose(ankle, thigh + shin + moves, atol=2e-3)
+
+
 def test_a_leg_is_as_long_as_it_is() -> None:
     thigh, shin = np.array([[0, 0.45, 0.02]]), np.array([[0, 0.4, -0.02]])
     swing, bend = swing_and_bend(thigh, shin, np.array([[0.05, 0.3, 0.0]]), X)
@@ -70,7 +86,7 @@ def test_a_leg_is_as_long_as_it_is() -> None:
     np.testing.assert_allclose(ankle / np.linalg.norm(ankle), (wanted := np.array([0.05, 1.15, 0.0])) / np.linalg.norm(wanted), atol=1e-9)
 
 
-@pytest.mark.parametrize("move", [(0, 0, 0), (0, -0.85, 0), (0.3, -0.2, 0.1)])
+@pytest.mark.parametrize("move", [(0, 0, 0), (0, -0.85, 0), (0, -(0.45 + 0.4), 0), (0.3, -0.2, 0.1)])
 def test_strange_targets_leave_rotations(move: tuple[float, float, float]) -> None:
     thigh, shin = np.array([[0, 0.45, 0.0]]), np.array([[0, 0.4, 0.0]])
     for rotmats in swing_and_bend(thigh, shin, np.array([move], float), X):

@@ -235,7 +235,6 @@ def test_a_shared_estimator_serves_one_at_a_time() -> None:
                 inside.pop()
 
     shared = SharedEstimator(Slow())
-    assert shared.faces is shared.body.faces
     results: list[list[list[int]]] = []
     threads = [threading.Thread(target=lambda: results.append(ids(run(walk(30), estimator=shared)))) for _ in range(4)]
     for thread in threads:

@@ -162,7 +162,7 @@ def test_the_picture_is_shown_while_the_network_loads() -> None:
         assert loop.hud().governor == "loading the network"
         loaded.set()
         until(lambda: loop.newest.estimated and somebody(loop))
-        assert loop.hud().governor.startswith("target")
+        assert loop.hud().governor.startswith("default  |  target"), "and which network it is"
 
 
 def test_a_slow_network_drops_frames_instead_of_falling_behind() -> None:

@@ -107,3 +107,25 @@ def test_a_leg_makes_up_for_what_is_left_and_no_more() -> None:
     assert np.linalg.norm(foot_moves_m(leaving, np.ones(60), times_s), axis=1).max() <= FARTHEST_M + 1e-9
     swinging = foot_moves_m(trembling, (times_s < 1).astype(float), times_s)
     assert np.linalg.norm(swinging[-5:], axis=1).max() < 0.01, "a foot that swings is where it was"
+
+
+def test_frames_may_come_unevenly() -> None:
+    person = walker(0.0)
+    kept = np.arange(len(person.times_s)) % 7 < 4
+    ankles_m, places_m = (values[kept] for values in gliding(person, 0.02))
+    times_s = person.times_s[kept]
+    weights = weights_of(ankles_m, places_m, times_s)
+    moved_m = ankles_m + way_moves_m(ankles_m, weights, places_m, times_s)[:, None]
+    slip_m, before_m = (np.linalg.norm(np.diff(points, axis=0), axis=-1).sum() for points in (moved_m, ankles_m))
+    assert slip_m < 0.15 * before_m
+    crowded_s = np.arange(60) * 1e-4
+    assert np.isfinite(way_moves_m(ankles_m[:60], weights[:60], places_m[:60], crowded_s)).all()
+
+
+def test_a_foot_that_nobody_sees_does_not_keep_the_other_from_standing() -> None:
+    person = walker(0.0)
+    ankles_m, places_m = before_camera(person)
+    ankles_m = ankles_m - np.array([[0, 0.3, 0], [0, 0, 0]])
+    weights = weights_of(ankles_m, places_m, person.times_s, np.array([False, True]))
+    assert weights[:, 1].min() > 0.9
+    assert not weights[:, 0].any()

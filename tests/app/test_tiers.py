@@ -7,7 +7,7 @@ import pytest
 from app import tiers
 from app.config import LiveConfig
 from app.page.models import Networks
-from app.tiers import BUDGET_MS, CALM_FRAMES, COST, CROWDED_FRAMES, QUICKER, Tier, Tiered, crop_ms, open_for_camera, tier_for
+from app.tiers import BUDGET_MS, CALM_S, COST, CROWDED_S, QUICKER, Tier, Tiered, crop_ms, open_for_camera, tier_for
 from core.checkpoint import known_checkpoints
 from core.types import PersonCrop
 
@@ -65,20 +65,39 @@ class Named:
 
 def test_a_crowd_gets_the_quicker_one_and_somebody_alone_the_better_one_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    network = Tiered(Named("better"), Named("quicker"), 1)
+    times_s = iter(np.arange(0, 1000, 0.1))
+    network = Tiered(Named("better"), Named("quicker"), 1, ("default", "default-live"), lambda: next(times_s))
+    many, few = round(CROWDED_S * 10), round(CALM_S * 10)
 
-    def answers(num_people: int, frames: int) -> list[str]:
-        return [network.from_crops([0] * num_people)[0] for _ in range(frames)]
+    def names(num_people: int, frames: int) -> list[str]:
+        found = []
+        for _ in range(frames):
+            answers = network.from_crops([0] * num_people)
+            assert answers == [{"default": "better", "default-live": "quicker"}[network.checkpoint]] * num_people
+            found.append(network.checkpoint)
+        return found
 
-    assert answers(1, 100) == ["better"] * 100
+    assert set(names(1, 100)) == {"default"}
     for _ in range(20):  # somebody passes by
-        assert set(answers(2, CROWDED_FRAMES - 1) + answers(1, 1)) == {"better"}
-    assert answers(3, CROWDED_FRAMES) == ["better"] * (CROWDED_FRAMES - 1) + ["quicker"]
-    assert set(answers(3, 100) + answers(1, CALM_FRAMES - 1) + answers(2, 1) + answers(1, CALM_FRAMES - 1)) == {"quicker"}
-    assert answers(1, 1) == ["better"]
-    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
-        "camera: the quicker network from here on", "camera: the better network from here on",
+        assert set(names(2, many - 1) + names(1, 1)) == {"default"}
+    assert names(3, many + 2)[-1] == "default-live"
+    assert set(names(3, 100) + names(1, few - 1) + names(2, 1) + names(1, few - 1)) == {"default-live"}
+    names(2, 1)
+    assert names(0, few + 2)[-1] == "default", "an empty room is no crowd"
+    assert [record.getMessage() for record in caplog.records] == [
+        "camera: default-live from here on; people in the picture: 3", "camera: default from here on; people in the picture: 0",
     ]  # fmt: skip
+
+
+def test_two_cameras_of_the_page_have_crowds_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.page.models.open_estimator", lambda config: Named(config.checkpoint))
+    monkeypatch.setattr("app.page.models.check_fits", lambda estimator, config: None)
+    monkeypatch.setattr("app.tiers.crop_ms", lambda estimator: 0.7 * BUDGET_MS / COST)
+    networks = Networks(LiveConfig(device="cpu"))
+    (config, one), (_, other) = (networks.for_camera(networks.config) for _ in range(2))
+    assert config.checkpoint == "default"
+    assert one is not other
+    assert one.from_crops([0]) == ["default"]
 
 
 def test_what_somebody_names_he_gets() -> None:

@@ -1,8 +1,12 @@
 """Which way is up, from people of sticks before cameras whose tilt is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
+from app.export.tracks import ANKLES
 from app.export.upright import pitch_roll_deg, up_in_camera, upright
 from core.joints import JOINT_NAMES
 from tests.app.stick_people import FPS, Seen, camera_from_world, walker
@@ -69,3 +73,24 @@ def test_who_sits_or_bows_is_not_upright() -> None:
     assert upright(person.joints_m, seen).all()
     assert not upright(sitting, seen).any()
     assert not upright(bowing, seen).any()
+
+
+def turned(person: Seen, *degrees: float) -> Seen:
+    """The same, turned about the middle of the ankles, by Euler angles about x and z."""
+    ankles_m = person.joints_m[:, ANKLES].mean(1)[:, None]
+    turn = Rotation.from_euler("xz", degrees, degrees=True).as_matrix()
+    return replace(person, joints_m=(person.joints_m - ankles_m) @ turn.T + ankles_m)
+
+
+@pytest.mark.parametrize("degrees", [(90, 0), (-90, 0), (0, 90), (0, 180)])
+def test_who_lies_or_stands_on_their_hands_is_not_upright(degrees: tuple[float, float]) -> None:
+    assert found_deg(turned(walker(0), *degrees)) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_one_who_leans_far_for_a_while_does_not_tilt_the_world() -> None:
+    person = walker(0, pitch_deg=10)
+    joints_m = person.joints_m.copy()
+    joints_m[: len(joints_m) // 3] = turned(person, 45, 0).joints_m[: len(joints_m) // 3]
+    assert found_deg(replace(person, joints_m=joints_m))[0] == pytest.approx(10, abs=3)
+    leaning = turned(walker(0, at_m=(2.0, -6.0), pitch_deg=10), 40, 0)
+    assert found_deg(person, walker(0, at_m=(-1.0, -6.0), pitch_deg=10), leaning)[0] == pytest.approx(10, abs=5)
