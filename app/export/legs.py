@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 SIDES = ("R", "L")
 """In the order of ankles."""
-LONGEST = 0.998
-"""A leg is never stretched beyond this share of its bones' length, unless it was."""
+LONGEST = 0.97
+"""A leg is never stretched beyond this share of its bones' length, unless it was: a knee goes through its last 28 degrees within these
+three hundredths, so what is left of a foot's way had better slide.
+"""
 DOUBTFUL_SINE, SURE_SINE, BACKWARDS_SINE = 0.05, 0.25, 0.34
 """Sines of a knee's bend to the front up to which the hinge says about which axis it bends, and from which on the knee itself does; any
 other way it does from the third one on (20 degrees). Less to the back is an error of the fit: the knee bends as far to the front, also

@@ -10,12 +10,14 @@ LOW_M = 0.08
 """An ankle this far above the lowest that it gets is not planted any more; the weights fall off as a Gaussian."""
 STILL_M_S = 0.3
 """An ankle that moves across the line of sight with this speed is not either."""
+COMES_M_S = 1.0
+"""The same along it, where speeds err by decimetres a second: so that a foot that swings towards the camera does not count."""
 AROUND_S = 0.6
 """Before and after, in which the lowest is looked for."""
 LOWEST_PERCENTILE = 15
 CALM_FRAMES = 1.0
 """Deviation of the Gaussian through which speeds are seen."""
-SLIP_M_S, SLIDES_M_S = 0.1, 0.8
+SLIP_M_S, SLIDES_M_S = 0.07, 0.8
 """Deviation of a planted foot's speed; and from where on it rather slides, as on a skateboard, than errs."""
 BENT_M_S2 = 4.0
 """Deviation of the acceleration of what is added to somebody's way."""
@@ -23,8 +25,8 @@ ALONG, ACROSS_M = 0.015, 0.01
 """Deviation of the measured place along the line of sight, as a share of the distance, and across it."""
 LEVEL_M, STEP_M = 0.02, 0.1
 """Deviation of a planted ankle's height; and from where on it rather stands on something."""
-FOOT_M, FOOT_SLIP_M_S, FOOT_BENT_M_S2 = 0.03, 0.02, 12.0
-"""As ACROSS_M, SLIP_M_S and BENT_M_S2, for a foot against its body."""
+FOOT_M, FOOT_SLIP_M_S, FOOT_BENT_M_S2 = 0.012, 0.05, 6.0
+"""As ACROSS_M, SLIP_M_S and BENT_M_S2, for a foot against its body: no stiffer, or knees that are nearly straight jerk."""
 FARTHEST_M = 0.12
 """A leg makes up for no more; what is left slides."""
 ALIKE_S = 0.3
@@ -51,8 +53,9 @@ def planted(ankles_m: np.ndarray, seen: np.ndarray, rays: np.ndarray, times_s: n
     lowest_m = gaussian_filter1d(lowest_m, around / 3, mode="nearest")
     above_m = np.maximum(ankles_m[..., 1] - lowest_m[:, None], 0)
     speeds = np.gradient(gaussian_filter1d(ankles_m, CALM_FRAMES, axis=0, mode="nearest"), times_s, axis=0)
-    across = speeds - (speeds * rays[:, None]).sum(-1, keepdims=True) * rays[:, None]
-    return seen * np.exp(-((above_m / LOW_M) ** 2) - (np.linalg.norm(across, axis=-1) / STILL_M_S) ** 2)
+    along = (speeds * rays[:, None]).sum(-1)
+    across = np.linalg.norm(speeds - along[..., None] * rays[:, None], axis=-1)
+    return seen * np.exp(-((above_m / LOW_M) ** 2) - (across / STILL_M_S) ** 2 - (along / COMES_M_S) ** 2)
 
 
 def way_moves_m(ankles_m: np.ndarray, weights: np.ndarray, places_m: np.ndarray, times_s: np.ndarray) -> np.ndarray:

@@ -26,8 +26,12 @@ ROWS = 64
 """Of each person, spread over their time."""
 PERSON_DEG = 5.0
 """How far people lean on average, and the network with them: deviation, of one person."""
-PITCH_DEG, ROLL_DEG = 40.0, 5.0
-"""How far cameras look up and down, and are held askew: deviations."""
+PITCH_DEG, ROLL_DEG, ASKEW_DEG = 40.0, 5.0, 10.0
+"""How far cameras look up and down, and are held askew: deviations. From the last one on a camera is held askew, and it hardly matters
+how far.
+"""
+FROM_LEAN_DEG = 15.0
+"""Feet that stay on one level change by at most so much what the people's own direction says: some climb."""
 HEIGHT_M, HEIGHT_SHARE = 0.05, 0.05
 """Deviation of a foot's height: of the feet themselves, and as a share of the camera's height above them, for distances err along the
 ray."""
@@ -58,12 +62,14 @@ def up_in_camera(people: Sequence[tuple[np.ndarray, np.ndarray]], frame_s: float
     around = around_m * np.repeat(weights**0.5 / deviations_m, [len(places_m) for places_m in feet_m])[:, None]
 
     def misfit(guess: np.ndarray) -> np.ndarray:
-        """guess: pitch and roll in radians."""
-        up = _up(*guess)
-        return np.concatenate([((leaning - up) / np.radians(PERSON_DEG)).ravel(), guess / np.radians((PITCH_DEG, ROLL_DEG)), around @ up])
+        """guess: pitch and roll in degrees."""
+        up, (pitch, roll) = _up(*np.radians(guess)), guess
+        usual = np.array([pitch / PITCH_DEG, roll / ROLL_DEG / np.hypot(1, roll / ASKEW_DEG)])
+        return np.concatenate([((leaning - up) / np.radians(PERSON_DEG)).ravel(), usual, around @ up])
 
-    found = least_squares(misfit, np.radians(pitch_roll_deg(start)), loss="soft_l1", ftol=1e-12, xtol=1e-12).x
-    return _up(*found)
+    first = np.array(pitch_roll_deg(start))
+    within = first - FROM_LEAN_DEG, first + FROM_LEAN_DEG
+    return _up(*np.radians(least_squares(misfit, first, bounds=within, loss="soft_l1", ftol=1e-12, xtol=1e-12).x))
 
 
 def most_common(directions: np.ndarray) -> np.ndarray:

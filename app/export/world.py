@@ -12,6 +12,7 @@ from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import ANKLES, Track, frame_s_of, people_of, rows_of, some_of, tracks_of
 from app.export.upright import pitch_roll_deg, up_in_camera
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE
+from core.errors import InputError
 
 RESTS_DEG = 0.15
 """A camera that seems to turn by less rests: that is how much following its picture errs."""
@@ -59,11 +60,17 @@ class World:
 
     @classmethod
     def of(cls, table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> "World":
-        """table: columns of meshes.npz; vertices_m: (N, V, 3) meshes of all its rows."""
+        """table: columns of meshes.npz; vertices_m: (N, V, 3) meshes of all its rows. Raises InputError for what are no places."""
         visibility = table["joint_visibility"]
         start_from_camera, rests = _turns(table)
         joints_m = _turned(start_from_camera, table["joints_m"])
         translation_m = _turned(start_from_camera, table["translation_m"])
+        broken = ~np.isfinite(joints_m.sum((1, 2)) + translation_m.sum(1) + start_from_camera.sum((1, 2)))
+        if broken.any():
+            row = int(broken.argmax())
+            raise InputError(
+                f"row {row} (frame {table['frame_index'][row]}, track_id {table['track_id'][row]}) has places that are no numbers"
+            )
         tracks = tracks_of(table)
         people = {track_id: rows_of(own) for track_id, own in people_of(tracks).items()}
         up = up_in_camera([(joints_m[rows] + translation_m[rows, None], visibility[rows]) for rows in people.values()], frame_s_of(table))

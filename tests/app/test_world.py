@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from app.export.floor import one_floor
 from app.export.tracks import ANKLES
 from app.export.world import World, turn_up
+from core.errors import InputError
 from core.joints import JOINT_NAMES
 from tests.app.stick_people import FPS, Seen, walker
 
@@ -162,3 +163,13 @@ def test_the_floor_does_not_turn_with_the_camera() -> None:
     np.testing.assert_allclose(moves.ankle_moves_m, rests.ankle_moves_m, atol=3e-3)
     without, _ = world_of(turned)
     assert np.linalg.norm(without.tracks[0].joints_m[-1] - rests.tracks[0].joints_m[-1], axis=1).min() > 2, "and not as if it had not"
+
+
+@pytest.mark.parametrize("column", ["joints_m", "translation_m", "start_from_camera"])
+def test_places_that_are_no_numbers_are_named(column: str) -> None:
+    person = walker(0)
+    _, table = world_of(person, start_from_camera=np.tile(np.eye(3), (len(person.times_s), 1, 1)))
+    broken = table[column].astype(float)
+    broken[17] = np.nan
+    with pytest.raises(InputError, match=r"row 17 \(frame 17, track_id 0\) has places that are no numbers"):
+        World.of(table | {column: broken}, table["joints_m"])
