@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from app.types import Intrinsics, Scene
+from core.training.rotations import unit
 
 WIDTH_PX = 480
 """Pictures are looked at in this width at most."""
@@ -115,8 +116,7 @@ def rotation_between(from_rays: np.ndarray, to_rays: np.ndarray, focal_px: float
 
 def rays_of(points_px: np.ndarray, camera: Intrinsics) -> np.ndarray:
     """(N, 2) -> (N, 3) unit vectors, x right, y down, z away."""
-    rays = np.c_[(points_px - camera.principal_px) / camera.focal_px, np.ones(len(points_px))]
-    return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    return unit(np.c_[(points_px - camera.principal_px) / camera.focal_px, np.ones(len(points_px))])
 
 
 def smaller(gray: np.ndarray, times: int) -> np.ndarray:

@@ -16,6 +16,11 @@ MAX_LATENCIES = 100_000
 STAGES = ("detect", "track", "crop", "estimate", "smooth", "draw")
 
 
+def network_line(checkpoint: str, governor: str) -> str:
+    """Which network is at work, and what the governor says of it."""
+    return "  |  ".join(filter(None, (checkpoint, governor)))
+
+
 @dataclass(frozen=True)
 class Hud:
     """One reading.

@@ -12,7 +12,7 @@ import psutil
 
 from app.camera import Camera
 from app.governor import Governor
-from app.hud import Hud, HudMeter
+from app.hud import Hud, HudMeter, network_line
 from app.types import Scene, intrinsics_of
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class LiveLoop:
 
     def hud(self, recording: str = "") -> Hud:
         """What to show now."""
-        how = "loading the network" if self.pipeline is None else "  |  ".join(filter(None, (self.pipeline.checkpoint, self.governor.text)))
+        how = "loading the network" if self.pipeline is None else network_line(self.pipeline.checkpoint, self.governor.text)
         return self.meter.read(time.perf_counter(), how, self._camera.status.text, recording)
 
     def _load(self) -> None:

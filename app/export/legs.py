@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.export.bones import BATCH_SIZE
+from core.training.rotations import rotation, swing, unit
 
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
@@ -48,12 +49,12 @@ def _leg(body: "AnnyBody", side: str, turns: np.ndarray, places_m: np.ndarray, m
     """Of one leg. turns: (T, 104, 3, 3) of bones against the camera; places_m: (T, 104, 3) where they begin; move_m: (T, 3)"""
     thigh, shin, foot = (body.bone_index(f"{name}.{side}") for name in ("upperleg01", "lowerleg01", "foot"))
     hip, knee, ankle = (places_m[:, bone] for bone in (thigh, shin, foot))
-    swing, bend = swing_and_bend(knee - hip, ankle - knee, move_m, turns[:, thigh, :, 0])
+    swung, bend = swing_and_bend(knee - hip, ankle - knee, move_m, turns[:, thigh, :, 0])
     above = body.parents[thigh]
-    new_thigh = swing @ turns[:, thigh]
-    new_shin = swing @ bend @ turns[:, shin]
-    thigh_above_shin = swing @ turns[:, body.parents[shin]]
-    shin_above_foot = swing @ bend @ turns[:, body.parents[foot]]
+    new_thigh = swung @ turns[:, thigh]
+    new_shin = swung @ bend @ turns[:, shin]
+    thigh_above_shin = swung @ turns[:, body.parents[shin]]
+    shin_above_foot = swung @ bend @ turns[:, body.parents[foot]]
     return {
         thigh: _transposed(turns[:, above]) @ new_thigh,
         shin: _transposed(thigh_above_shin) @ new_shin,
@@ -66,8 +67,6 @@ def swing_and_bend(thigh_m: np.ndarray, shin_m: np.ndarray, move_m: np.ndarray, 
 
     thigh_m: (T, 3) from hip to knee; shin_m: (T, 3) from knee to ankle; hinge: (T, 3) about which the knee bends, by the right hand rule
     """
-    from scipy.spatial.transform import Rotation
-
     lengths_m = np.linalg.norm(thigh_m, axis=1), np.linalg.norm(shin_m, axis=1)
     product = lengths_m[0] * lengths_m[1]
     cosine = np.clip((thigh_m * shin_m).sum(1) / product, -1, 1)
@@ -75,22 +74,13 @@ def swing_and_bend(thigh_m: np.ndarray, shin_m: np.ndarray, move_m: np.ndarray, 
     longest_m = np.maximum(np.linalg.norm(thigh_m + shin_m, axis=1), LONGEST * (lengths_m[0] + lengths_m[1]))
     reach_m = np.clip(np.linalg.norm(wanted_m, axis=1), np.abs(lengths_m[0] - lengths_m[1]) + 1e-6, longest_m)
     new_cosine = np.clip((reach_m**2 - lengths_m[0] ** 2 - lengths_m[1] ** 2) / (2 * product), -1, 1)
-    own, usual = np.cross(thigh_m, shin_m), _unit(np.cross(thigh_m, np.cross(hinge, thigh_m)))
+    own, usual = np.cross(thigh_m, shin_m), unit(np.cross(thigh_m, np.cross(hinge, thigh_m)))
     forwards, sine = (own * usual).sum(1) / product, np.linalg.norm(own, axis=1) / product
     sure = np.where(sine > BACKWARDS_SINE, 1, np.clip((forwards - DOUBTFUL_SINE) / (SURE_SINE - DOUBTFUL_SINE), 0, 1))[:, None]
-    axis = _unit(sure * _unit(own) + (1 - sure) * usual)
+    axis = unit(sure * unit(own) + (1 - sure) * usual)
     bent = np.where((forwards > 0) | (sine > BACKWARDS_SINE), 1, -1) * np.arccos(cosine)
-    bend = Rotation.from_rotvec(axis * (np.arccos(new_cosine) - bent)[:, None])
-    start, end = (_unit(vectors) for vectors in (thigh_m + bend.apply(shin_m), wanted_m))
-    across = np.cross(start, end)
-    apart = np.linalg.norm(across, axis=1)
-    angle = np.arctan2(apart, (start * end).sum(1))
-    swing = Rotation.from_rotvec(across * (angle / np.maximum(apart, 1e-9))[:, None])
-    return swing.as_matrix(), bend.as_matrix()
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    bend = rotation(axis, np.degrees(np.arccos(new_cosine) - bent))
+    return swing(unit(thigh_m + (bend @ shin_m[..., None])[..., 0]), unit(wanted_m)), bend
 
 
 def _transposed(rotmats: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ dimensions people glide. When a foot is low and does not move across the picture
 
 import numpy as np
 
+from core.training.rotations import unit
+
 LOW_M = 0.08
 """An ankle this far above the lowest that it gets is not planted any more; the weights fall off as a Gaussian."""
 STILL_M_S = 0.3
@@ -63,7 +65,7 @@ def way_moves_m(ankles_m: np.ndarray, weights: np.ndarray, places_m: np.ndarray,
     if len(times_s) < 3 or not weights.any():
         return np.zeros_like(places_m)
     distances_m = np.maximum(np.linalg.norm(places_m, axis=1), 1e-6)
-    rays = places_m / distances_m[:, None]
+    rays = unit(places_m)
     along = rays[:, :, None] * rays[:, None]
     stiffness = (np.eye(3) - along) / ACROSS_M**2 + along / (ALONG * distances_m[:, None, None]) ** 2
     level_m = float(np.average(ankles_m[..., 1], weights=weights))

@@ -11,6 +11,7 @@ import numpy as np
 from app.export.tracks import ANKLES, some_of
 from app.visibility import SHOWN_ABOVE
 from core.joints import HIPS, JOINT_NAMES, indices
+from core.training.rotations import unit
 
 LEGS = tuple(indices((f"{side}_Hip", f"{side}_Knee", f"{side}_Ankle")) for side in "RL")
 NECK = JOINT_NAMES.index("Neck")
@@ -53,7 +54,7 @@ def up_in_camera(people: Sequence[tuple[np.ndarray, np.ndarray]], frame_s: float
         return np.array([0.0, -1, 0])
     weights = np.array([min(1.0, PER_S * len(joints_m) * frame_s / min(len(joints_m), ROWS)) for joints_m in asked])
     asked = [joints_m[some_of(np.arange(len(joints_m)), ROWS)] for joints_m in asked]
-    leaning = np.stack([most_common(_unit(joints_m[:, NECK] - joints_m[:, ANKLES].mean(1))) for joints_m in asked])
+    leaning = np.stack([most_common(unit(joints_m[:, NECK] - joints_m[:, ANKLES].mean(1))) for joints_m in asked])
     start = most_common(leaning)
     feet_m = [_lower(joints_m[:, ANKLES], start) for joints_m in asked]
     middles_m = np.stack([np.median(places_m, axis=0) for places_m in feet_m])
@@ -76,10 +77,10 @@ def most_common(directions: np.ndarray) -> np.ndarray:
     """(N, 3) unit vectors -> (3,) the one in their middle, which some that are quite different do not move: the geometric median, by
     Weiszfeld's algorithm (1937).
     """
-    found = _unit(directions.mean(0))
+    found = unit(directions.mean(0))
     for _ in range(MEDIAN_ROUNDS):
         weights = 1 / np.maximum(np.linalg.norm(directions - found, axis=1), 1e-3)
-        found = _unit(weights @ directions)
+        found = unit(weights @ directions)
     return found
 
 
@@ -108,10 +109,6 @@ def _lower(feet_m: np.ndarray, up: np.ndarray) -> np.ndarray:
     return feet_m[np.arange(len(feet_m)), (feet_m @ up).argmin(1)]
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
-
-
 def _angle_deg(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(T, 3), the second may be (3,) -> (T,)."""
-    return np.degrees(np.arccos(np.clip((_unit(ones) * _unit(others)).sum(-1), -1, 1)))
+    return np.degrees(np.arccos(np.clip((unit(ones) * unit(others)).sum(-1), -1, 1)))

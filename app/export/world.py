@@ -13,6 +13,7 @@ from app.export.tracks import ANKLES, Track, frame_s_of, people_of, rows_of, som
 from app.export.upright import pitch_roll_deg, up_in_camera
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE
 from core.errors import InputError
+from core.training.rotations import swing, unit
 
 RESTS_DEG = 0.15
 """A camera that seems to turn by less rests: that is how much following its picture errs."""
@@ -120,11 +121,9 @@ def _turned(rotmats: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 def turn_up(up: np.ndarray) -> np.ndarray:
     """(3, 3) the smallest rotation that turns a unit vector (3,) to y."""
-    across, cosine = np.cross(up, (0.0, 1.0, 0.0)), up[1]
-    if cosine < -1 + 1e-9:  # upside down: any half turn
+    if up[1] < -1 + 1e-9:  # upside down: any half turn
         return np.diag([-1.0, -1.0, 1.0])
-    skew = np.cross(np.eye(3), across)
-    return np.eye(3) + skew + skew @ skew / (1 + cosine)
+    return swing(up, np.array([[0.0, 1.0, 0.0]]))[0]
 
 
 def _standing(
@@ -135,8 +134,7 @@ def _standing(
         return np.zeros_like(places_m), np.zeros_like(ankles_m)
     to_world = turn * UP_FROM_CAMERA
     ankles_m, places_m = ankles_m @ to_world.T, places_m @ to_world.T
-    rays = places_m / np.maximum(np.linalg.norm(places_m, axis=1, keepdims=True), 1e-6)
-    weights = planted(ankles_m, visibility >= SHOWN_ABOVE, rays, times_s)
+    weights = planted(ankles_m, visibility >= SHOWN_ABOVE, unit(places_m), times_s)
     moves_m = way_moves_m(ankles_m, weights, places_m, times_s)
     moved_m = ankles_m + moves_m[:, None]
     feet_m = np.stack([foot_moves_m(moved_m[:, foot], weights[:, foot], times_s) for foot in range(len(ANKLES))], 1)

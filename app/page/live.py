@@ -23,7 +23,7 @@ import numpy as np
 from app.config import LiveConfig, PageConfig
 from app.engine import open_detector
 from app.governor import Governor
-from app.hud import HudMeter
+from app.hud import HudMeter, network_line
 from app.live import LivePipeline
 from app.page.models import Networks
 from app.page.visitors import Visitor
@@ -263,7 +263,7 @@ class CameraSession:
         self._hud_s = now_s
         recorder = self._recorder
         recording = "" if recorder is None else recorder.problem or f"recording: {recorder.num_frames} frames"
-        how = "  |  ".join(filter(None, (self._pipeline.checkpoint, self._governor.text)))
+        how = network_line(self._pipeline.checkpoint, self._governor.text)
         return self._meter.read(now_s, how, "", recording).as_dict()
 
     def _record(self, wanted: bool, pictures: bool = False) -> None:

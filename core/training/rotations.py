@@ -44,8 +44,8 @@ def swing(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
-    """(..., 3) scaled to length 1."""
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
+    """(..., 3) scaled to length 1; what has none stays."""
+    return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-12)
 
 
 def frame(direction: np.ndarray, hinge: np.ndarray) -> np.ndarray:
