@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from app.types import Intrinsics, Scene
-from core.training.rotations import unit
+from core.rotations import unit
 
 WIDTH_PX = 480
 """Pictures are looked at in this width at most."""

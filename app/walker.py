@@ -11,9 +11,9 @@ from app.types import Intrinsics
 from core.bodies.anny import AnnyBody
 from core.geometry import default_focal_px, project_pinhole
 from core.raster import Fragments, rasterize
+from core.rotations import about_x, about_y, rotation, swing
 from core.training.appearance import BodySurface, Outfit, Part, label
 from core.training.poses import NECK, SIDES, SPINE, PoseSampler
-from core.training.rotations import about_x, about_y, rotation, swing
 
 SIZE_PX = (640, 480)
 FPS = 25.0

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.export.bones import BATCH_SIZE
-from core.training.rotations import rotation, swing, unit
+from core.rotations import rotation, swing, unit
 
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody

@@ -6,7 +6,7 @@ dimensions people glide. When a foot is low and does not move across the picture
 
 import numpy as np
 
-from core.training.rotations import unit
+from core.rotations import unit
 
 LOW_M = 0.08
 """An ankle this far above the lowest that it gets is not planted any more; the weights fall off as a Gaussian."""

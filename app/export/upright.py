@@ -11,7 +11,7 @@ import numpy as np
 from app.export.tracks import ANKLES, some_of
 from app.visibility import SHOWN_ABOVE
 from core.joints import HIPS, JOINT_NAMES, indices
-from core.training.rotations import unit
+from core.rotations import unit
 
 LEGS = tuple(indices((f"{side}_Hip", f"{side}_Knee", f"{side}_Ankle")) for side in "RL")
 NECK = JOINT_NAMES.index("Neck")

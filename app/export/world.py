@@ -13,7 +13,7 @@ from app.export.tracks import ANKLES, Track, frame_s_of, people_of, rows_of, som
 from app.export.upright import pitch_roll_deg, up_in_camera
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE
 from core.errors import InputError
-from core.training.rotations import swing, unit
+from core.rotations import swing, unit
 
 RESTS_DEG = 0.15
 """A camera that seems to turn by less rests: that is how much following its picture errs."""

@@ -109,7 +109,7 @@ class _Draft:
 
     def _rest_rotmats(self) -> Tensor:
         """(J, 3, 3) identities, the fingers but the thumbs half curled."""
-        from core.training.rotations import rotation
+        from core.rotations import rotation
 
         rest = torch.eye(3).repeat(self.body.num_bones, 1, 1)
         for (side, finger), axis in self.sampler.fingers.items():

@@ -17,8 +17,8 @@ from torch import Tensor
 from core.bodies.anny import AnnyBody
 from core.bodies.storage import read_tensors
 from core.errors import InputError, exit_code
+from core.rotations import from_rotvecs, without_heading
 from core.training.mocap import SLOTS, PoseBank, load_pose_bank, spread_over_bones
-from core.training.rotations import from_rotvecs, without_heading
 
 DATA_FILE = Path(__file__).parents[2] / "checkpoints" / "anny_poses.safetensors"
 FORMAT = "fastmetro-live/anny-poses/1"

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
+from core.rotations import about_z, frame, swing, unit
 from core.training.poses import NECK, SIDES, SPINE, reference_heads
-from core.training.rotations import about_z, frame, swing, unit
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from core.bodies.smpl_files import SMPL_JOINTS
+from core.rotations import unit
 from core.training.mocap import CMU_RIG, MAKEHUMAN_SIDED, Motion, Reference, Rig, forward_kinematics, read_bvh, read_makehuman
 from core.training.poses import SIDES
-from core.training.rotations import unit
 
 FRAMES_PER_S = 30.0
 """Faster recordings are thinned to about this."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from core.bodies.anny import AnnyBody
 from core.errors import InputError
 from core.registry import Registry
+from core.rotations import without_heading
 from core.training.mocap import Motion, PoseBank, Reference, bank_of, read_cmu, read_deepmimic
 from core.training.pose_files import read_amass, read_any_bvh
-from core.training.rotations import without_heading
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.bodies.anny import AVERAGE_ADULT, AnnyBody
-from core.training.rotations import about_x, about_y, about_z, frame, rotation, swing, unit
+from core.rotations import about_x, about_y, about_z, frame, rotation, swing, unit
 from core.training.views import draw_views
 
 FAMILIES = (

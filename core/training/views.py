@@ -9,7 +9,7 @@ import numpy as np
 
 from core.joints import HIPS, JOINT_NAMES, indices
 from core.levelling import lean_rad
-from core.training.rotations import about_x, about_y, about_z
+from core.rotations import about_x, about_y, about_z
 
 FRAMINGS = {"full": 0.36, "edge": 0.10, "wide": 0.09, "webcam": 0.24, "half": 0.13, "side": 0.05, "headless": 0.03}
 """Share of each. full: nothing cut; edge: the edge is near; wide: the whole body from 1.2 to 2.2 m; webcam: cut from chest to thigh,

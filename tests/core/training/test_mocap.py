@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from core.bodies import load_body
 from core.errors import InputError
+from core.rotations import unit
 from core.training import mocap
-from core.training.rotations import unit
 
 ADULT = (0.5, 0.67, 0.5, 0.5, 0.5, 0.5)
 LIMBS = (

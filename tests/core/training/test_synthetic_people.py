@@ -8,6 +8,7 @@ import torch
 from core.bodies import load_body
 from core.errors import InputError
 from core.joints import JOINT_NAMES, indices
+from core.rotations import about_x, about_y, rotation, swing, without_heading
 from core.training.appearance import BodySurface, Outfit, Part, label
 from core.training.fabrics import CLOTHS
 from core.training.garments import ACCESSORIES, Wardrobe
@@ -16,7 +17,6 @@ from core.training.people_config import PeopleConfig
 from core.training.places import PLACES
 from core.training.poses import FAMILIES, PoseSampler
 from core.training.render import Renderer
-from core.training.rotations import about_x, about_y, rotation, swing, without_heading
 from core.training.scenery import Scenery
 from core.training.shapes import GROUPS, draw_shapes, is_held_out
 from core.training.shards import load_shard
