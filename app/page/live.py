@@ -6,10 +6,12 @@ One connection has a LivePipeline and two threads of its own: one infers while t
 """
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
 import math
+import os
 import struct
 import threading
 import time
@@ -26,7 +28,7 @@ from app.governor import Governor
 from app.hud import HudMeter, network_line
 from app.live import LivePipeline
 from app.page.models import Networks
-from app.page.visitors import Visitor
+from app.page.visitors import Recorded, Visitor
 from app.pipeline import Estimator
 from app.render import draw_overlay, draw_skeletons
 from app.session import SessionRecorder, new_session_path
@@ -49,6 +51,9 @@ LOWEST_FPS = 20.0
 """The governor draws and infers this often as long as the machine can: below it a picture of oneself is no mirror any more."""
 HUD_EVERY_S = 0.5
 POLL_S = 0.2
+LAST_WORDS_S = 5.0
+"""What closing has to say, such as where the recording is, may take this long to reach the browser."""
+NO_RECORDING = "The machine that serves this page could not start the recording"
 TRY_AGAIN_LATER, NORMAL = 1013, 1000
 
 
@@ -84,26 +89,39 @@ class Cameras:
 
     async def connect(self, websocket: "WebSocket") -> None:
         """One connection, from accepting it to its end."""
-        await websocket.accept()
-        if len(self._open) >= self._config.max_live:
-            await say_goodbye(websocket, f"{self._config.max_live} cameras are live already; try again when one has stopped")
-            return
-        outbox: asyncio.Queue[bytes | str] = asyncio.Queue()
+        from starlette.websockets import WebSocketDisconnect
+
+        with contextlib.suppress(WebSocketDisconnect):  # who has left hears no more
+            await websocket.accept()
+            if len(self._open) >= self._config.max_live:
+                problem = f"{self._config.max_live} cameras are live already; try again when one has stopped"
+            else:
+                problem = await self._converse(websocket)
+            if problem:
+                await say_goodbye(websocket, problem)
+
+    async def _converse(self, websocket: "WebSocket") -> str:
+        """Until the browser goes away, or until something is wrong, which is returned in words."""
+        outbox: asyncio.Queue[bytes | str | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         session = CameraSession(websocket.scope["visitor"], lambda message: loop.call_soon_threadsafe(outbox.put_nowait, message))
         self._open.add(session)
+        sender = asyncio.create_task(_send_all(websocket, outbox))
+        problem = ""
         try:
             config = self._networks.config_for(websocket.query_params.get("model", self._networks.config.checkpoint)).for_camera()
             await asyncio.to_thread(session.open, self._networks, config)
-            await websocket.send_text(json.dumps({"ready": True}))
-            sender = asyncio.create_task(_send_all(websocket, outbox))
+            outbox.put_nowait(json.dumps({"ready": True}))
             await _receive_all(websocket, session)
-            sender.cancel()
         except InputError as error:
-            await say_goodbye(websocket, str(error))
+            problem = str(error)
         finally:
             await asyncio.to_thread(session.close)
             self._open.discard(session)
+            outbox.put_nowait(None)
+            await asyncio.wait([sender], timeout=LAST_WORDS_S)
+            sender.cancel()
+        return problem
 
 
 async def say_goodbye(websocket: "WebSocket", reason: str) -> None:
@@ -121,16 +139,19 @@ async def _receive_all(websocket: "WebSocket", session: "CameraSession") -> None
         if message.get("bytes") is not None:
             session.take(message["bytes"])
         elif message.get("text") is not None:
-            session.command(message["text"])
+            await asyncio.to_thread(session.command, message["text"])  # files are opened and closed
 
 
-async def _send_all(websocket: "WebSocket", outbox: "asyncio.Queue[bytes | str]") -> None:
-    while True:
-        message = await outbox.get()
-        if isinstance(message, bytes):
-            await websocket.send_bytes(message)
-        else:
-            await websocket.send_text(message)
+async def _send_all(websocket: "WebSocket", outbox: "asyncio.Queue[bytes | str | None]") -> None:
+    """Until there is None in the outbox, or nobody to hear it."""
+    from starlette.websockets import WebSocketDisconnect
+
+    with contextlib.suppress(WebSocketDisconnect):
+        while (message := await outbox.get()) is not None:
+            if isinstance(message, bytes):
+                await websocket.send_bytes(message)
+            else:
+                await websocket.send_text(message)
 
 
 class CameraSession:
@@ -172,7 +193,7 @@ class CameraSession:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
-        self._record(False)
+        self._end_recording()
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.close()
@@ -189,13 +210,16 @@ class CameraSession:
         self._received.put((number, time_ms / 1e3, message[FRAME_HEADER.size :]))
 
     def command(self, text: str) -> None:
-        """What the page's buttons say: {"record": true, "pictures": false}. Raises InputError."""
+        """What the page's buttons say: {"record": true, "pictures": false}. Writes to the disk. Raises InputError."""
         try:
             wanted = json.loads(text)
             record, pictures = bool(wanted["record"]), bool(wanted.get("pictures"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError("the page sent something that is no command") from error
-        self._record(record, pictures)
+        if record:
+            self._begin_recording(pictures)
+        else:
+            self._end_recording()
 
     def _guarded(self, run: Callable[[], None]) -> None:
         """An error in a thread ends the session and is told."""
@@ -262,25 +286,41 @@ class CameraSession:
             return None
         self._hud_s = now_s
         recorder = self._recorder
-        recording = "" if recorder is None else recorder.problem or f"recording: {recorder.num_frames} frames"
+        recording = "" if recorder is None else problem_of(recorder) or f"recording: {recorder.num_frames} frames"
         how = network_line(self._pipeline.checkpoint, self._governor.text)
         return self._meter.read(now_s, how, "", recording).as_dict()
 
-    def _record(self, wanted: bool, pictures: bool = False) -> None:
-        """Start a recording, or end it and say where it can be had."""
+    def _begin_recording(self, pictures: bool) -> None:
+        """Start a recording unless there is one; where that cannot be, say why, and the camera goes on."""
         with self._recorder_lock:
-            recorder, ended = self._recorder, None
-            if wanted and recorder is None:
-                settings = {"checkpoint": self._pipeline.checkpoint, "smoothing": self._config.smoothing}
+            if self._recorder is not None or self._stop.is_set():
+                return
+            settings = {"checkpoint": self._pipeline.checkpoint, "smoothing": self._config.smoothing}
+            info = SessionInfo.of(self._estimator.body, settings, self._config.parametric)
+            try:
                 path = new_session_path(self._visitor.make_folder("recordings"))
-                self._recorder = SessionRecorder(path, SessionInfo.of(self._estimator.body, settings, self._config.parametric), pictures)
-            elif not wanted and recorder is not None:
-                self._recorder, ended = None, recorder
-        if ended is not None:
-            ended.close()
-            self._visitor.recordings[ended.path.name] = ended.path
-            facts = {"name": ended.path.name, "frames": ended.num_frames, "bytes": ended.path.stat().st_size, "problem": ended.problem}
-            self._send(json.dumps({"recorded": facts}))
+                self._recorder = SessionRecorder(path, info, pictures)
+            except OSError as error:
+                log.warning("live camera: no recording could be started: %s", error)
+                why = os.strerror(error.errno) if error.errno else "its disk does not take it"  # the error's own words name our folders
+                self._send(json.dumps({"not_recorded": f"{NO_RECORDING} ({why}); make room there, then press Record again."}))
+
+    def _end_recording(self) -> None:
+        """End the recording, if there is one, and say where it can be had."""
+        with self._recorder_lock:
+            recorder, self._recorder = self._recorder, None
+        if recorder is None:
+            return
+        recorder.close()
+        path = recorder.path
+        self._visitor.recordings[path.name] = Recorded(path)
+        facts = {"name": path.name, "frames": recorder.num_frames, "bytes": path.stat().st_size, "problem": problem_of(recorder)}
+        self._send(json.dumps({"recorded": facts}))
+
+
+def problem_of(recorder: SessionRecorder) -> str | None:
+    """Why nothing more is written, without our folders; None where all is well."""
+    return recorder.problem and recorder.problem.replace(str(recorder.path), recorder.path.name)
 
 
 def decoded(jpeg: bytes) -> np.ndarray:

@@ -200,10 +200,10 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
 
     @app.get("/page/recording/{name}")
     async def recording(request: Request, name: str) -> Response:
-        path = request.scope["visitor"].recordings.get(name)
-        if path is None:
+        recorded = request.scope["visitor"].recordings.get(name)
+        if recorded is None:
             return JSONResponse({"error": "no such recording; they are kept while their page is open"}, 404)
-        return FileResponse(path, media_type="application/octet-stream", filename=name, headers={"cache-control": "no-store"})
+        return FileResponse(recorded.path, media_type="application/octet-stream", filename=name, headers={"cache-control": "no-store"})
 
     @app.websocket("/page/live")
     async def live(websocket: WebSocket) -> None:

@@ -26,6 +26,14 @@ FOLDER_PREFIX = "fastmetro-live-page-"
 MAX_SESSIONS = 64
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A recording of the live camera that has ended. ended_s: on the monotonic clock."""
+
+    path: Path
+    ended_s: float = field(default_factory=time.monotonic)
+
+
 @dataclass
 class Visitor:
     """One browser. Only the server's event loop changes it.
@@ -40,7 +48,7 @@ class Visitor:
     logged_in: bool = False
     uploads: dict[str, Upload] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
-    recordings: dict[str, Path] = field(default_factory=dict)
+    recordings: dict[str, Recorded] = field(default_factory=dict)
     session_owners: dict[str, str] = field(default_factory=dict)
     open_requests: int = 0
     last_seen_s: float = field(default_factory=time.monotonic)

@@ -6,6 +6,7 @@
   const QUALITY = 0.8;
   const KEPT = 900;
   const STUCK_MS = 5000;
+  const LAST_WORDS_MS = 10000;
 
   const CAMERA_PROBLEMS = {
     NotAllowedError: "The browser may not use the camera: allow it with the camera symbol beside the address, then start again.",
@@ -14,6 +15,7 @@
     OverconstrainedError: "The camera that was chosen is gone: choose another one.",
   };
   const INSECURE = "Browsers give cameras only to pages on this very machine or over https: open it as http://localhost or through an https proxy.";
+  const NO_LINK = "The program did not say where the recording is; it is gone when this page is closed.";
 
   const quantile = (values, share) => {
     const sorted = [...values].sort((a, b) => a - b);
@@ -57,6 +59,8 @@
       this.encoding = false;
       this.reading = null;
       this.people = 0;
+      this.owed = 0; // recordings whose link has not come yet
+      this.showRecording(false);
     }
 
     say(text) {
@@ -86,7 +90,8 @@
     }
 
     async restart() {
-      this.stop();
+      this.startButton.disabled = true; // start() frees it
+      await this.stop();
       await this.start();
     }
 
@@ -111,18 +116,37 @@
       this.hud.textContent = "loading the network …";
     }
 
-    stop(reason = "") {
+    // The camera stops at once; the connection once it has told where the recordings are.
+    async stop(reason = "") {
       this.record(false);
-      const { socket, stream } = this;
+      const { socket, stream, owed } = this;
+      const links = owed && socket?.readyState === WebSocket.OPEN ? this.links(socket, owed) : true;
       this.socket = this.stream = null;
-      socket?.close();
       stream?.getTracks().forEach((track) => track.stop());
       this.video.srcObject = null;
-      this.root.classList.remove("live", "loading", "recording");
+      this.root.classList.remove("live", "loading");
+      this.showRecording(false);
       this.startButton.textContent = "Start camera";
       this.recordButton.disabled = true;
       this.hud.hidden = true;
       if (reason) this.say(reason);
+      if (!(await links)) this.say(NO_LINK);
+      socket?.close();
+    }
+
+    // Offers the recordings that a connection still owes; false when it does not tell of all of them in time.
+    links(socket, owed) {
+      return new Promise((resolve) => {
+        setTimeout(resolve, LAST_WORDS_MS, false);
+        socket.onclose = () => resolve(false);
+        socket.onmessage = (event) => {
+          const message = typeof event.data === "string" ? JSON.parse(event.data) : {};
+          if (message.recorded) this.offer(message.recorded);
+          if (message.not_recorded) this.say(message.not_recorded);
+          if (message.recorded || message.not_recorded) owed -= 1;
+          if (!owed) resolve(true);
+        };
+      });
     }
 
     begin() {
@@ -193,7 +217,12 @@
     hear(message) {
       if (message.ready) this.begin();
       if (message.error) this.stop(message.error[0].toUpperCase() + message.error.slice(1));
+      if (message.recorded || message.not_recorded) this.owed -= 1;
       if (message.recorded) this.offer(message.recorded);
+      if (message.not_recorded) {
+        this.say(message.not_recorded);
+        this.showRecording(false);
+      }
     }
 
     stats(lastMs = 3000) {
@@ -228,12 +257,16 @@
     }
 
     record(wanted) {
-      if (!this.socket || wanted === Boolean(this.recording)) return;
-      if (this.socket.readyState !== WebSocket.OPEN) return;
-      this.recording = wanted;
+      if (wanted === this.recording || this.socket?.readyState !== WebSocket.OPEN) return;
+      if (wanted) this.owed += 1;
+      this.showRecording(wanted);
       this.socket.send(JSON.stringify({ record: wanted, pictures: this.root.querySelector("[data-pictures]").checked }));
-      this.root.classList.toggle("recording", wanted);
-      this.recordButton.textContent = wanted ? "Stop recording" : "Record";
+    }
+
+    showRecording(recording) {
+      this.recording = recording;
+      this.root.classList.toggle("recording", recording);
+      this.recordButton.textContent = recording ? "Stop recording" : "Record";
     }
 
     offer(facts) {
