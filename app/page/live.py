@@ -17,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -28,7 +30,7 @@ from app.governor import Governor
 from app.hud import HudMeter, network_line
 from app.live import LivePipeline
 from app.page.models import Networks
-from app.page.visitors import Recorded, Visitor
+from app.page.visitors import Visitor
 from app.pipeline import Estimator
 from app.render import draw_overlay, draw_skeletons
 from app.session import SessionRecorder, new_session_path
@@ -104,7 +106,9 @@ class Cameras:
         """Until the browser goes away, or until something is wrong, which is returned in words."""
         outbox: asyncio.Queue[bytes | str | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        session = CameraSession(websocket.scope["visitor"], lambda message: loop.call_soon_threadsafe(outbox.put_nowait, message))
+        visitor: Visitor = websocket.scope["visitor"]
+        send, keep = (partial(loop.call_soon_threadsafe, what) for what in (outbox.put_nowait, visitor.keep_recording))
+        session = CameraSession(visitor, send, keep)
         self._open.add(session)
         sender = asyncio.create_task(_send_all(websocket, outbox))
         problem = ""
@@ -155,10 +159,13 @@ async def _send_all(websocket: "WebSocket", outbox: "asyncio.Queue[bytes | str |
 
 
 class CameraSession:
-    """One camera: what came in waits in a mailbox, goes through the pipeline, is drawn and sent."""
+    """One camera: what came in waits in a mailbox, goes through the pipeline, is drawn and sent.
 
-    def __init__(self, visitor: Visitor, send: Callable[[bytes | str], None]) -> None:
-        self._visitor, self._send = visitor, send
+    send, keep: get what the browser shall have, and recordings that have ended; called from threads of the session's own
+    """
+
+    def __init__(self, visitor: Visitor, send: Callable[[bytes | str], object], keep: Callable[[Path], object]) -> None:
+        self._visitor, self._send, self._keep = visitor, send, keep
         self._received: Mailbox[tuple[int, float, bytes]] = Mailbox()
         self._estimated: Mailbox[tuple[int, Scene]] = Mailbox()
         self._governor, self._meter = Governor(lowest_fps=LOWEST_FPS), HudMeter()
@@ -313,7 +320,7 @@ class CameraSession:
             return
         recorder.close()
         path = recorder.path
-        self._visitor.recordings[path.name] = Recorded(path)
+        self._keep(path)
         facts = {"name": path.name, "frames": recorder.num_frames, "bytes": path.stat().st_size, "problem": problem_of(recorder)}
         self._send(json.dumps({"recorded": facts}))
 

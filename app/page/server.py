@@ -21,7 +21,7 @@ from app.page.guard import ANY_ADDRESS, Guard, is_loopback
 from app.page.live import Cameras
 from app.page.models import Networks
 from app.page.uploads import examine, receive_upload, too_large
-from app.page.visitors import Visitor, Visitors
+from app.page.visitors import Visitor, Visitors, remove_all
 from app.page.work import Worker
 from core.errors import InputError
 
@@ -155,9 +155,13 @@ def build_app(visitors: Visitors, worker: Worker, cameras: Cameras) -> "FastAPI"
 
 
 async def _sweep(visitors: Visitors) -> None:
+    """Now and then; who is there is decided in the event loop, files are deleted beside it."""
     while True:
         await asyncio.sleep(SWEEP_EVERY_S)
-        await asyncio.to_thread(visitors.sweep)
+        try:
+            await asyncio.to_thread(remove_all, visitors.sweep())
+        except Exception:
+            log.exception("clearing up after the page's visitors failed; it is tried again")
 
 
 def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:

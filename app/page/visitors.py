@@ -11,9 +11,11 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from app.config import PageConfig
 from app.page.uploads import Upload
@@ -24,6 +26,10 @@ log = logging.getLogger(__name__)
 
 FOLDER_PREFIX = "fastmetro-live-page-"
 MAX_SESSIONS = 64
+"""Tabs of one visitor that are known at a time; Gradio names a tab anew each time that it is loaded."""
+
+Removal = Callable[[], None]
+T = TypeVar("T", Job, Upload, "Recorded")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,10 @@ class Recorded:
 
     path: Path
     ended_s: float = field(default_factory=time.monotonic)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -59,6 +69,10 @@ class Visitor:
         folder = self.folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
+
+    def keep_recording(self, path: Path) -> None:
+        """A recording of the live camera, from its end on."""
+        self.recordings[path.name] = Recorded(path)
 
     @contextlib.contextmanager
     def present(self) -> Iterator[None]:
@@ -101,6 +115,7 @@ class Visitors:
         self._visitors: dict[str, Visitor] = {}
         self._leaving: list[Visitor] = []
         self._session_owners: dict[str, str] = {}
+        self._removals: list[Removal] = []
         remove_leftovers()
         self.root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")).resolve()
 
@@ -137,25 +152,43 @@ class Visitors:
             del self._session_owners[session]
         self._leaving.append(visitor)
 
-    def sweep(self) -> None:
-        """Let go of those who left, and of what is old. Called every few seconds."""
+    def sweep(self) -> list[Removal]:
+        """Let go of those who left, and of what is old. What is returned deletes it, see `remove_all`. Called every few seconds."""
+        self._let_go()
+        removals, self._removals = self._removals, []
+        return removals
+
+    def _let_go(self) -> None:
         now_s = time.monotonic()
         for visitor in list(self._visitors.values()):
             if not visitor.open_requests and now_s - visitor.last_seen_s > self._config.keep_after_leaving_s:
                 self.leave(visitor)
-                continue
-            for name, job in list(visitor.jobs.items()):
-                if job.ended_s is not None and now_s - job.ended_s > self._config.keep_s:
-                    del visitor.jobs[name]
-                    job.remove()
-            for name, upload in list(visitor.uploads.items()):
-                if now_s - upload.time_s > self._config.keep_s:
-                    del visitor.uploads[name]
-                    upload.remove()
+            else:
+                self._let_go_of_old(visitor, now_s - self._config.keep_s)
         for visitor in list(self._leaving):
             if all(job.ended_s is not None for job in visitor.jobs.values()):
                 self._leaving.remove(visitor)
-                shutil.rmtree(visitor.folder, ignore_errors=True)
+                self._removals.append(partial(shutil.rmtree, visitor.folder, ignore_errors=True))
+
+    def _let_go_of_old(self, visitor: Visitor, limit_s: float) -> None:
+        """What ended or came before `limit_s`; not what a job still needs."""
+        needed = {upload.id for job in visitor.jobs.values() if job.ended_s is None for upload in job.uploads}
+        self._drop(visitor.jobs, lambda job: job.ended_s is not None and job.ended_s < limit_s)
+        self._drop(visitor.uploads, lambda upload: upload.time_s < limit_s and upload.id not in needed)
+        self._drop(visitor.recordings, lambda recorded: recorded.ended_s < limit_s)
+
+    def _drop(self, kept: dict[str, T], is_old: Callable[[T], bool]) -> None:
+        for name in [name for name, item in kept.items() if is_old(item)]:
+            self._removals.append(kept.pop(name).remove)
+
+
+def remove_all(removals: Iterable[Removal]) -> None:
+    """Delete what `sweep` let go of, which may take a while. What cannot be deleted goes with its visitor's folder."""
+    for remove in removals:
+        try:
+            remove()
+        except OSError as error:
+            log.warning("a file of the page could not be removed: %s", error)
 
 
 def remove_leftovers() -> None:

@@ -12,7 +12,7 @@ import pytest
 from app.config import PageConfig
 from app.page import guard as guard_module
 from app.page.guard import Guard, Refusal, allowed_hosts, check_host, names_a_file
-from app.page.visitors import Visitors
+from app.page.visitors import Visitors, remove_all
 
 PORT = 7860
 
@@ -188,10 +188,10 @@ def test_who_leaves_takes_everything_along(tmp_path: Path, monkeypatch: pytest.M
         assert visitor.folder.stat().st_mode & 0o077 == 0
         with visitor.present():
             time.sleep(0.1)
-            visitors.sweep()
+            remove_all(visitors.sweep())
             assert visitors.find(visitor.token) is visitor
         time.sleep(0.1)
-        visitors.sweep()
+        remove_all(visitors.sweep())
         assert visitors.find(visitor.token) is None and not visitor.folder.exists()
         root = visitors.root
     assert not root.exists()

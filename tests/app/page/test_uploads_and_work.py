@@ -208,7 +208,8 @@ def test_leaving_the_worker_ends_a_running_job(tmp_path: Path, gate: threading.E
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[CameraSession, list]]:
     monkeypatch.setattr(live_module, "open_detector", lambda config: RectangleDetector())
     sent: list = []
-    session = CameraSession(Visitor("token", tmp_path), sent.append)
+    visitor = Visitor("token", tmp_path)
+    session = CameraSession(visitor, sent.append, visitor.keep_recording)
     session.open(Networks(), LiveConfig())
     yield session, sent
     session.close()
@@ -257,7 +258,8 @@ def test_a_slower_way_to_run_the_network_is_shown(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(networks, "for_camera", lambda config: (config, slow))
     monkeypatch.setattr(live_module, "open_detector", lambda config: RectangleDetector())
     sent: list = []
-    camera = CameraSession(Visitor("token", tmp_path), sent.append)
+    visitor = Visitor("token", tmp_path)
+    camera = CameraSession(visitor, sent.append, visitor.keep_recording)
     camera.open(networks, LiveConfig())
     take(camera, 1)
     wait(lambda: replies(sent))
