@@ -154,6 +154,11 @@ class PageConfig:
     keep_s: float = setting(3600.0, "how long results are kept while their visitor stays, seconds")
     keep_after_leaving_s: float = setting(30.0, "the same after the visitor closed the page, seconds")
 
+    @property
+    def max_upload_bytes(self) -> int:
+        """Of one file."""
+        return self.max_upload_mb * 1_000_000
+
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port: got {self.port}, expected 0 to 65535")

@@ -91,39 +91,43 @@ class Guard:
         try:
             host = check_host(headers.get("host", ""), self._hosts)
             check_origin(headers, host, scope)
-            visitor, is_new = self._visitor(headers)
+            known = self._visitors.find(cookies(headers).get(self._cookie))
+            visitor = known or self._visitors.stranger()
             with visitor.present():
-                send = self._with_headers(send, host, visitor if is_new else None)
+                send = self._with_headers(send, host, None if known else visitor)
                 if not await self._may_pass(scope, headers, receive, send, visitor):
                     return
                 receive = await check_request(scope, receive, visitor)
+                if self._config.auth is None or visitor.logged_in:
+                    self._admit(visitor)
                 scope["visitor"] = visitor
                 await self._app(scope, receive, send)
         except Refusal as refusal:
             await refuse(scope, receive, send, refusal)
 
-    def _visitor(self, headers: dict[str, str]) -> tuple[Visitor, bool]:
-        known = self._visitors.find(cookies(headers).get(self._cookie))
-        if known is not None:
-            return known, False
+    def _admit(self, visitor: Visitor) -> None:
+        """Only now, so that requests that are refused take nobody's place. Raises Refusal when there are too many."""
         try:
-            return self._visitors.new(), True
+            self._visitors.admit(visitor)
         except InputError as error:
             raise Refusal(503, str(error)) from error
 
-    def _with_headers(self, send: Send, host: str, new_visitor: Visitor | None) -> Send:
-        """`send` that adds what every response of ours says; a new visitor's browser gets its cookie."""
+    def _with_headers(self, send: Send, host: str, stranger: Visitor | None) -> Send:
+        """`send` that adds what every response of ours says; the browser of a stranger who was admitted gets its cookie."""
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             if message["type"] in ("http.response.start", "websocket.accept"):
                 added = HEADERS | {"content-security-policy": POLICY.format(host=host)}
-                if new_visitor is not None and not any(name == b"set-cookie" for name, _ in message.get("headers", [])):
-                    added["set-cookie"] = f"{self._cookie}={new_visitor.token}; HttpOnly; SameSite=Strict; Path=/"
+                if stranger is not None and self._visitors.find(stranger.token) is stranger:
+                    added["set-cookie"] = self._cookie_of(stranger)
                 kept = [item for item in message.get("headers", []) if item[0].decode("latin-1").lower() not in HEADERS]
                 message = {**message, "headers": [*kept, *((name.encode(), value.encode("latin-1")) for name, value in added.items())]}
             await send(message)
 
         return sending
+
+    def _cookie_of(self, visitor: Visitor) -> str:
+        return f"{self._cookie}={visitor.token}; HttpOnly; SameSite=Strict; Path=/"
 
     async def _may_pass(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send, visitor: Visitor) -> bool:
         """True when the visitor is logged in or need not be; otherwise the request has been answered."""
@@ -137,14 +141,14 @@ class Guard:
             if visitor.logged_in:
                 return True
         if scope["type"] == "http" and scope["path"].rstrip("/") == "/login" and scope["method"] == "POST":
-            await self._log_in(receive, send, visitor)
+            await self._log_in(receive, send)
             return False
         if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             await respond(send, 401, LOGIN_PAGE.read_text(encoding="utf-8").replace("{{message}}", ""), "text/html; charset=utf-8")
             return False
         raise Refusal(401, "log in first: open the page, or send the name and password that --auth asks for")
 
-    async def _log_in(self, receive: Receive, send: Send, visitor: Visitor) -> None:
+    async def _log_in(self, receive: Receive, send: Send) -> None:
         """A filled-in form: a fresh cookie and back to the page, or the form again."""
         form = parse_qs((await read_body(receive, MAX_LOGIN_BYTES)).decode("utf-8", "replace"), keep_blank_values=True)
         given = f"{form.get('username', [''])[0]}:{form.get('password', [''])[0]}"
@@ -152,11 +156,10 @@ class Guard:
             page = LOGIN_PAGE.read_text(encoding="utf-8").replace("{{message}}", "That name and password do not fit.")
             await respond(send, 401, page, "text/html; charset=utf-8")
             return
-        self._visitors.leave(visitor)
-        fresh = self._visitors.new()
+        fresh = self._visitors.stranger()
         fresh.logged_in = True
-        cookie = f"{self._cookie}={fresh.token}; HttpOnly; SameSite=Strict; Path=/"
-        await respond(send, 303, "", "text/plain", {"location": "/", "set-cookie": cookie})
+        self._admit(fresh)
+        await respond(send, 303, "", "text/plain", {"location": "/", "set-cookie": self._cookie_of(fresh)})
 
     async def _is_right(self, given: str) -> bool:
         """Compared in constant time; wrong ones wait for each other, so that guessing is slow."""

@@ -65,7 +65,7 @@ def _files_tab(worker: Worker, models: dict[str, Model]) -> None:
     """Files in, settings, one button, progress, results."""
     config = worker.config
     accept = ",".join(("video/*", "image/*", *VIDEO_SUFFIXES, *PICTURE_SUFFIXES))
-    gr.HTML(cards.drop_zone(limits_text(config), config.max_upload_mb * 1_000_000, config.max_files, accept), js_on_load=None)
+    gr.HTML(cards.drop_zone(limits_text(config), config.max_upload_bytes, config.max_files, accept), js_on_load=None)
     settings = _settings(worker, models)
     with gr.Row(elem_classes="fm-actions"):
         start = gr.Button("Make meshes", variant="primary", elem_id="fm-start", size="lg", scale=3)

@@ -37,8 +37,6 @@ HEAD = """
 <style>html { color-scheme: light; } html:has(body.dark) { color-scheme: dark; }</style>
 <script src="/page/page.js" defer></script><script src="/page/live.js" defer></script>
 """
-VISITOR_UPLOADS = 2
-"""All uploads of one visitor together, in largest files."""
 SWEEP_EVERY_S = 5.0
 SHUTDOWN_S = 1
 MAX_MESSAGE_BYTES = 4 << 20
@@ -172,19 +170,18 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
     @app.post("/page/upload")
     async def upload(request: Request, name: str) -> Response:
         visitor: Visitor = request.scope["visitor"]
+        num_bytes = int(request.headers.get("content-length", config.max_upload_bytes))  # who does not say may send the most
+        if num_bytes > config.max_upload_bytes:
+            return JSONResponse({"error": too_large(name, num_bytes, config)}, 413)
+        if problem := visitor.no_room_for(num_bytes, config):
+            return JSONResponse({"error": problem}, 429)
         try:
-            announced = int(request.headers.get("content-length", 0))
-            if announced > config.max_upload_mb * 1_000_000:
-                return JSONResponse({"error": too_large(name, announced, config)}, 413)
-            if len(visitor.uploads) >= config.max_files:
-                return JSONResponse({"error": f"{config.max_files} files are waiting already; make their meshes or remove some"}, 429)
-            if announced + sum(item.num_bytes for item in visitor.uploads.values()) > VISITOR_UPLOADS * config.max_upload_mb * 1_000_000:
-                return JSONResponse({"error": "your files are too large together; remove some that are done"}, 429)
-            path = await receive_upload(name, request.stream(), visitor.make_folder("uploads"), config)
-            taken = await asyncio.to_thread(examine, path, config)
+            with visitor.receiving(num_bytes):
+                path = await receive_upload(name, request.stream(), visitor.make_folder("uploads"), config)
+                taken = await asyncio.to_thread(examine, path, config)
+                visitor.uploads[taken.id] = taken
         except InputError as error:
             return JSONResponse({"error": str(error)}, 422)
-        visitor.uploads[taken.id] = taken
         return JSONResponse({"id": taken.id} | taken.as_json())
 
     @app.delete("/page/upload/{upload_id}")

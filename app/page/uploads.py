@@ -66,7 +66,7 @@ async def receive_upload(name: str, chunks: AsyncIterator[bytes], folder: Path, 
     name = clean_name(name)
     path = folder / secrets.token_hex(8) / name
     path.parent.mkdir(mode=0o700)
-    limit, num_bytes = config.max_upload_mb * 1_000_000, 0
+    limit, num_bytes = config.max_upload_bytes, 0
     try:
         with path.open("xb") as file:
             async for chunk in chunks:

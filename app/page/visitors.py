@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FOLDER_PREFIX = "fastmetro-live-page-"
 MAX_SESSIONS = 64
 """Tabs of one visitor that are known at a time; Gradio names a tab anew each time that it is loaded."""
+VISITOR_UPLOADS = 2
+"""All uploads of one visitor together, in largest files."""
 
 Removal = Callable[[], None]
 T = TypeVar("T", Job, Upload, "Recorded")
@@ -49,8 +51,8 @@ class Visitor:
     """One browser. Only the server's event loop changes it.
 
     token: the cookie's value, known to that browser alone; folder: for uploads and results, made when first needed
-    uploads, jobs: by id; recordings: of the live camera, by name; open_requests: right now
-    session_owners: the tabs of all visitors, as Gradio names them -> token
+    uploads, jobs: by id; recordings: of the live camera, by name; arriving_bytes: of each upload under way; open_requests: right now
+    session_owners: the tabs of all visitors, as Gradio names them -> token, the one asked for last at the end
     """
 
     token: str
@@ -59,6 +61,7 @@ class Visitor:
     uploads: dict[str, Upload] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     recordings: dict[str, Recorded] = field(default_factory=dict)
+    arriving_bytes: list[int] = field(default_factory=list)
     session_owners: dict[str, str] = field(default_factory=dict)
     open_requests: int = 0
     last_seen_s: float = field(default_factory=time.monotonic)
@@ -84,11 +87,39 @@ class Visitor:
             self.open_requests -= 1
             self.last_seen_s = time.monotonic()
 
+    @property
+    def has_something(self) -> bool:
+        """True for who is here, or left something."""
+        return bool(self.open_requests or self.uploads or self.jobs or self.recordings)
+
+    def no_room_for(self, num_bytes: int, config: PageConfig) -> str:
+        """Why one more upload cannot be taken, "" when it can. Those under way count in full from their start."""
+        if len(self.uploads) + len(self.arriving_bytes) >= config.max_files:
+            return f"{config.max_files} files are waiting already; make their meshes or remove some"
+        there = sum(item.num_bytes for item in self.uploads.values()) + sum(self.arriving_bytes)
+        if there + num_bytes > VISITOR_UPLOADS * config.max_upload_bytes:
+            return "your files are too large together; remove some that are done"
+        return ""
+
+    @contextlib.contextmanager
+    def receiving(self, num_bytes: int) -> Iterator[None]:
+        """While an upload of at most so many bytes is under way."""
+        self.arriving_bytes.append(num_bytes)
+        try:
+            yield
+        finally:
+            self.arriving_bytes.remove(num_bytes)
+
     def owns_session(self, session: str) -> bool:
-        """True for a tab that is this visitor's, or nobody's until now."""
-        if session not in self.session_owners and sum(owner == self.token for owner in self.session_owners.values()) >= MAX_SESSIONS:
+        """True for a tab that is this visitor's, or nobody's until now; it is theirs then, and the oldest of too many is nobody's."""
+        if self.session_owners.get(session, self.token) != self.token:
             return False
-        return self.session_owners.setdefault(session, self.token) == self.token
+        self.session_owners.pop(session, None)
+        own = [name for name, owner in self.session_owners.items() if owner == self.token]
+        for name in own[: max(0, len(own) + 1 - MAX_SESSIONS)]:
+            del self.session_owners[name]
+        self.session_owners[session] = self.token
+        return True
 
     def result_file(self, job_id: str, number: int, name: str) -> Path | None:
         """A file that a job of this visitor made, by names alone."""
@@ -132,14 +163,28 @@ class Visitors:
         """The visitor of a cookie."""
         return self._visitors.get(token) if token else None
 
-    def new(self) -> Visitor:
-        """A visitor nobody knew. Raises InputError when there are too many."""
+    def stranger(self) -> Visitor:
+        """A visitor nobody knows, until `admit`."""
+        return Visitor(secrets.token_urlsafe(32), self.root / secrets.token_hex(16), session_owners=self._session_owners)
+
+    def admit(self, visitor: Visitor) -> None:
+        """Know a visitor from now on. When all places are taken, one who has nothing here loses theirs; raises InputError without any."""
+        if visitor.token in self._visitors:
+            return
         if len(self._visitors) >= self._config.max_visitors:
-            self.sweep()
+            self._let_go()
         if len(self._visitors) >= self._config.max_visitors:
-            raise InputError(f"{self._config.max_visitors} visitors are here already; try again in a minute")
-        visitor = Visitor(secrets.token_urlsafe(32), self.root / secrets.token_hex(16), session_owners=self._session_owners)
+            idle = [other for other in self._visitors.values() if not other.has_something]
+            if not idle:
+                self._forget_sessions(visitor)
+                raise InputError(f"{self._config.max_visitors} visitors are here already; try again in a minute")
+            self.leave(min(idle, key=lambda other: other.last_seen_s))
         self._visitors[visitor.token] = visitor
+
+    def new(self) -> Visitor:
+        """A visitor nobody knew, admitted. Raises InputError when there are too many."""
+        visitor = self.stranger()
+        self.admit(visitor)
         return visitor
 
     def leave(self, visitor: Visitor) -> None:
@@ -148,9 +193,12 @@ class Visitors:
             return
         for job in visitor.jobs.values():
             job.cancel()
+        self._forget_sessions(visitor)
+        self._leaving.append(visitor)
+
+    def _forget_sessions(self, visitor: Visitor) -> None:
         for session in [name for name, owner in self._session_owners.items() if owner == visitor.token]:
             del self._session_owners[session]
-        self._leaving.append(visitor)
 
     def sweep(self) -> list[Removal]:
         """Let go of those who left, and of what is old. What is returned deletes it, see `remove_all`. Called every few seconds."""

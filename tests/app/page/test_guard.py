@@ -12,7 +12,7 @@ import pytest
 from app.config import PageConfig
 from app.page import guard as guard_module
 from app.page.guard import Guard, Refusal, allowed_hosts, check_host, names_a_file
-from app.page.visitors import Visitors, remove_all
+from app.page.visitors import MAX_SESSIONS, Recorded, Visitor, Visitors, remove_all
 
 PORT = 7860
 
@@ -143,16 +143,15 @@ def test_files_are_found_however_deep() -> None:
 def test_login_by_form(locked: Door) -> None:
     page = locked.ask("GET", "/", {"accept": "text/html"})
     assert page.status_code == 401 and "<form" in page.text
-    mine = cookie_of(page)
-    assert locked.ask("GET", "/config", cookies=mine).status_code == 401
-    wrong = locked.ask("POST", "/login", cookies=mine, data={"username": "anna", "password": "secret"})
+    planted = {f"fastmetro-live-{PORT}": "planted"}
+    wrong = locked.ask("POST", "/login", cookies=planted, data={"username": "anna", "password": "secret"})
     assert wrong.status_code == 401 and "do not fit" in wrong.text
-    right = locked.ask("POST", "/login", cookies=mine, data={"username": "anna", "password": "secret:word"})
+    right = locked.ask("POST", "/login", cookies=planted, data={"username": "anna", "password": "secret:word"})
     assert right.status_code == 303 and right.headers["location"] == "/"
     fresh = cookie_of(right)
-    assert fresh != mine, "the cookie from before the login must not be the one that is logged in"
+    assert fresh != planted, "the cookie from before the login must not be the one that is logged in"
     assert locked.ask("GET", "/config", cookies=fresh).status_code == 200
-    assert locked.ask("GET", "/config", cookies=mine).status_code == 401
+    assert locked.ask("GET", "/config", cookies=planted).status_code == 401
 
 
 def test_login_by_header(locked: Door) -> None:
@@ -176,8 +175,48 @@ def test_the_socket_needs_the_login_too(locked: Door) -> None:
 
 
 def test_visitors_are_bounded(door: Door) -> None:
-    statuses = [door.ask("GET", "/").status_code for _ in range(7)]
+    statuses = []
+    for number in range(7):
+        answer = door.ask("GET", "/")
+        statuses.append(answer.status_code)
+        if number < 5:
+            visitor_of(door, answer).recordings["a"] = Recorded(Path("a"))
     assert statuses == [200] * 5 + [503] * 2
+    assert "set-cookie" not in answer.headers
+
+
+def test_who_has_nothing_makes_room_for_others(door: Door) -> None:
+    first, second = (visitor_of(door, door.ask("GET", "/")) for _ in range(2))
+    first.recordings["a"] = Recorded(Path("a"))
+    with second.present():
+        assert [door.ask("GET", "/").status_code for _ in range(20)] == [200] * 20
+        assert door.visitors.find(first.token) is first and door.visitors.find(second.token) is second
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", "/", {"accept": "text/html"}), ("GET", "/config", {}), ("GET", "/page/style.css", {}), ("POST", "/login", {}),
+        ("GET", "/config", {"authorization": "Basic " + base64.b64encode(b"anna:wrong").decode()}),
+        ("GET", "/docs", {"authorization": "Basic " + base64.b64encode(b"anna:secret:word").decode()}),
+    ],
+)  # fmt: skip
+def test_requests_that_are_refused_make_no_visitors(locked: Door, method: str, path: str, headers: dict) -> None:
+    assert "set-cookie" not in locked.ask(method, path, headers).headers
+    assert not locked.visitors._visitors
+
+
+def test_a_tab_may_be_loaded_again_and_again(door: Door) -> None:
+    mine = cookie_of(door.ask("GET", "/"))
+    join = "/gradio_api/queue/data?session_hash="
+    for number in range(MAX_SESSIONS):
+        assert door.ask("GET", f"{join}tab{number}", cookies=mine).status_code == 200
+    assert set(door.visitors._session_owners) == {f"tab{number}" for number in range(MAX_SESSIONS)}
+    assert door.ask("GET", f"{join}tab0", cookies=mine).status_code == 200
+    assert door.ask("GET", f"{join}one-more", cookies=mine).status_code == 200
+    other = cookie_of(door.ask("GET", "/"))
+    statuses = [door.ask("GET", f"{join}{tab}", cookies=other).status_code for tab in ("tab0", "tab2", "tab1")]
+    assert statuses == [403, 403, 200], "only the one that nobody asked for lately is free"
 
 
 def test_who_leaves_takes_everything_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +242,10 @@ def test_what_a_killed_page_left_is_removed(tmp_path: Path, monkeypatch: pytest.
     dead.mkdir(), alive.mkdir()
     with Visitors(PageConfig()):
         assert not dead.exists() and alive.exists()
+
+
+def visitor_of(door: Door, answer: httpx.Response) -> Visitor:
+    return door.visitors.find(next(iter(cookie_of(answer).values())))
 
 
 def cookie_of(answer: httpx.Response) -> dict[str, str]:

@@ -3,10 +3,12 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from app.config import LiveConfig, PageConfig
 from app.page import server
@@ -93,3 +95,56 @@ def test_the_sweeper_goes_on_after_an_error_and_thinks_in_the_loops_thread(monke
     asyncio.run(sweeping())
     assert len(thinking) > 1 and set(thinking) == {threading.main_thread()}
     assert deleting and threading.main_thread() not in deleting
+
+
+class Uploads:
+    """Sends files to the page's routes; each waits in the middle until `open` is set."""
+
+    def __init__(self, visitor: Visitor, config: PageConfig) -> None:
+        self.open, self.is_in_the_middle = asyncio.Event(), asyncio.Event()
+        self._app, self._visitor = FastAPI(), visitor
+        server.add_routes(self._app, config, None)
+
+    async def send(self, num_bytes: int, announced: bool = True) -> httpx.Response:
+        """num_bytes: of the file, in two halves; announced: as the Content-Length."""
+
+        async def halves() -> AsyncIterator[bytes]:
+            yield b"x" * (num_bytes // 2)
+            self.is_in_the_middle.set()
+            await self.open.wait()
+            yield b"x" * (num_bytes - num_bytes // 2)
+
+        headers = {"content-length": str(num_bytes)} if announced else {}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self._with_visitor), base_url="http://page") as client:
+            return await client.post("/page/upload?name=a.mp4", content=halves(), headers=headers)
+
+    async def _with_visitor(self, scope: dict, receive: object, send: object) -> None:
+        scope["visitor"] = self._visitor
+        await self._app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("max_files", "sizes", "announced", "said"),
+    [
+        (1, [10, 10], True, "1 files are waiting"),
+        (9, [900_000, 900_000, 900_000], True, "too large together"),
+        (9, [10] * 3, False, "too large"),
+    ],
+)
+def test_uploads_under_way_count(visitor: Visitor, max_files: int, sizes: list[int], announced: bool, said: str) -> None:
+    async def sending() -> None:
+        uploads = Uploads(visitor, PageConfig(max_upload_mb=1, max_files=max_files))
+        *before, last = sizes
+        tasks = []
+        for size in before:
+            uploads.is_in_the_middle.clear()
+            tasks.append(asyncio.create_task(uploads.send(size, announced)))
+            await asyncio.wait_for(uploads.is_in_the_middle.wait(), 10)
+        refused = await asyncio.wait_for(uploads.send(last, announced), 10)
+        assert refused.status_code == 429 and said in refused.json()["error"]
+        uploads.open.set()
+        assert {answer.status_code for answer in await asyncio.gather(*tasks)} == {422}, "no video"
+        assert (await uploads.send(last, announced)).status_code == 422, "and there is room again"
+
+    asyncio.run(sending())
+    assert visitor.arriving_bytes == []
