@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from app.page.models import BODY_LICENCES, Model
+from app.page.models import BODY_LICENCES, Model, none_for
 from app.page.uploads import VIDEO, duration_text
 from app.page.work import CANCELLED, LOADING, WAITING, Job, Result
 
@@ -43,8 +43,7 @@ def drop_zone(limits: str, max_bytes: int, max_files: int, accept: str) -> str:
 def badges(model: Model | None, body: str) -> str:
     """What may be done with the network and the body."""
     if model is None:
-        text = f"No network for the body {body!r} is here. README says how to bring one: python -m core.convert"
-        return f'<p class="fm-badges">{_badge(text, "no")}</p>'
+        return f'<p class="fm-badges">{_badge(sentence(none_for(body)), "no")}</p>'
     allowed = {"yes": ("Commercial use allowed", "yes"), "no": ("Non-commercial use only", "no")}
     text, kind = allowed.get(model.commercial_use, ("Commercial use: see licence", "ask"))
     body_text, body_use = BODY_LICENCES.get(model.body, (f"{model.body} body", "ask"))
@@ -92,21 +91,36 @@ def note(text: str, kind: str = "") -> str:
     return f'<p class="fm-note {kind}" role="{"alert" if kind else "status"}">{html.escape(text)}</p>'
 
 
+def sentence(text: str) -> str:
+    """With a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
 def outcome(job: Job) -> str:
     """How a job ended, where that needs saying."""
     lines = [note(problem, "bad") for problem in job.problems]
     if job.state == CANCELLED:
-        lines.append(note("Cancelled. Nothing was kept; choose again or start once more."))
+        done = len(job.results)
+        kept = f"What was done is below: {done} of {len(job.uploads)}" if done else "Nothing was kept"
+        lines.append(note(f"Cancelled. {kept}; choose again or start once more."))
     return "".join(lines)
 
 
+OVERLAYS = {
+    "overlay.mp4": '<video class="fm-overlay" src="{address}" controls autoplay muted loop playsinline></video>',
+    "overlay.png": '<img class="fm-overlay" src="{address}" alt="{name} with meshes">',
+}
+NO_OVERLAY = "There is no overlay of this one; the 3D view and the files hold the people."
+FLAG_NO_OVERLAY = f"This page was started with --no-overlay. {NO_OVERLAY}"
+
+
 def picture(job: Job, number: int) -> str:
-    """The overlay, playing or still."""
+    """The overlay, playing or still; where there is none, why."""
     result = job.results[number]
-    if "overlay.mp4" in result.files:
-        address = _address(job, number, "overlay.mp4")
-        return f'<video class="fm-overlay" src="{address}" controls autoplay muted loop playsinline></video>'
-    return f'<img class="fm-overlay" src="{_address(job, number, "overlay.png")}" alt="{html.escape(result.name)} with meshes">'
+    name = next((name for name in OVERLAYS if name in result.files), None)
+    if name is None:
+        return note(NO_OVERLAY if job.config.overlay else FLAG_NO_OVERLAY)
+    return OVERLAYS[name].format(address=_address(job, number, name), name=html.escape(result.name))
 
 
 def _address(job: Job, number: int, name: str) -> str:
@@ -129,7 +143,7 @@ def numbers(result: Result) -> str:
         tiles += [("Picture", f"{width} &times; {height}", "pixels"), ("Time", f"{summary['seconds']:.1f} s", "&nbsp;")]
     jitter = summary.get("jitter_m_s3")
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{detail}</small></dd></div>" for name, value, detail in tiles)
-    warnings = "".join(note(text[:1].upper() + text[1:]) for text in summary["warnings"])
+    warnings = "".join(note(sentence(text)) for text in summary["warnings"])
     return f'<dl class="fm-tiles">{cells}</dl>{jitter_plot(jitter) if jitter else ""}{warnings}'
 
 

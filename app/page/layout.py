@@ -9,7 +9,7 @@ import gradio as gr
 
 from app.page import cards
 from app.page.live_card import live_card
-from app.page.models import ANY_BODY, Model, bodies, known_models, models_for
+from app.page.models import ANY_BODY, UNSMOOTHED, Model, bodies, known_models, models_for
 from app.page.uploads import VIDEO_SUFFIXES, Upload, limits_text
 from app.page.visitors import Visitor
 from app.page.work import ENDED, Job, Worker
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastapi import Request
 
 TICK_S = 0.25
+MOST_PEOPLE = 12
+"""Offered at least; more where --max-people says so."""
 KEPT_JOBS = 3
 """Results that a visitor may look at again; older ones go when a new job starts."""
 FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
@@ -49,7 +51,7 @@ def build_blocks(worker: Worker) -> gr.Blocks:
             with gr.Tab("Videos & pictures", id="files"):
                 _files_tab(worker, models)
             with gr.Tab("Live camera", id="live"):
-                gr.HTML(live_card(models), js_on_load=None, elem_id="fm-live")
+                gr.HTML(live_card(models, worker.networks.config.body), js_on_load=None, elem_id="fm-live")
         gr.HTML(f'<footer class="fm-foot">{_foot(worker)}</footer>', js_on_load=None)
         blocks.unload(lambda: None)  # makes the page hold a request open, by which the guard knows that its visitor is there
     blocks.queue(default_concurrency_limit=None, max_size=64, api_open=False)
@@ -81,17 +83,22 @@ def _files_tab(worker: Worker, models: dict[str, Model]) -> None:
     uploads, current = gr.Textbox(visible=False), gr.State("")
     view = [overlay, facts, files]
 
-    async def run(ids: str, chosen: str, body: str, people: int, smooth: bool, request: gr.Request) -> AsyncIterator[dict]:
+    async def run(ids: str, chosen: str | None, body: str, people: int, smooth: bool, request: gr.Request) -> AsyncIterator[dict]:
+        visitor = visitor_of(request)
+        busy = {start: gr.update(interactive=False), cancel: gr.update(visible=True)}
         try:
             config = worker.networks.config_for(chosen, body, smooth, int(people))
-            job = start_job(worker, visitor_of(request), ids, config)
+            job = start_job(worker, visitor, ids, config)
         except InputError as error:
-            yield {status: cards.note(str(error), "bad")}
-            return
-        empty = {current: "", **dict.fromkeys(view, "")}
-        yield {start: gr.update(interactive=False), cancel: gr.update(visible=True), choice: gr.update(visible=False)} | empty
-        async for card in progress_cards(worker, job):
-            yield {status: card}
+            job = running_job(visitor)  # begun before this page was loaded: it can be cancelled here, and what comes of it is shown
+            yield {status: cards.note(cards.sentence(str(error)), "bad")} | (busy if job else {})
+            if job is None:
+                return
+            await ended(job)
+        else:
+            yield busy | {choice: gr.update(visible=False), current: "", **dict.fromkeys(view, "")}
+            async for card in progress_cards(worker, job):
+                yield {status: card}
         ready = {status: cards.outcome(job), start: gr.update(interactive=True), cancel: gr.update(visible=False)}
         if job.results:
             several = gr.update(choices=cards.titles(job.results), value=0, visible=len(job.results) > 1)
@@ -107,7 +114,7 @@ def _files_tab(worker: Worker, models: dict[str, Model]) -> None:
     def animate(number: int | None, job_id: str, request: gr.Request) -> str | None:
         return visitor_of(request).animation(job_id, number or 0)
 
-    def stop(request: gr.Request) -> None:
+    async def stop(request: gr.Request) -> None:
         for job in visitor_of(request).jobs.values():
             job.cancel()
 
@@ -120,14 +127,17 @@ def _files_tab(worker: Worker, models: dict[str, Model]) -> None:
 
 def _settings(worker: Worker, models: dict[str, Model]) -> list[gr.components.Component]:
     """Network, body, most people, smoothing: the components, in the order in which a job takes them."""
-    first, defaults = next(iter(models)), worker.networks.config
+    flags = worker.networks.config
+    fitting = models_for(models, flags.body)
+    first = next(iter(fitting), None)
+    most = range(1, max(MOST_PEOPLE, flags.max_people) + 1)
     with gr.Row(elem_classes="fm-choices"):
         names = [("Any body", ANY_BODY), *((name.capitalize(), name) for name in bodies() if name != ANY_BODY)]
-        body = gr.Dropdown(names, value=ANY_BODY, label="Body", filterable=False, min_width=130)
-        model = gr.Dropdown(list(models), value=first, label="Network", filterable=False, min_width=130)
-        people = gr.Dropdown(list(range(1, 13)), value=min(12, defaults.max_people), label="Most people", filterable=False, min_width=130)
-        smooth = gr.Checkbox(value=defaults.smoothing != "none", label="Smooth", info="over time", min_width=130)
-    badge = gr.HTML(cards.badges(models[first], ANY_BODY), js_on_load=None)
+        body = gr.Dropdown(names, value=flags.body, label="Body", filterable=False, min_width=130)
+        model = gr.Dropdown(fitting, value=first, label="Network", filterable=False, min_width=130)
+        people = gr.Dropdown(list(most), value=flags.max_people, label="Most people", filterable=False, min_width=130)
+        smooth = gr.Checkbox(value=flags.smoothing != UNSMOOTHED, label="Smooth", info="over time", min_width=130)
+    badge = gr.HTML(cards.badges(models.get(first or ""), flags.body), js_on_load=None)
 
     def choose(body: str, chosen: str) -> tuple[Any, str]:
         names = models_for(models, body)
@@ -150,6 +160,12 @@ async def progress_cards(worker: Worker, job: Job) -> AsyncIterator[str]:
         await asyncio.sleep(TICK_S)
 
 
+async def ended(job: Job) -> None:
+    """Wait for its end."""
+    while job.state not in ENDED:
+        await asyncio.sleep(TICK_S)
+
+
 def show_result(job: Job, number: int) -> list[str]:
     """Overlay, numbers and downloads."""
     return [cards.picture(job, number), cards.numbers(job.results[number]), cards.downloads(job, number)]
@@ -157,15 +173,20 @@ def show_result(job: Job, number: int) -> list[str]:
 
 def start_job(worker: Worker, visitor: Visitor, ids: str, config: Any) -> Job:
     """Hand the visitor's uploads to the worker. Raises InputError."""
-    uploads = chosen_uploads(visitor, ids)
-    if any(job.state not in ENDED for job in visitor.jobs.values()):
+    if running_job(visitor) is not None:
         raise InputError("Your last job is still running; cancel it or wait for it.")
+    uploads = chosen_uploads(visitor, ids)
     for old in list(visitor.jobs)[: -(KEPT_JOBS - 1)]:
         visitor.jobs.pop(old).remove()
     job = Job(uploads, config, visitor.make_folder("jobs"))
     worker.submit(job)
     visitor.jobs[job.id] = job
     return job
+
+
+def running_job(visitor: Visitor) -> Job | None:
+    """The visitor's job that waits or runs."""
+    return next((job for job in visitor.jobs.values() if job.state not in ENDED), None)
 
 
 def chosen_uploads(visitor: Visitor, ids: str) -> tuple[Upload, ...]:

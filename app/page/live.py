@@ -188,7 +188,7 @@ class CameraSession:
         if self._pipeline.warning:
             self._meter.warn(self._pipeline.warning)
         self._governor = Governor(config.target_ms, LOWEST_FPS)
-        self._config, self._weights = config, body_joint_weights(self._estimator.body)
+        self._config, self._weights = config, None if config.show_hidden else body_joint_weights(self._estimator.body)
         for thread in self._threads:
             thread.start()
 
@@ -280,7 +280,7 @@ class CameraSession:
         try:
             if len(self._estimator.body.faces):
                 return draw_overlay(scene, self._estimator.body.faces, self._weights)
-            return draw_skeletons(scene.frame.image, scene.meshes)
+            return draw_skeletons(scene.frame.image, scene.meshes, self._config.show_hidden)
         except Exception as error:
             if self._meter.warn(f"the overlay could not be drawn: {error}"):
                 log.warning("live camera: the overlay could not be drawn", exc_info=True)

@@ -4,17 +4,18 @@ import html
 from collections.abc import Mapping
 
 from app.page.cards import badges
-from app.page.models import ANY_BODY, Model
+from app.page.models import ANY_BODY, Model, models_for
 
 
-def live_card(models: Mapping[str, Model]) -> str:
-    """Stage, controls, choices."""
+def live_card(models: Mapping[str, Model], body: str = ANY_BODY) -> str:
+    """Stage, controls, choices. body: which one the networks to choose from must have."""
+    names = models_for(models, body)
     options = "".join(
-        f'<option value="{html.escape(name)}" data-badges="{html.escape(badges(model, ANY_BODY))}">'
-        f"{html.escape(name)} ({model.body})</option>"
-        for name, model in models.items()
+        f'<option value="{html.escape(name)}" data-badges="{html.escape(badges(models[name], body))}">'
+        f"{html.escape(name)} ({models[name].body})</option>"
+        for name in names
     )
-    first = next(iter(models.values()), None)
+    first = models[names[0]] if names else None
     return f"""
 <section class="fm-live" data-live>
   <div class="fm-stage">
@@ -36,6 +37,6 @@ def live_card(models: Mapping[str, Model]) -> str:
     <label>Camera<select data-camera><option value="">default</option></select></label>
     <label>Network<select data-model>{options}</select></label>
   </div>
-  <div data-badges>{badges(first, ANY_BODY)}</div>
+  <div data-badges>{badges(first, body)}</div>
   <ul class="fm-recordings" aria-live="polite"></ul>
 </section>"""

@@ -17,7 +17,7 @@ from core.checkpoint import find_checkpoint, known_checkpoints
 from core.errors import InputError
 from core.estimator import MeshEstimator
 
-ANY_BODY = "auto"
+ANY_BODY, UNSMOOTHED = "auto", "none"
 MAX_LOADED = 3
 """Networks that stay in memory: a camera may have two."""
 BODY_LICENCES = {"anny": ("Anny body: CC0 and Apache-2.0", "yes"), "smpl": ("SMPL body: non-commercial research", "no")}
@@ -54,6 +54,11 @@ def models_for(models: Mapping[str, Model], body: str) -> list[str]:
     return [model.name for model in models.values() if body in (ANY_BODY, model.body)]
 
 
+def none_for(body: str) -> str:
+    """What is said where no network has this body."""
+    return f"no network for the body {body!r} is here; README says how to bring one: python -m core.convert"
+
+
 def _model(name: str, path: Path) -> Model:
     """Read from the file's header. Raises InputError when the file is damaged."""
     try:
@@ -85,14 +90,22 @@ class Networks:
         self._lock, self._choosing = threading.Lock(), threading.Lock()
         self._tiers: dict[str, Tier] = {}
 
-    def config_for(self, model: str, body: str = ANY_BODY, smooth: bool = True, max_people: int | None = None) -> LiveConfig:
-        """The run's settings as the visitor chose them. Raises InputError for a network that is not among those to be chosen."""
-        if model not in known_models(self.config):
+    def config_for(
+        self, model: str | None, body: str | None = None, smooth: bool | None = None, max_people: int | None = None
+    ) -> LiveConfig:
+        """The run's settings as the visitor chose them, None where the flags decide.
+
+        Raises InputError for a network that is not among those to be chosen; model: None or "" when there were none.
+        """
+        flags = self.config
+        body = body or flags.body
+        if not model:
+            raise InputError(none_for(body))
+        if model not in known_models(flags):
             raise InputError(f"there is no network called {model!r} here")
-        smoothing = self.config.smoothing if smooth else "none"
-        return replace(
-            self.config, checkpoint=model, body=body, smoothing=smoothing, max_people=max_people or self.config.max_people, glb=True
-        )
+        smoothed = LiveConfig.smoothing if flags.smoothing == UNSMOOTHED else flags.smoothing
+        smoothing = {None: flags.smoothing, True: smoothed, False: UNSMOOTHED}[smooth]
+        return replace(flags, checkpoint=model, body=body, smoothing=smoothing, max_people=max_people or flags.max_people, glb=True)
 
     def estimator(self, config: LiveConfig) -> MeshEstimator:
         """For a job. Raises InputError."""

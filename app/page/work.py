@@ -220,7 +220,7 @@ class Worker:
         else:
             process_picture(upload.path, folder, engine)
             with contextlib.suppress(InputError):  # nobody in it
-                write_glb(folder / "meshes.npz", folder / "people.glb")
+                write_glb(folder / "meshes.npz", folder / "people.glb", show_hidden=job.config.show_hidden)
         return collect(upload, folder)
 
 

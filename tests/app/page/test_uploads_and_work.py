@@ -267,6 +267,22 @@ def test_a_slower_way_to_run_the_network_is_shown(tmp_path: Path, monkeypatch: p
     assert replies(sent)[0][0]["hud"]["warnings"] == [slow.warning]
 
 
+@pytest.mark.parametrize("show_hidden", [False, True])
+def test_hidden_parts_are_drawn_for_a_camera_when_the_flag_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, show_hidden: bool
+) -> None:
+    drawn_whole = []
+    monkeypatch.setattr(live_module, "open_detector", lambda config: RectangleDetector())
+    monkeypatch.setattr(live_module, "draw_overlay", lambda scene, _, weights: drawn_whole.append(weights is None) or scene.frame.image)
+    visitor = Visitor("token", tmp_path)
+    camera = CameraSession(visitor, list, visitor.keep_recording)
+    camera.open(Networks(), LiveConfig(show_hidden=show_hidden))
+    take(camera, 1)
+    wait(lambda: drawn_whole)
+    camera.close()
+    assert drawn_whole == [show_hidden]
+
+
 def test_the_newest_frame_wins(session: tuple[CameraSession, list]) -> None:
     camera, sent = session
     for number in range(1, 60):
