@@ -57,6 +57,8 @@ LAST_WORDS_S = 5.0
 """What closing has to say, such as where the recording is, may take this long to reach the browser."""
 NO_RECORDING = "The machine that serves this page could not start the recording"
 TRY_AGAIN_LATER, NORMAL = 1013, 1000
+MAX_REASON_BYTES = 123
+"""Of a WebSocket's end, RFC 6455."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Cameras:
 async def say_goodbye(websocket: "WebSocket", reason: str) -> None:
     """Tell why, and close."""
     await websocket.send_text(json.dumps({"error": reason}))
-    await websocket.close(TRY_AGAIN_LATER, reason[:120])
+    await websocket.close(TRY_AGAIN_LATER, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
 
 
 async def _receive_all(websocket: "WebSocket", session: "CameraSession") -> None:

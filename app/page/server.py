@@ -166,6 +166,7 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
     """Uploads, results, the camera and the page's own scripts."""
     from fastapi import Request, WebSocket
     from fastapi.responses import FileResponse, JSONResponse, Response
+    from starlette.requests import ClientDisconnect
 
     @app.post("/page/upload")
     async def upload(request: Request, name: str) -> Response:
@@ -182,6 +183,8 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
                 visitor.uploads[taken.id] = taken
         except InputError as error:
             return JSONResponse({"error": str(error)}, 422)
+        except ClientDisconnect:  # removed on the page while it was under way
+            return Response(status_code=400)
         return JSONResponse({"id": taken.id} | taken.as_json())
 
     @app.delete("/page/upload/{upload_id}")

@@ -21,6 +21,7 @@ from app.page.live_card import live_card
 from app.page.models import Model
 from app.page.visitors import Visitor
 from app.session import SessionReader
+from core.errors import InputError
 from tests.app.fakes import RectangleDetector, TubeEstimator
 from tests.app.page.browser import Browser, browser, wait_until
 
@@ -143,6 +144,19 @@ def test_who_leaves_while_the_network_loads_leaves_quietly(visitor: Visitor) -> 
     wire, cameras = talk(visitor, conversation, Networks(loaded))
     assert [next(iter(item)) for item in wire.sent] == ["websocket.accept"]
     assert not cameras._open
+
+
+def test_a_long_reason_ends_the_connection_in_words_too(visitor: Visitor) -> None:
+    class Refusing(Networks):
+        def config_for(self, model: str) -> LiveConfig:
+            raise InputError("\u00f6" * 200)
+
+    async def conversation(wire: Wire) -> None:
+        await wire.wait_for("websocket.close")
+
+    wire, _ = talk(visitor, conversation, Refusing())
+    assert wire.sent[-2] == {"error": "\u00f6" * 200}
+    assert 100 < len(wire.sent[-1]["websocket.close"]["reason"].encode()) <= 123
 
 
 def test_a_full_disk_is_told_and_the_camera_goes_on(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,3 +148,20 @@ def test_uploads_under_way_count(visitor: Visitor, max_files: int, sizes: list[i
 
     asyncio.run(sending())
     assert visitor.arriving_bytes == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_is_no_error(visitor: Visitor) -> None:
+    app, answers = FastAPI(), []
+    server.add_routes(app, PageConfig(), None)
+    messages = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "POST", "path": "/page/upload", "query_string": b"name=a.mp4", "headers": [], "visitor": visitor}
+
+    async def receive() -> dict:
+        return messages.pop(0)
+
+    async def send(message: dict) -> None:
+        answers.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert answers[0]["status"] == 400
+    assert not [path for path in visitor.folder.rglob("*") if path.is_file()] and visitor.arriving_bytes == []
