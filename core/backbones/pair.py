@@ -1,11 +1,4 @@
-"""Two trunks side by side, as one backbone with the channels of both.
-
-python -m core.backbones.pair blazepose-heavy.safetensors movenet-thunder.safetensors pair.safetensors
-"""
-
-import argparse
-import sys
-from pathlib import Path
+"""Two trunks side by side, as one backbone with the channels of both. core.backbones.make_pair makes its weights of theirs."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +6,6 @@ from torch import Tensor, nn
 from core.backbones import BACKBONES, KeypointChannels
 from core.backbones.blazepose import blazepose_heavy
 from core.backbones.movenet import movenet_thunder
-from core.errors import exit_code
 
 NAME = "blazepose-heavy+movenet-thunder"
 
@@ -53,24 +45,3 @@ class Pair(nn.Module):
 def blazepose_heavy_and_movenet_thunder() -> Pair:
     """BlazePose's heavy trunk, which knows depth, and MoveNet's, which finds keypoints on photographs better."""
     return Pair(blazepose_heavy(), movenet_thunder(), num_kept=2)
-
-
-def main() -> None:
-    """Command line entry point: one file of two backbones' weights."""
-    from core.checkpoint import load_backbone, save_backbone
-
-    parser = argparse.ArgumentParser(description="Put the weights of two trunks into one file.")
-    parser.add_argument("first", type=Path, help="blazepose-heavy's weights (.safetensors)")
-    parser.add_argument("second", type=Path, help="movenet-thunder's weights (.safetensors)")
-    parser.add_argument("out", type=Path, help="safetensors file to write")
-    options = parser.parse_args()
-    pair = BACKBONES[NAME]()
-    parts = zip(NAME.split("+"), (options.first, options.second), (pair.first, pair.second), strict=True)
-    origins = {name: load_backbone(path, trunk, name) for name, path, trunk in parts}
-    licence = "; ".join(str(origin.get("licence", "not known")) for origin in origins.values())
-    save_backbone(options.out, pair, NAME, {"licence": licence, "origins": origins})
-    print(f"{options.out}: {NAME}, {sum(p.numel() for p in pair.parameters()):,} parameters")
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(main))

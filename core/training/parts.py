@@ -15,7 +15,7 @@ WHERE = {
     "blazepose": "make it with `python -m core.backbones.convert_blazepose pose_landmark_full.tflite FILE.safetensors`",
     "blazepose-heavy": "make it with `python -m core.backbones.convert_blazepose pose_landmark_heavy.tflite FILE.safetensors`",
     "movenet-thunder": "default-live has it; or make it with `python -m core.backbones.convert_movenet movenet-thunder.json FILE`",
-    "blazepose-heavy+movenet-thunder": "default has it; or make it with `python -m core.backbones.pair FIRST SECOND FILE.safetensors`",
+    "blazepose-heavy+movenet-thunder": "default has it; or make it with `python -m core.backbones.make_pair FIRST SECOND FILE.safetensors`",
 }
 """Where a backbone's first weights come from."""
 

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -32,14 +29,6 @@ def at(joints, *names):
 def test_unknown_body_lists_the_known_ones():
     with pytest.raises(InputError, match="anny"):
         BODIES["mannequin"]
-
-
-@pytest.mark.parametrize("module", ["core.bodies.anny_rig", "core.bodies.export_anny"])
-def test_asking_how_a_shipped_file_is_made_does_not_make_it(module, repository):
-    shipped = {path: path.stat().st_mtime_ns for path in (repository / "checkpoints").iterdir()}
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=repository, check=True)
-    assert "--out" in done.stdout
-    assert {path: path.stat().st_mtime_ns for path in (repository / "checkpoints").iterdir()} == shipped
 
 
 def test_sizes_and_names_are_those_of_anny(body):

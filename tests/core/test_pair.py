@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from core.backbones import BACKBONES
-from core.backbones.pair import NAME, main
+from core.backbones.make_pair import main
+from core.backbones.pair import NAME
 from core.checkpoint import load_backbone, load_checkpoint, save_backbone, save_checkpoint
 from core.config import VARIANTS
 from core.errors import InputError
@@ -25,7 +26,7 @@ def second(tmp_path: Path) -> Path:
 def test_two_files_become_one(tmp_path: Path, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, out, pair = tmp_path / "blazepose.safetensors", tmp_path / "pair.safetensors", BACKBONES[NAME]()
     save_backbone(first, BACKBONES["blazepose-heavy"](), "blazepose-heavy", {"licence": "Apache-2.0"})
-    monkeypatch.setattr("sys.argv", ["pair", str(first), str(second), str(out)])
+    monkeypatch.setattr("sys.argv", ["make_pair", str(first), str(second), str(out)])
     main()
     assert load_backbone(out, pair, NAME)["licence"] == "Apache-2.0; Apache-2.0 (Google)"
     alone = BACKBONES["blazepose-heavy"](), BACKBONES["movenet-thunder"]()
