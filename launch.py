@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
     modes.add_argument(
-        "--bench", nargs="*", metavar="SECTION", help="speed table of this machine, 2 to 3 minutes; or only: "
+        "--bench", nargs="*", metavar="SECTION", help="speed table of this machine, three to five minutes; or only: "
         f"{' '.join(BENCH_SECTIONS[:-1])}; {BENCH_SECTIONS[-1]} is run when it is named",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="with --bench: fewer runs of everything, less exact")

@@ -1,6 +1,7 @@
 """--bench with a network and a detector that know the answer: what is in the table, ratios, what an interrupt keeps. Never a time."""
 
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -102,8 +103,10 @@ def test_one_section(toy_bench: None, capsys: pytest.CaptureFixture[str], tmp_pa
     assert not (tmp_path / "none").exists()
 
 
-def test_the_help_names_all_sections(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_names_all_sections_and_how_long_they_take(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
     text = " ".join(outcome(capsys, "--help")[1].split()).replace("- ", "-")
+    minutes = re.search(r"--bench` measures your machine in (\w+ to \w+ minutes)", (repository / "README.md").read_text())
+    assert minutes and minutes[1] in text
     assert all(name in text for name in SECTIONS)
     assert set(launch.BENCH_SECTIONS) == set(SECTIONS)
     assert launch.BENCH_SECTIONS[:-1] == ORDER
