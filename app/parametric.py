@@ -66,6 +66,7 @@ def fitted(sightings: Sequence[Sighting], shapes: TrackShapes, body: Body, confi
     for part in _batches(sightings):
         target, kept = _targets(part, fitter), torch.from_numpy(np.stack([shapes.of(sighting.track_id) for sighting in part]))
         found += _posed(part, target, fitter(target, kept, num_steps=POSE_STEPS), fitter, body, show)
+    shapes.forget_old(len({sighting.track_id for sighting in sightings}))
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_TRACKS = 64
+"""Tracks that are remembered, where no more people are in the picture."""
 OUTLIER_DEVIATIONS = 1.0
 """A shape further than this from the mean so far counts less, in standard deviations of the population (root mean square)."""
 FIRST, ONE_IN = 8, 4
@@ -23,7 +24,7 @@ class _Known:
 
 
 class TrackShapes:
-    """The shape of each track: a running mean over its life in which outliers count less. Of the last MAX_TRACKS tracks."""
+    """The shape of each track: a running mean over its life in which outliers count less."""
 
     def __init__(self) -> None:
         self._tracks: dict[int, _Known] = {}
@@ -51,12 +52,15 @@ class TrackShapes:
             raise KeyError(track_id)
         return mean.astype(np.float32)
 
+    def forget_old(self, num_present: int) -> None:
+        """Forget the tracks that were sighted before the last MAX_TRACKS, but none of the last `num_present`."""
+        while len(self._tracks) > max(MAX_TRACKS, num_present):
+            self._tracks.pop(next(iter(self._tracks)))
+
     def __len__(self) -> int:
         return len(self._tracks)
 
     def _known(self, track_id: int) -> _Known:
         """A track, now the last to be forgotten."""
-        known = self._tracks[track_id] = self._tracks.pop(track_id, None) or _Known()
-        while len(self._tracks) > MAX_TRACKS:
-            self._tracks.pop(next(iter(self._tracks)))
-        return known
+        self._tracks[track_id] = self._tracks.pop(track_id, None) or _Known()
+        return self._tracks[track_id]

@@ -185,7 +185,19 @@ def test_shapes_of_long_gone_people_are_forgotten() -> None:
     for track_id in range(MAX_TRACKS + 10):
         shapes.add(track_id, np.zeros(2), 1.0, np.ones(2))
         shapes.add(0, np.zeros(2), 1.0, np.ones(2))  # somebody who stays
+    shapes.forget_old(num_present=MAX_TRACKS + 5)
+    assert len(shapes) == MAX_TRACKS + 5
+    shapes.forget_old(num_present=2)
     assert len(shapes) == MAX_TRACKS
     shapes.of(0)
     with pytest.raises(KeyError):
         shapes.of(1)
+
+
+def test_a_crowd_larger_than_the_memory_is_fitted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.shapes.MAX_TRACKS", 1)
+    meshes = placed(walk(2, rough_m=0.0))
+    assert [mesh.track_id for mesh in meshes] == [4, 9, 4, 9]
+    for track_id in (4, 9):
+        shapes = np.stack([mesh.shape for mesh in meshes if mesh.track_id == track_id])
+        assert np.ptp(shapes, axis=0).max() == 0
