@@ -1,6 +1,7 @@
-"""Files that the user names."""
+"""Files that the user names, and names for what is made of them."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import InputError
@@ -18,3 +19,14 @@ def check_file(path: Path, expected: str, of_folder: str = "") -> None:
         raise InputError(f"{path}: no such file; expected {expected}" + "; --webcam takes addresses" * bool(scheme))
     if path.stat().st_size == 0:
         raise InputError(f"{path}: empty (0 bytes), expected {expected}; copy or download it again")
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names in their order; those that are taken already get a number: a, a-2, a-3."""
+    taken: dict[str, None] = {}
+    for base in names:
+        name, number = base, 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken[name] = None
+    return list(taken)

@@ -13,6 +13,7 @@ from app.config import LiveConfig
 from app.detect import Detector
 from app.engine import NO_FACES, check_fits, open_detector, open_estimator
 from app.export import OVERLAY_SINK, PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
+from app.files import distinct
 from app.finished import already_done, drawing_settings, file_version
 from app.parametric import shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
@@ -257,18 +258,9 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
 
 def result_folders(paths: list[Path], folder: Path) -> list[Path]:
     """A folder for each input: its name without suffix; inputs of the same name get their suffix or a number as well."""
-    taken: set[str] = set()
-    folders = []
-    for path in paths:
-        stem = path.resolve().stem
-        same = sum(other.resolve().stem == stem for other in paths)
-        name = base = stem if same == 1 else f"{stem}-{path.suffix.lstrip('.')}"
-        number = 2
-        while name in taken:
-            name, number = f"{base}-{number}", number + 1
-        taken.add(name)
-        folders.append(folder / name)
-    return folders
+    stems = [path.resolve().stem for path in paths]
+    names = (stem if stems.count(stem) == 1 else f"{stem}-{path.suffix.lstrip('.')}" for stem, path in zip(stems, paths, strict=True))
+    return [folder / name for name in distinct(names)]
 
 
 def max_under_way(size_px: tuple[int, int], held: int = 1) -> int:

@@ -28,6 +28,7 @@ from app.export.npz import CAMERA_TURNS, map_rows, reading
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import Track, frame_s_of, from_0, people_of, rows_of
 from app.export.world import World
+from app.files import distinct
 from core.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -219,9 +220,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def write_all(files: list[Path], out: Path | None) -> None:
-    """The command: every person of every file. Raises InputError and OSError."""
-    for file in files:
-        folder = out / file.resolve().parent.name if out is not None and len(files) > 1 else out
+    """The command: every person of every file. Raises InputError and OSError.
+
+    out: folder for the .bvh files, and of several files for a folder of each, called as the file's own; None: beside each file
+    """
+    folders = [out] * len(files)
+    if out is not None and len(files) > 1:
+        folders = [out / name for name in distinct(file.resolve().parent.name for file in files)]
+    for file, folder in zip(files, folders, strict=True):
         for path in write_people(file, folder):
             print(path)
 

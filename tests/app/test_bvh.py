@@ -184,14 +184,14 @@ def test_no_file_and_no_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_command(tmp_path: Path, repository: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_npz(tmp_path / name / "meshes.npz", PEOPLE)
-    files = [str(tmp_path / name / "meshes.npz") for name in ("a", "b")]
+    files = []
+    for name in ("a/in", "b/in", "c"):
+        (tmp_path / name).mkdir(parents=True)
+        files.append(str(write_npz(tmp_path / name / "meshes.npz", PEOPLE)))
     command = [sys.executable, "-m", "app.export.bvh", *files, "--out", str(tmp_path / "out")]
     ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
     written = sorted((tmp_path / "out").rglob("*.bvh"))
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
-        f"{name}/person-{number}.bvh" for name in ("a", "b") for number in (3, 7)
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in written) == [
+        f"{name}/person-{number}.bvh" for name in ("c", "in-2", "in") for number in (3, 7)
     ]
-    assert sorted(ended.stdout.split()) == [str(path) for path in written]
+    assert sorted(ended.stdout.split()) == sorted(str(path) for path in written)
