@@ -76,12 +76,17 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """For people: without the password of a URL."""
+        """For people: of a URL no more than can hold neither user nor password, wherever it has them."""
         if self.kind == "device":
             return f"camera {self.value}"
         if self.kind == "file":
             return Path(self.value).name
-        return re.sub(r"//[^/@]*@", "//", self.value)
+        scheme, rest = self.value.split("://", 1)
+        place, *query = re.split(r"[?#]", rest, maxsplit=1)
+        if any("@" in part for part in query):  # of a password with such a sign in it, or of the query: nobody can tell
+            return f"{scheme}://..."
+        place = place.rpartition("@")[2]  # passwords may have an @ or a / in them
+        return f"{scheme}://{re.sub(r'/[^/]*=.*', '', place)}"  # rtsp://HOST/user=a&password=b is some cameras' way
 
 
 Pictures = Iterator[tuple[np.ndarray, float | None]]

@@ -151,9 +151,24 @@ def test_a_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
         pass
 
 
-def test_passwords_are_not_shown() -> None:
-    address = Address.parse("rtsp://user:secret@10.0.0.1/stream")
-    assert (address.kind, address.shown) == ("stream", "rtsp://10.0.0.1/stream")
+@pytest.mark.parametrize(("url", "shown"), [
+    ("rtsp://10.0.0.1:554/stream/1", "rtsp://10.0.0.1:554/stream/1"),
+    ("rtsp://user:secret@10.0.0.1/stream", "rtsp://10.0.0.1/stream"),
+    ("rtsp://user:se@cret@10.0.0.1/stream", "rtsp://10.0.0.1/stream"),
+    ("rtsp://user:se/cret@10.0.0.1/stream", "rtsp://10.0.0.1/stream"),
+    ("rtsp://user:se?cret@10.0.0.1/stream", "rtsp://..."),
+    ("rtsp://user:se#cret@10.0.0.1/stream", "rtsp://..."),
+    ("http://10.0.0.1/video?user=a&pwd=secret", "http://10.0.0.1/video"),
+    ("http://10.0.0.1/video?user=a&pwd=se@cret", "http://..."),
+    ("http://user:secret@10.0.0.1/video#secret", "http://10.0.0.1/video"),
+    ("rtsp://10.0.0.1:554/user=a&password=secret&channel=1/live", "rtsp://10.0.0.1:554"),
+])  # fmt: skip
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    address = Address.parse(url)
+    assert (address.kind, address.value, address.shown) == ("stream", url, shown)
+
+
+def test_cameras_have_a_number_or_a_file() -> None:
     assert Address.parse("2").kind == Address.parse("/dev/video0").kind == "device"
 
 
