@@ -164,13 +164,12 @@ class Recorder:
         """What was recorded, for the last line."""
         if self._wanted:
             return f"; nothing recorded to {self._config.record}: the session ended before the network was loaded"
-        recorded = [f"{item.path} (only {item.num_frames} frames)" if item.problem else str(item.path) for item in self._recorders]
-        return f"; recorded {', '.join(recorded)}" if recorded else ""
+        return f"; recorded {', '.join(map(_recorded, self._recorders))}" if self._recorders else ""
 
     @property
     def complete(self) -> bool:
         """Whether everything that was asked for is recorded."""
-        return not self._wanted and not any(item.problem for item in self._recorders)
+        return not self._wanted and not any(item.problem or item.num_dropped for item in self._recorders)
 
     @property
     def paths(self) -> list[Path]:
@@ -204,6 +203,16 @@ class Recorder:
         self._current = SessionRecorder(path, info, config.record_pictures)
         self._recorders.append(self._current)
         self._loop.attach(RECORDING, self._current)
+
+
+def _recorded(recorder: "SessionRecorder") -> str:
+    """The file, and how much of the session is in it where that is not all."""
+    num_frames, num_dropped = recorder.num_frames, recorder.num_dropped
+    if recorder.problem:
+        return f"{recorder.path} (only {num_frames} frames)"
+    if num_dropped:
+        return f"{recorder.path} ({num_frames} of {num_frames + num_dropped} frames: the disk was too slow)"
+    return str(recorder.path)
 
 
 class LiveSession:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -278,6 +279,19 @@ def test_a_recording_that_stops_is_no_whole_one_in_the_last_line(tmp_path: Path,
         assert recorder.text == f"! the recording {path} stopped after 3 frames: [Errno {errno.ENOSPC}] No space left on device"
     assert recorder.summary == f"; recorded {path} (only 3 frames)"
     assert SessionReader(path).num_frames == 3
+
+
+def test_frames_that_a_recording_lacks_are_told_in_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = SessionRecorder._write
+    monkeypatch.setattr(SessionRecorder, "_write", lambda recorder, scene: (time.sleep(0.2), write(recorder, scene)))
+    path = tmp_path / "a.arrows"
+    with fake_camera(fps=60) as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+        recorder = Recorder(loop, replace(CONFIG, record=path), tmp_path)
+        until(lambda: somebody(loop))
+        recorder.start_if_wanted()
+        until(lambda: not recorder.complete)
+    told = re.fullmatch(rf"; recorded {re.escape(str(path))} \((\d+) of (\d+) frames: the disk was too slow\)", recorder.summary)
+    assert told and int(told[1]) == SessionReader(path).num_frames < int(told[2])
 
 
 def test_hud_lines_and_dict() -> None:
