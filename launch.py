@@ -17,7 +17,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  before anything that an older Pyt
 
 from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields, idle_flags
 from app.native_logs import quiet_native_libraries
-from app.stopping import interrupted_politely
+from core.stopping import interrupted_politely
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
 BENCH_SECTIONS = ("network", "stages", "recorded", "live", "start-up", "smoothing", "scaling")

@@ -24,13 +24,13 @@ from app.session_format import SessionInfo
 from app.settling import Settling
 from app.shapes import TrackShapes
 from app.stages import each
-from app.stopping import stop_on_signal
 from app.types import Intrinsics, Posture, Scene, SmoothedMesh
 from app.webcam import POLL_S, NoDisplayError, View, check_display, open_window
 from core.bodies import load_body
 from core.errors import InputError
 from core.fitters import FAITHFUL
 from core.geometry import project_pinhole, translation_onto
+from core.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from core.bodies import Body

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from app.stopping import orderly_end
+from core.stopping import orderly_end
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -16,10 +16,10 @@ from app.config import LiveConfig
 from app.governor import Governor
 from app.hud import Hud, HudMeter
 from app.liveloop import LiveLoop, Moment
-from app.stopping import stop_on_signal
 from app.threads import Begun, usable_cores
 from app.types import Scene
 from core.errors import InputError
+from core.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from app.live import LivePipeline

@@ -11,7 +11,7 @@ from app.bench.machine import peak_gpu_memory_mb, peak_memory_mb, this_machine
 from app.bench.report import Report
 from app.bench.sections import QUICK, THOROUGH, Bench, chosen
 from app.config import LiveConfig
-from app.stopping import interrupted_politely
+from core.stopping import interrupted_politely
 
 log = logging.getLogger(__name__)
 

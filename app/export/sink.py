@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from app.stages import Stage, each
-from app.stopping import orderly_end
 from app.types import Intrinsics, Scene
 from core.arrays import check_array
 from core.joints import JOINT_NAMES
 from core.registry import Registry
+from core.stopping import orderly_end
 
 if TYPE_CHECKING:
     from core.bodies import Body

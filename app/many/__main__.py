@@ -15,8 +15,8 @@ from app.many.plan import FLAGS, Plan
 from app.many.report import Watch, num_finished, survey, table
 from app.many.videos import find_jobs, shard
 from app.native_logs import quiet_native_libraries
-from app.stopping import stop_on_signal
 from core.errors import InputError
+from core.stopping import stop_on_signal
 
 log = logging.getLogger("app.many")
 

@@ -70,7 +70,7 @@ def run_worker(
     quiet_native_libraries()
     from app.many.worker import Worker
     from app.progress import ProgressBar
-    from app.stopping import stop_on_signal
+    from core.stopping import stop_on_signal
 
     with stop_on_signal() as stop:
         Worker(plan, stop, ProgressBar if alone else None).run()

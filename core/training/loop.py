@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
+from core.stopping import StopRequest
 from core.training.batches import Batch, Cursor
 from core.training.crew import Crew
 from core.training.journal import Journal
-from core.training.stopping import StopRequest
 from core.training.trainer import Scorer, Trainer
 from core.training.watch import NotFiniteError
 
@@ -44,7 +44,7 @@ def run(trainer: Trainer, source: Source, validation: Scorer | None, stop: StopR
         pace = Pace(trainer)
         for cursor, batch in stream:
             trainer.elapsed_s += pace.passed_s()
-            journal.add(checked_step(trainer, batch, stop.signal_name is not None), trainer.num_samples)
+            journal.add(checked_step(trainer, batch, stop.is_set()), trainer.num_samples)
             trainer.cursor = cursor
             trainer.elapsed_s += pace.passed_s()
             ended = trainer.finished or trainer.stopping
@@ -58,8 +58,8 @@ def run(trainer: Trainer, source: Source, validation: Scorer | None, stop: StopR
                 trainer.save_state()
             if ended:
                 break
-    if stop.signal_name and trainer.crew.leads:
-        log.warning("stopped by %s; start the same command again to go on from %d samples", stop.signal_name, trainer.num_samples)
+    if stop.is_set() and trainer.crew.leads:
+        log.warning("stopped by %s; start the same command again to go on from %d samples", stop.reason, trainer.num_samples)
 
 
 class Quiet:

@@ -5,7 +5,7 @@ python -m core.training.train --shards DIR --validation DIR --variant NAME --tru
 
 CONFIG is a file, a name in core/training/configs (paper-s-r50, 3dpw-finetune, ...), or a state or checkpoint of an earlier run.
 Writes RUN/log.jsonl, RUN/state.pt (everything needed to go on), RUN/best.safetensors and RUN/last.safetensors. Started again
-with the same RUN it goes on where it was, batch for batch; Ctrl-C and SIGTERM save the state first.
+with the same RUN it goes on where it was, batch for batch; Ctrl-C, SIGTERM and the terminal's end save the state first.
 On several GPUs or machines: `torchrun --nproc-per-node=GPUS -m core.training.train CONFIG`. On a CPU
 `torchrun --nproc-per-node=CORES -m core.training.train ... --threads 1` is nearly twice as quick as one process.
 """
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from core.errors import InputError, exit_code
+from core.stopping import stop_on_signal
 from core.training.batches import FeatureNoise, FeatureSource, People
 from core.training.config import RunFiles, RunFolder, TrainConfig, build_parser, check_options
 from core.training.crew import Crew
@@ -28,7 +29,6 @@ from core.training.losses import LossWeights
 from core.training.parts import build_for_training
 from core.training.settings import from_flags
 from core.training.sources import read_sources
-from core.training.stopping import StopRequest
 from core.training.trainer import Origin, Scorer, Trainer, read_state
 from core.training.validation import Validation
 
@@ -90,7 +90,7 @@ def dry_run(trainer: Trainer, source: FeatureSource, validation: Validation) -> 
 def train(trainer: Trainer, source: Source, validation: Scorer | None, tensorboard: bool = False) -> None:
     """Run to the end or to a signal, and say how it went."""
     trainer.folder.run.mkdir(parents=True, exist_ok=True)
-    with StopRequest().listening() as stop:
+    with stop_on_signal() as stop:
         if not trainer.finished:
             run(trainer, source, validation, stop, tensorboard)
     trainer.crew.close()

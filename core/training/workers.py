@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from core.stopping import ASKING
 from core.training.batches import Batch, Cursor
 
 PARENT_CHECK_S = 2.0
@@ -52,8 +53,8 @@ def worker_options(num_workers: int, ahead: int) -> dict[str, Any]:
 
 
 def _begin_worker(_: int) -> None:
-    """In a worker: both signals are for the main process, which lets everybody end in order; a process group gets them all at once."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """In a worker: these signals are for the main process, which lets everybody end in order; a process group gets them all at once."""
+    for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
 

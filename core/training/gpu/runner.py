@@ -20,6 +20,7 @@ import torch
 from core.bodies.anny import AnnyBody
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.errors import InputError
+from core.stopping import StopRequest, stop_on_signal
 from core.training.averages import EVERY_STEPS
 from core.training.batches import Cursor
 from core.training.config import RunFolder
@@ -31,7 +32,6 @@ from core.training.gpu.source import Maker, RenderedSource, RenderedValidation
 from core.training.loop import run as run_loop
 from core.training.people_config import VALIDATION_SEED, several
 from core.training.run_config import RunConfig, run_config
-from core.training.stopping import StopRequest
 from core.training.trainer import Origin, Scorer, Trainer
 
 log = logging.getLogger(__name__)
@@ -212,11 +212,7 @@ def _plans(options: dict[str, Any], batch: int, held_out: bool) -> PlanConfig:
 @contextmanager
 def ending_after(minutes: float, stop: StopRequest) -> Iterator[None]:
     """Ask to stop when the time is up."""
-
-    def ask() -> None:
-        stop.signal_name = f"the limit of {minutes:g} minutes"
-
-    timer = threading.Timer(minutes * 60, ask)
+    timer = threading.Timer(minutes * 60, stop.ask, (f"the limit of {minutes:g} minutes",))
     timer.daemon = True
     timer.start()
     try:
@@ -227,8 +223,7 @@ def ending_after(minutes: float, stop: StopRequest) -> Iterator[None]:
 
 def train_for(settings: dict[str, Any], call: Call) -> RecipeTrainer:
     """One call: train until the time is up, a signal comes or the run is at its end; then state and pieces are written."""
-    stop = StopRequest()
-    with stop.listening(), ending_after(call.minutes, stop):
+    with stop_on_signal() as stop, ending_after(call.minutes, stop):
         trainer, source, validation = open_call(settings, call)
         if trainer.finished:
             trainer.export(call.out)

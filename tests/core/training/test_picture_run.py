@@ -14,6 +14,7 @@ import torch
 
 from core.checkpoint import load_checkpoint
 from core.errors import InputError
+from core.stopping import StopRequest
 from core.training import loop
 from core.training.batches import Cursor
 from core.training.checks import parameter_problems
@@ -22,7 +23,6 @@ from core.training.picture_run import open_picture_run
 from core.training.pictures import Order, Seen, plain_batches
 from core.training.run_config import read_run_config
 from core.training.shard_people import ShardPeople
-from core.training.stopping import StopRequest
 from core.training.train import main, use_threads
 from core.training.trainer import Trainer, read_state
 from core.training.workers import cursors_from
@@ -315,19 +315,21 @@ def test_sigterm_saves_and_ends_and_the_same_command_goes_on(tmp_path: Path, peo
 
 
 def test_a_signal_to_the_whole_process_group_saves_too(tmp_path: Path, people: Path) -> None:
-    """As torchrun, timeout and Slurm send it: to the processes that read pictures as well."""
+    """As a terminal that is closed sends it, and torchrun, timeout and Slurm others: to the processes that read pictures as well."""
     training = {"samples": 400_000, "log_samples": 16, "validate_samples": 390_000}
     data = {"train": {"kind": "shards", "path": str(people)}, "validation": None, "workers": 2}
     place = write_config(tmp_path / "c.yaml", people, None, training=training, data=data)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who is started under nohup ignores it
     process = subprocess.Popen(toy_command(str(place)), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGHUP, before)
     log = tmp_path / "run" / "log.jsonl"
     deadline = time.monotonic() + 150
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGHUP)
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 0, said
-    assert "stopped by SIGTERM" in said
+    assert "stopped by SIGHUP" in said
     assert read_state(tmp_path / "run" / "state.pt")["counts"]["num_samples"] > 0
 
 

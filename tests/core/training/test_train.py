@@ -1,6 +1,4 @@
 import json
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 
 from core.checkpoint import save_checkpoint
 from core.config import ABLATIONS
+from core.stopping import StopRequest
 from core.training import loop, train
 from core.training.attention import plan_blocks, quick_attention
 from core.training.averages import EVERY_STEPS, AveragedWeights
@@ -59,7 +58,7 @@ def give_features(folder: Path) -> None:
 def run_all(files: RunFiles, config: TrainConfig = CONFIG) -> train.Trainer:
     files.run.mkdir(parents=True, exist_ok=True)
     trainer, source, validation = train.open_run(files, config, LossWeights())
-    train.run(trainer, source, validation, train.StopRequest())
+    train.run(trainer, source, validation, StopRequest())
     return trainer
 
 
@@ -172,7 +171,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(files: RunF
     trainer, people, validation = train.open_run(files, replace(CONFIG, lr=1e30, clip_norm=1e30, warmup_samples=0), LossWeights())
     trainer.watch.late = late  # as on a GPU
     with pytest.raises(train.InputError, match=r"bad-batch\.pt"):
-        train.run(trainer, people, validation, train.StopRequest())
+        train.run(trainer, people, validation, StopRequest())
     assert torch.load(files.run / "bad-batch.pt", weights_only=True)["features"][0].shape == (8, 8, 7, 7)
 
 
@@ -235,12 +234,6 @@ def test_more_processes_than_gpus_may_train_on_the_cpu(monkeypatch: pytest.Monke
     assert training_device("cpu", crew).type == "cpu"
     with pytest.raises(train.InputError, match="process 1 has no GPU of its own, there are 1"):
         training_device("cuda", crew)
-
-
-def test_signals_only_ask(files: RunFiles) -> None:
-    with train.StopRequest().listening() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal_name == "SIGTERM"
 
 
 def test_averages_follow_slowly_and_give_the_weights_back() -> None:

@@ -14,6 +14,17 @@ ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 """Ctrl-C, a polite kill, and a terminal that is closed."""
 
 
+class StopRequest(threading.Event):
+    """Set when somebody asks work to end. reason: who or what, for people; "" until then."""
+
+    reason = ""
+
+    def ask(self, reason: str) -> None:
+        """Ask."""
+        self.reason = reason
+        self.set()
+
+
 @contextmanager
 def interrupted_politely() -> Iterator[None]:
     """A polite kill and a terminal that is closed do what Ctrl-C does, unless somebody wants them ignored (nohup)."""
@@ -22,14 +33,14 @@ def interrupted_politely() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, a polite kill and the terminal's end set. A second Ctrl-C interrupts as usual."""
-    stop = threading.Event()
+def stop_on_signal() -> Iterator[StopRequest]:
+    """A request that Ctrl-C, a polite kill and the terminal's end make. A second Ctrl-C interrupts as usual."""
+    stop = StopRequest()
 
     def ask(number: int, _: object) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.set()
+        stop.ask(signal.Signals(number).name)
 
     with handled_by(ask, [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT]):
         yield stop
