@@ -118,7 +118,7 @@ class _Player:
     def _advance(self) -> float:
         """Seconds into the session: as time passes, except while the view is paused."""
         now_s = time.perf_counter()
-        if not getattr(self._view, "paused", False):
+        if not self._view.paused:
             self._position_s += now_s - self._clock_s
         self._clock_s = now_s
         return self._position_s

@@ -40,7 +40,11 @@ MAX_DRAW_FAILURES = 5
 
 
 class View(Protocol):
-    """What the loop needs of app.viewer.window.Window."""
+    """What sessions and replays need of app.viewer.window.Window."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether whoever watches has stopped the scene."""
 
     def set_body(self, body: "Body", joint_weights: object) -> None:
         """Once the network is loaded."""

@@ -81,6 +81,11 @@ class ToyBody:
             rows[joint, [2 * joint, (2 * joint + 15) % 30]] = 0.5
         return csr_matrix(rows)
 
+    def to(self, device: torch.device | str) -> "ToyBody":
+        """Nothing to move."""
+        del device
+        return self
+
     def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
         """(B, V, 3) metres."""
         return torch.einsum("bij,bvj->bvi", pose[:, 0], torch.from_numpy(self.levels.template_m) * (1 + shape[:, None]))

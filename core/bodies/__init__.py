@@ -1,7 +1,7 @@
 """Body models behind one contract.
 
 A body has `name`, `faces` (F, 3), `joint_names`, `levels` (MeshLevels), `joint_regressor` (14, V) sparse,
-`vertices(pose, shape)` -> (B, V, 3), `joints(vertices)` -> (B, 14, 3), `pelvis(vertices)` -> (B, 3), `tensors()`;
+`to(device)`, `vertices(pose, shape)` -> (B, V, 3), `joints(vertices)` -> (B, 14, 3), `pelvis(vertices)` -> (B, 3), `tensors()`;
 and of its parameters `num_bones`, `num_shape`, the names that files give them, and labels for their axes.
 A new body is one file here and one row below.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from core.errors import InputError
@@ -36,6 +37,9 @@ class Body(Protocol):
     def joint_regressor(self) -> csr_matrix:
         """(14, V) float32."""
         ...
+
+    def to(self, device: torch.device | str) -> "Body":
+        """Move what posing on that device needs there; returns itself."""
 
     def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
         """Pose (B, num_bones, 3, 3) and shape (B, num_shape) -> (B, V, 3) metres."""

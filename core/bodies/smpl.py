@@ -144,6 +144,11 @@ class SmplBody:
         """(B, 6890, 3) -> (B, 3), the regressor's own pelvis."""
         return self._dense_regressor[-1].to(vertices) @ vertices
 
+    def to(self, device: torch.device | str) -> "SmplBody":
+        """Nothing is moved: what posing needs follows its arguments."""
+        del device
+        return self
+
     def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
         """pose: (B, 24, 3, 3) rotations, root first, in camera axes; shape: (B, 10) betas -> (B, 6890, 3) metres.
 

@@ -245,6 +245,8 @@ class BatchStream:
 class FeatureSource:
     """Cached people, ready to be streamed from any cursor."""
 
+    num_broken = 0
+
     def __init__(self, people: People, noise: FeatureNoise, seed: int, dtype: torch.dtype) -> None:
         self.people, self.noise, self.seed, self.dtype = people, noise, seed, dtype
 

@@ -23,7 +23,9 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """People to train on."""
+    """People to train on. num_broken: samples that were skipped so far, because they are broken."""
+
+    num_broken: int
 
     def __len__(self) -> int:
         """How many there are now."""
@@ -123,8 +125,7 @@ class Pace:
         }
         if trainer.device.type == "cuda":
             record["gpu_gib"] = round(torch.cuda.max_memory_allocated(trainer.device) / 2**30, 2)
-        broken = getattr(getattr(source, "broken", None), "count", 0)
-        return {**record, "broken_samples": broken} if broken else record
+        return {**record, "broken_samples": source.num_broken} if source.num_broken else record
 
 
 def crossed(every: int, before: int, after: int) -> bool:
@@ -144,7 +145,7 @@ def validate(trainer: Trainer, source: Source, validation: Scorer | None, journa
     scores = trainer.validate(validation)
     if isinstance(journal, Journal):
         journal.write({"samples": trainer.num_samples, **scores})
-        journal.draw(getattr(validation, "panels", []), trainer.parts.body.faces, trainer.num_samples)
+        journal.draw(validation.panels, trainer.parts.body.faces, trainer.num_samples)
 
 
 def checked_step(trainer: Trainer, batch: Batch, stop: bool) -> dict[str, Tensor]:

@@ -170,7 +170,12 @@ class PictureSource:
     def __init__(self, people: SampleDataset, augmentation: Augmentation, maker: TargetMaker, seed: int, num_workers: int) -> None:
         self.people, self.maker, self.seed, self.num_workers = people, maker, seed, num_workers
         self.views = Views(people, augmentation, BodySizes.of(maker.body), seed)
-        self.broken = BrokenCount()
+        self._broken = BrokenCount()
+
+    @property
+    def num_broken(self) -> int:
+        """Samples that were skipped so far."""
+        return self._broken.count
 
     def __len__(self) -> int:
         return len(self.people)
@@ -181,4 +186,4 @@ class PictureSource:
             raise InputError(f"batch: got {batch_size}, but the data set holds only {len(self.people)} people; lower the batch")
         order = Order(len(self.people), batch_size, self.seed, start, crew)
         loader = _loader(self.views, order, self.num_workers, self.maker.device)
-        return streamed(loader, cursors_from(start, order.batches_per_epoch), lambda loaded: on_device(loaded, self.maker, self.broken))
+        return streamed(loader, cursors_from(start, order.batches_per_epoch), lambda loaded: on_device(loaded, self.maker, self._broken))

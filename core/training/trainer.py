@@ -1,8 +1,9 @@
 """One training run: everything that changes while it goes, and how it is saved and taken up again."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +24,20 @@ from core.training.parametric import ParametricCriterion, ParametricWeights
 from core.training.parts import Parts
 from core.training.watch import NotFiniteError, Watch
 
+if TYPE_CHECKING:
+    from core.training.sheet import Panel
+
 
 class Scorer(Protocol):
-    """What validates: scores of a network as it is now. shared: all processes take part, not the leader alone."""
+    """What validates: scores of a network as it is now.
+
+    shared: all processes take part, not the leader alone
+    parametric, panels: of the last `scores`, those of the mesh that the body's parameters pose, and people drawn, where there are any
+    """
 
     shared: bool
+    parametric: Scores | None
+    panels: "Sequence[Panel]"
 
     def scores(self, objective: Objective, crew: Crew) -> tuple[Scores, KeypointScores | None]:
         """Scores on synthetic people or a data set, and on people with keypoints where there are any."""
@@ -66,7 +76,7 @@ class Trainer:
         self.dtype = training_dtype(config.precision, self.device)
         criterion = Criterion(parts.body, weights)
         parametric = ParametricCriterion(parts.body, self.regressor_weights, criterion) if self.regressor_weights.any else None
-        if parametric is not None and hasattr(parts.body, "to"):
+        if parametric is not None:
             parts.body.to(self.device)
         self.frozen = freeze(parts.model, config, parametric is not None)
         self.model = parts.model.to(self.device)
@@ -226,10 +236,9 @@ class Trainer:
         with self.average.applied():
             people, keypoints = validation.scores(self.objective, self.crew)
             scores = {"synthetic": asdict(people), "keypoints": asdict(keypoints) if keypoints else None}
-            parametric = getattr(validation, "parametric", None)
-            if parametric is not None:
-                scores["parametric"] = asdict(parametric)
-            judged = parametric or people
+            if validation.parametric is not None:
+                scores["parametric"] = asdict(validation.parametric)
+            judged = validation.parametric or people
             total = judged.mpjpe_mm + judged.pa_mpjpe_mm
             targets = [self.folder.last]
             if self.best is None or total < self.best:

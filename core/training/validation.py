@@ -20,7 +20,7 @@ BATCH_SIZE = 64
 class Validation:
     """A fixed set of synthetic people, and where given a folder of real ones with keypoints."""
 
-    shared = False
+    shared, parametric, panels = False, None, ()
 
     def __init__(self, people: People, limit: int, coco: Path | None = None) -> None:
         """limit: at most so many synthetic people, spread evenly over the set; 0 = all."""

@@ -84,6 +84,8 @@ class Kept:
 class FakeWindow:
     """Draws nothing; fails for ever from the drawing `breaks_at` on; closes after `closes_at` drawings."""
 
+    paused = False
+
     def __init__(self, breaks_at: int | None = None, closes_at: int | None = None) -> None:
         self.breaks_at, self.closes_at = breaks_at, closes_at
         self.drawn: list[tuple[Scene, Hud, str]] = []

@@ -71,6 +71,8 @@ class Maker:
 class RenderedSource:
     """Endless people of one configuration; `epoch` people are called an epoch. Batch n is the same in whatever session it is made."""
 
+    num_broken = 0
+
     def __init__(self, body: AnnyBody, config: PlanConfig, maker: Maker, epoch: int, workers: int) -> None:
         self.plans, self.maker, self.workers = Plans(body, config), maker, workers
         self.per_epoch = epoch // config.batch
@@ -97,7 +99,7 @@ class RenderedSource:
 class RenderedValidation:
     """Held-out people (other shapes, outfits, backgrounds than training sees), made once; and people of COCO where a folder is there."""
 
-    shared = False
+    shared, parametric, panels = False, None, ()
 
     def __init__(self, plans: Plans, maker: Maker, count: int, coco: Path | None = None) -> None:
         self.plans, self.maker = plans, maker
