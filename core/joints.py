@@ -35,3 +35,4 @@ def mirrored(names: tuple[str, ...] = JOINT_NAMES) -> list[int]:
 
 
 HIPS = indices(("R_Hip", "L_Hip"))
+ANKLES = indices(("R_Ankle", "L_Ankle"))

@@ -89,7 +89,7 @@ class FastMETRO(nn.Module):
         image = self.conv_1x1(features).flatten(2).transpose(1, 2)  # (B, 49, wide)
         camera = self.camera.encoder_tokens.to(image.dtype).expand(image.shape[0], -1, -1)  # under autocast all tokens stay in its type
         first, second = self.stages
-        tokens, queries = (tensor.to(image.dtype) for tensor in self._begin())
+        tokens, queries = (tensor.to(image.dtype) for tensor in self.kept_constants())
         camera, image, tokens = first(camera, image, tokens, queries, self.mask)
         camera, image, tokens = self.reduction(camera, image, tokens)
         camera, image, tokens = second(camera, image, *second.begin(tokens, self.mask), self.mask)
@@ -115,28 +115,30 @@ class FastMETRO(nn.Module):
         full = self.upsampling[1](intermediate) if intermediate is not None and num_levels > 2 else None
         return coarse, intermediate, full
 
-    def _begin(self) -> tuple[Tensor, Tensor]:
+    def constants(self) -> tuple[Tensor, Tensor]:
         """Decoder tokens (1, 445, wide) after the first self-attention, and their queries to the image.
 
         They are the same for every picture, so they are computed for a batch of one; in training one dropout mask then serves the
-        whole batch. Inference computes them once and again only when a weight behind them has changed. A fused optimiser changes
-        weights without counting it, so a pass that one may follow forgets them.
+        whole batch.
+        """
+        tokens = torch.cat([self.camera.decoder_tokens, self.tokens()])[None]
+        return self.stages[0].begin(tokens, self.mask)
+
+    def kept_constants(self) -> tuple[Tensor, Tensor]:
+        """Inference computes the constants once and again only when a weight behind them has changed. A fused optimiser changes weights
+        without counting it, so a pass that one may follow forgets them.
         """
         if self.training or torch.is_grad_enabled():
             if not torch.compiler.is_compiling():
                 self._constants = None
-            return self._compute_constants()
+            return self.constants()
         device = self.conv_1x1.weight.device.type
         weights = (*self.tokens.parameters(), *self.camera.parameters(), *self.stages[0].decoder.layers[0].parameters())
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (autocast, *((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights))
         if self._constants is None or self._constants[0] != key:
-            self._constants = key, self._compute_constants()
+            self._constants = key, self.constants()
         return self._constants[1]
-
-    def _compute_constants(self) -> tuple[Tensor, Tensor]:
-        tokens = torch.cat([self.camera.decoder_tokens, self.tokens()])[None]
-        return self.stages[0].begin(tokens, self.mask)
 
     def train(self, mode: bool = True) -> "FastMETRO":
         """As nn.Module's. Whoever changes the mode has trained or will, so the constants are forgotten."""

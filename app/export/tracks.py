@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.visibility import with_smooth_edge
-from core.joints import indices
 
 FRAME_S = 1 / 30
 """Of what has no rate, a picture."""
 GAP_FRAMES = 3
 """Somebody missing for more frames than this disappears for that time."""
-ANKLES = indices(("R_Ankle", "L_Ankle"))
 
 
 @dataclass(frozen=True)

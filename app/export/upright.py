@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.export.tracks import ANKLES, some_of
+from app.export.tracks import some_of
 from app.visibility import SHOWN_ABOVE
-from core.joints import HIPS, JOINT_NAMES, indices
+from core.joints import ANKLES, HIPS, JOINT_NAMES, indices
 from core.rotations import unit
 
 LEGS = tuple(indices((f"{side}_Hip", f"{side}_Knee", f"{side}_Ankle")) for side in "RL")

@@ -9,10 +9,11 @@ from app.export.floor import one_floor
 from app.export.npz import CAMERA_TURNS
 from app.export.planted import foot_moves_m, planted, way_moves_m
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import ANKLES, Track, frame_s_of, people_of, rows_of, some_of, tracks_of
+from app.export.tracks import Track, frame_s_of, people_of, rows_of, some_of, tracks_of
 from app.export.upright import pitch_roll_deg, up_in_camera
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE
 from core.errors import InputError
+from core.joints import ANKLES
 from core.rotations import swing, unit
 
 RESTS_DEG = 0.15

@@ -19,7 +19,7 @@ from app.viewer.software_gl import settle_software_gl
 from app.viewer.stage import GRID_FAR_M, GRID_HALF_M, PICTURE_SIDE_PX, Eye, Panel, Picture, ground_grid, ring
 from app.viewer.styles import STYLES, BodyShape, Figure, Style
 from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE, with_smooth_edge
-from core.joints import indices
+from core.joints import ANKLES
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ BEHIND_M, NEAREST_PICTURE_M, FARTHEST_PICTURE_M = 1.2, 3.5, 60.0
 SETTLE = 0.15
 """How fast the ground and the picture's distance follow, a frame."""
 SIDE_YAW, SIDE_PITCH = math.radians(40), math.radians(14)
-ANKLES = indices(("R_Ankle", "L_Ankle"))
 SHOWN_FROM = (HIDDEN_BELOW + SHOWN_ABOVE) / 2
 """Joint visibility from which a part is drawn; the overlay fades in around it."""
 NOTE_FRAMES = 60

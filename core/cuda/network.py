@@ -85,11 +85,11 @@ class PackedNetwork(nn.Module):
         self.backbone = change_backbone(backbone.to(dtype=dtype, memory_format=torch.channels_last))
         model.backbone = nn.Identity()
         with torch.no_grad():
-            tokens, queries = model._compute_constants()  # in float32, once for all
+            tokens, queries = model.constants()  # in float32, once for all
         self.register_buffer("tokens", tokens.detach().to(dtype), persistent=False)
         self.register_buffer("queries", queries.detach().to(dtype), persistent=False)
         self.model = _in_mode(model, dtype)
-        self.model._begin = lambda: (self.tokens, self.queries)
+        self.model.kept_constants = lambda: (self.tokens, self.queries)
 
     def normalised(self, crops: Tensor) -> Tensor:
         """(B, 3, 224, 224) float32: core.pixels.Normaliser's numbers but for rounding, in one operation."""

@@ -10,11 +10,10 @@ from scipy.spatial.transform import Rotation
 from app.export.bvh import write_people
 from app.export.glb import write_glb
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import ANKLES
 from app.export.world import World
 from core.bodies.anny import AnnyBody
 from core.fitters import fitter_for
-from core.joints import JOINT_NAMES
+from core.joints import ANKLES, JOINT_NAMES
 from tests.app.gltf_player import Played
 from tests.app.stick_people import camera_from_world
 from tests.app.test_bvh import joints_of_file, table_of

@@ -5,7 +5,7 @@ import pytest
 
 from app.export.planted import FARTHEST_M, foot_moves_m, planted, way_moves_m
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import ANKLES
+from core.joints import ANKLES
 from tests.app.stick_people import FPS, Seen, walker
 
 ALL = np.ones(2, bool)

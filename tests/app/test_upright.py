@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from app.export.tracks import ANKLES
 from app.export.upright import pitch_roll_deg, up_in_camera, upright
-from core.joints import JOINT_NAMES
+from core.joints import ANKLES, JOINT_NAMES
 from tests.app.stick_people import FPS, Seen, camera_from_world, walker
 
 ALL_SEEN = np.ones(len(JOINT_NAMES))

@@ -7,10 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from app.export.floor import one_floor
-from app.export.tracks import ANKLES
 from app.export.world import World, turn_up
 from core.errors import InputError
-from core.joints import JOINT_NAMES
+from core.joints import ANKLES, JOINT_NAMES
 from tests.app.stick_people import FPS, Seen, walker
 
 NUM_FRAMES = 40
