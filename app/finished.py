@@ -12,6 +12,12 @@ from app.config import LiveConfig
 log = logging.getLogger(__name__)
 
 
+def given_settings(config: LiveConfig) -> dict[str, Any]:
+    """What decides about the result of a video or picture as it was given, whatever the machine and the network's body."""
+    names = ("checkpoint", "detector", "max_people", "smoothing", "focal_px", "parametric")
+    return {name: getattr(config, name) for name in names} | drawing_settings(config)
+
+
 def drawing_settings(config: LiveConfig) -> dict[str, Any]:
     """What decides about the files beside meshes.npz."""
     return {"show_hidden": config.show_hidden, "overlay": config.overlay, "glb": config.glb}

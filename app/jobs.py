@@ -12,9 +12,9 @@ from app.camera_turns import CameraTurns
 from app.config import LiveConfig
 from app.detect import Detector
 from app.engine import NO_FACES, check_fits, open_detector, open_estimator
-from app.export import OVERLAY_SINK, PICTURE_SINKS, PREVIEW_SINK, VIDEO_SINKS, Parameters, Recording, SinkGroup
+from app.export import GLB_SINK, OVERLAY_SINK, PICTURE_SINKS, VIDEO_SINKS, Parameters, Recording, SinkGroup
 from app.files import distinct
-from app.finished import already_done, drawing_settings, file_version
+from app.finished import already_done, file_version, given_settings
 from app.parametric import shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
@@ -53,12 +53,10 @@ class Engine:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides about the result, for summary.json."""
-        config = self.config
-        return {
-            "checkpoint": config.checkpoint, "body": self.estimator.body.name, "device": self.estimator.device,
-            "precision": self.estimator.precision, "detector": config.detector, "max_people": config.max_people,
-            "smoothing": config.smoothing, "focal_px": config.focal_px, "parametric": config.parametric,
-            "mesh": shown_mesh(self.estimator, config), **drawing_settings(config),
+        estimator = self.estimator
+        return given_settings(self.config) | {
+            "body": estimator.body.name, "device": estimator.device, "precision": estimator.precision,
+            "mesh": shown_mesh(estimator, self.config),
         }  # fmt: skip
 
     def noted(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:
 def video_sinks(config: LiveConfig) -> tuple[str, ...]:
     """Files of a video."""
     names = VIDEO_SINKS if config.overlay else tuple(name for name in VIDEO_SINKS if name != OVERLAY_SINK)
-    return (*names, PREVIEW_SINK) if config.glb else names
+    return (*names, GLB_SINK) if config.glb else names
 
 
 @dataclass

@@ -17,7 +17,7 @@ from app.export.bones import BODY, PARAMETERS
 from app.export.gltf import GltfScene, vertex_normals
 from app.export.npz import CAMERA_TURNS, map_rows
 from app.export.rigged import add_rigged, poses_them
-from app.export.sink import PREVIEW_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
+from app.export.sink import GLB_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
 from app.export.tracks import Track, from_0, without_hidden
 from app.export.world import World
 from app.types import Scene
@@ -221,12 +221,12 @@ def stretches(keys: np.ndarray) -> Iterator[np.ndarray]:
         yield keys[start : start + MAX_KEYS]
 
 
-@SINKS.register(PREVIEW_SINK)
+@SINKS.register(GLB_SINK)
 class GlbSink(ClosingSink):
     """Made from the meshes.npz beside it when that is finished, so it must come after that one in a SinkGroup."""
 
     def __init__(self, recording: Recording) -> None:
-        self.path = recording.folder / PREVIEW_SINK
+        self.path = recording.folder / GLB_SINK
         self.warnings: list[str] = []
         self._rows, self._show_hidden = recording.folder / "meshes.npz", recording.show_hidden
         self._closed = False
@@ -242,6 +242,6 @@ class GlbSink(ClosingSink):
         try:
             report = write_glb(self._rows, self.path, show_hidden=self._show_hidden)
         except InputError as error:
-            self.warnings.append(f"no {PREVIEW_SINK}: {error}")
+            self.warnings.append(f"no {GLB_SINK}: {error}")
             return
         log.debug("%s: %s", self.path, report)

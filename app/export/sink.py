@@ -7,7 +7,7 @@ written, as on a full disk, the overlay keeps its `.partial` name: there may be 
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -144,11 +144,20 @@ SINKS: Registry[Callable[[Recording], Sink]] = Registry("output file")
 
 OVERLAY_SINK = "overlay.mp4"
 VIDEO_SINKS = (OVERLAY_SINK, "meshes.npz", "summary.json")
-PREVIEW_SINK = "people.glb"
+GLB_SINK = "people.glb"
 """Made from meshes.npz, so it is named after that one."""
 PICTURE_SINKS = ("overlay.png", "meshes.npz", "summary.json")
 MADE_LATER = ("person-*.bvh",)
 """Made of an earlier run's meshes.npz by programs of their own, so they go with it."""
+
+
+def remove_results(folder: Path, names: Iterable[str]) -> None:
+    """Remove what an earlier run has left in `folder`: its files called `names`, in this order, and what was made of them."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    for pattern in MADE_LATER:
+        for stale in folder.glob(pattern):
+            stale.unlink(missing_ok=True)
 
 
 class SinkGroup(ClosingSink):
@@ -172,12 +181,7 @@ class SinkGroup(ClosingSink):
         try:
             for name in sorted(names, key=lambda name: name == "summary.json"):
                 self._sinks[name] = SINKS[name](recording)
-            for name in SINKS:
-                if name not in names:
-                    (recording.folder / name).unlink(missing_ok=True)
-            for pattern in MADE_LATER:
-                for stale in recording.folder.glob(pattern):
-                    stale.unlink(missing_ok=True)
+            remove_results(recording.folder, (name for name in SINKS if name not in names))
         except BaseException:
             self.close()
             raise

@@ -6,20 +6,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.config import LiveConfig
-from app.finished import changed_settings, drawing_settings, file_version
+from app.config import MODE_FLAGS, LiveConfig
+from app.finished import changed_settings, file_version, given_settings
 from app.many.videos import Job
 
 if TYPE_CHECKING:
     from app.jobs import Engine
 
 OpenEngine = Callable[[LiveConfig], AbstractContextManager["Engine"]]
-FLAGS = (
-    "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "detector", "max_people", "smoothing", "focal_px",
-    "show_hidden", "overlay",
-    "glb",
-)  # fmt: skip
-"""Of LiveConfig: those that recorded videos follow."""
+FLAGS = tuple(name for name in MODE_FLAGS["video"] if name != "overwrite")
+"""Of LiveConfig: those that recorded videos follow. What is done again is said by --redo-changed here."""
 
 
 class State(enum.Enum):
@@ -54,8 +50,7 @@ class Plan:
 
     def wanted(self, job: Job) -> dict[str, Any]:
         """The settings that a finished result must have: those given, not those that depend on the worker's machine."""
-        names = ("checkpoint", "detector", "max_people", "smoothing", "focal_px", "parametric")
-        given = {name: getattr(self.config, name) for name in names} | drawing_settings(self.config)
+        given = given_settings(self.config)
         if self.config.precision != "auto":
             given["precision_asked"] = self.config.precision  # a machine without it takes what is nearest
         if self.config.mesh == "free":  # the others depend on the body

@@ -33,7 +33,7 @@ MAX_TRIES = 3
 """Times that a video may take its worker's process with it (memory, a decoder's crash), before it counts as failed."""
 MAX_UNEXPECTED = 3
 """Unexpected errors in a row after which the fault is rather the machine's than the videos'."""
-SUMMARY, RESULTS = "summary.json", ("meshes.npz", "overlay.mp4", "people.glb")
+SUMMARY = "summary.json"
 TRIES = "tries"
 BEATEN = "%s: finished by another worker in the meantime; locks do not reach from one to the other on this disk"
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -193,7 +193,8 @@ def publish(made: Path, job: Job, plan: Plan) -> None:
     if not plan.is_open(job):
         log.warning(BEATEN, job.video)
         return
-    for name in (SUMMARY, *RESULTS):
-        (job.folder / name).unlink(missing_ok=True)
+    from app.export import SINKS, remove_results
+
+    remove_results(job.folder, sorted(SINKS, key=lambda name: name != SUMMARY))
     for path in sorted(made.iterdir(), key=lambda path: path.name == SUMMARY):
         path.replace(job.folder / path.name)
