@@ -10,7 +10,9 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 if sys.version_info < (3, 10):  # noqa: UP036  before anything that an older Python cannot even read
     sys.exit(f"launch.py: this is Python {sys.version.split()[0]}; 3.10 or newer is needed, and tested are those that README names")
@@ -21,9 +23,16 @@ from core.stopping import interrupted_politely
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
 BENCH_SECTIONS = ("network", "stages", "recorded", "live", "start-up", "smoothing", "scaling")
-PAGELESS_MODES = ("video", "images", "replay", "demo", "check", "bench")
 SYSTEM_LIBRARIES = "libgl1 libegl1 libgles2 libx11-6 libidn2-0 libusb-1.0-0 libglib2.0-0"
 MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
+
+
+class Asked(NamedTuple):
+    """What the command line asks for."""
+
+    flags: argparse.Namespace
+    config: LiveConfig
+    page: PageConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"launch.py: {', '.join(idle)}: without effect {where}", file=sys.stderr)
     try:
         with interrupted_politely():
-            return run(flags, config, page)
+            return run(Asked(flags, config, page))
     except KeyboardInterrupt:
         return fail("interrupted; what was done until then is kept")
     except (ImportError, OSError, ValueError) as error:
@@ -89,8 +98,10 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
         parser.error(f"--bench: no section {unknown[0]!r}; there are {', '.join(BENCH_SECTIONS)}")
     if flags.quick and flags.bench is None:
         parser.error("--quick makes --bench shorter; it has no effect elsewhere")
-    if flags.record is not None and getattr(flags, "webcam", None) is None:
+    if flags.record is not None and flags.webcam is None:
         parser.error("--record saves live sessions; it needs --webcam")
+    if flags.page and mode_of(flags) not in ("page", "webcam"):
+        parser.error(f"--page: got it with --{mode_of(flags)}; give it alone, or with --webcam for where there is no display")
     try:
         return LiveConfig(**{item.name: getattr(flags, item.name) for item in flag_fields()})
     except ValueError as error:
@@ -98,8 +109,8 @@ def config_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> L
 
 
 def mode_of(flags: argparse.Namespace) -> str:
-    """What launch.py is asked to do, as app.config.MODE_FLAGS calls it."""
-    return next((mode for mode in (*PAGELESS_MODES, "webcam") if getattr(flags, mode) not in (None, False)), "page")
+    """Which of RUNNERS is asked for: the one whose flag is given, else the page."""
+    return next((mode for mode in RUNNERS if mode != "page" and getattr(flags, mode) not in (None, False)), "page")
 
 
 def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> PageConfig:
@@ -117,74 +128,95 @@ def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> Pag
         parser.error(str(error))
 
 
-def run(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
-    """Do what the flags ask; returns the exit code."""
-    if flags.out is not None and flags.out.exists() and not flags.out.is_dir():
-        return fail(f"--out {flags.out}: a file, expected a folder; one that is not there is made")
-    if flags.check:
-        from app.check import check
+def run(asked: Asked) -> int:
+    """Do it; returns the exit code."""
+    folder = asked.flags.out
+    if folder is not None and folder.exists() and not folder.is_dir():
+        return fail(f"--out {folder}: a file, expected a folder; one that is not there is made")
+    return RUNNERS[mode_of(asked.flags)](asked)
 
-        report, usable = check(config)
-        print(report)
-        return 0 if usable else EXPECTED_ERROR
-    if flags.bench is not None:
-        return run_benchmark(flags, config)
-    if flags.demo:
-        from app.demo import run_demo
 
-        print(run_demo(flags.out or Path("out"), config))
-    elif flags.replay:
-        from app.replay import replay_in_window, replay_to_files
+def run_videos(asked: Asked) -> int:
+    """Recorded videos -> files."""
+    from app import jobs
 
-        print(replay_to_files(flags.replay, flags.out, config) if flags.out else replay_in_window(flags.replay, config))
-    elif flags.webcam is not None:
-        return run_live(flags, config, page)
-    elif flags.video or flags.images:
-        return run_files(flags, config)
-    else:
-        from app.page.server import run_page
+    return EXPECTED_ERROR if jobs.run_videos(asked.flags.video, asked.flags.out, asked.config, say).failed else 0
 
-        run_page(config, page, say)
+
+def run_pictures(asked: Asked) -> int:
+    """Pictures -> files."""
+    from app import jobs
+
+    return EXPECTED_ERROR if jobs.run_pictures(asked.flags.images, asked.flags.out, asked.config, say).failed else 0
+
+
+def run_replay(asked: Asked) -> int:
+    """A recorded session in the window, or as files."""
+    from app.replay import replay_in_window, replay_to_files
+
+    session, folder = asked.flags.replay, asked.flags.out
+    print(replay_to_files(session, folder, asked.config) if folder else replay_in_window(session, asked.config))
     return 0
 
 
-def run_benchmark(flags: argparse.Namespace, config: LiveConfig) -> int:
+def run_demo(asked: Asked) -> int:
+    """The person whose truth is known."""
+    from app import demo
+
+    print(demo.run_demo(asked.flags.out or Path("out"), asked.config))
+    return 0
+
+
+def run_check(asked: Asked) -> int:
+    """What is there and what is missing."""
+    from app.check import check
+
+    report, usable = check(asked.config)
+    print(report)
+    return 0 if usable else EXPECTED_ERROR
+
+
+def run_benchmark(asked: Asked) -> int:
     """The speed table; one that was cut short is printed as well."""
     from app.bench.run import run_bench
 
-    text, complete = run_bench(flags.bench, flags.out or Path("out"), config, flags.quick)
+    text, complete = run_bench(asked.flags.bench, asked.flags.out or Path("out"), asked.config, asked.flags.quick)
     print(text)
     return 0 if complete else fail("interrupted; what was done until then is kept")
 
 
-def run_files(flags: argparse.Namespace, config: LiveConfig) -> int:
-    """Recorded videos or pictures."""
-    from app.jobs import run_pictures, run_videos
-
-    report = run_videos(flags.video, flags.out, config, say) if flags.video else run_pictures(flags.images, flags.out, config, say)
-    return EXPECTED_ERROR if report.failed else 0
-
-
-def run_live(flags: argparse.Namespace, config: LiveConfig, page: PageConfig) -> int:
+def run_live(asked: Asked) -> int:
     """The window, or what stands in for it where there is no display."""
     from app.webcam import NoDisplayError, run_webcam
 
-    if config.record is not None:
+    if asked.config.record is not None:
         from app.session import refuse_existing
 
-        refuse_existing(config.record)
+        refuse_existing(asked.config.record)
     try:
-        text, complete = run_webcam(flags.webcam, config, flags.out or Path())
+        text, complete = run_webcam(asked.flags.webcam, asked.config, asked.flags.out or Path())
         print(text)
     except NoDisplayError:
-        if not flags.page:
+        if not asked.flags.page:
             raise
-        from app.page.server import run_page
-
         print("launch.py: there is no display for a window here; the page starts instead", file=sys.stderr)
-        run_page(config, page, say)
-        complete = True
+        return run_page(asked)
     return 0 if complete else EXPECTED_ERROR
+
+
+def run_page(asked: Asked) -> int:
+    """The browser page, until somebody ends it."""
+    from app.page import server
+
+    server.run_page(asked.config, asked.page, say)
+    return 0
+
+
+RUNNERS: dict[str, Callable[[Asked], int]] = {
+    "webcam": run_live, "video": run_videos, "images": run_pictures, "replay": run_replay, "demo": run_demo, "check": run_check,
+    "bench": run_benchmark, "page": run_page,
+}  # fmt: skip
+"""Mode -> what does it. All but the page are flags of that name; app.config.MODE_FLAGS says which others have an effect there."""
 
 
 def explain(error: Exception) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 import app.jobs
 import launch
-from app.config import LiveConfig
+from app.config import MODE_FLAGS, LiveConfig
 from app.export.pictures import write_picture
 from app.jobs import Engine, process_picture, process_video, result_folders, run_videos
 from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame
@@ -29,12 +29,17 @@ HEAVY = ("gradio", "fastapi", "torch", "cv2", "mediapipe", "av", "numba", "scipy
     ("--demo", "--record", "x.arrows"), ("--demo", "--record-pictures"),
     ("--auth", "nobody"),
     ("--auth", ":x"), ("--port", "70000"), ("--demo", "--port", "7000"), ("--max-upload-mb", "0"),
+    ("--page", "--video", "a.mp4", "--out", "x"), ("--page", "--check"),
 ])  # fmt: skip
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, out, err = outcome(capsys, *arguments)
     assert code == 2
     assert out == ""
     assert "usage:" in err
+
+
+def test_every_mode_has_a_runner_and_flags() -> None:
+    assert launch.RUNNERS.keys() == MODE_FLAGS.keys()
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
