@@ -13,6 +13,7 @@ from core.bodies import Body
 from core.body_fit import BodyFitter, Fit
 from core.fitters import FAITHFUL, fitter_for
 from core.geometry import project_pinhole, translation_onto
+from core.posing import posed_meshes
 
 BATCH_SIZE = 16
 POSE_STEPS = 2
@@ -79,26 +80,18 @@ def _targets(sightings: Sequence[Sighting], fitter: BodyFitter) -> torch.Tensor:
     return torch.from_numpy(np.stack([sighting.posture.vertices_m[fitter.vertex_ids] for sighting in sightings]))
 
 
-@torch.inference_mode()
 def _posed(sightings: Sequence[Sighting], target: torch.Tensor, fit: Fit, fitter: BodyFitter, body: Body, show: bool) -> list[Posture]:
     """The postures with what was fitted. target: (B, V, 3) the vertices that it was fitted to."""
-    rotmats, shape = fit.rotmats, fit.shape
-    own = [replace(s.posture, rotmats=r, shape=p) for s, r, p in zip(sightings, rotmats.numpy(), shape.numpy(), strict=True)]
+    rotmats, shape = fit.rotmats.numpy(), fit.shape.numpy()
+    own = [replace(s.posture, rotmats=r, shape=p) for s, r, p in zip(sightings, rotmats, shape, strict=True)]
     if not show:
         return own
     vertices, joints = posed_meshes(body, rotmats, shape)
-    moved_m = (target - vertices[:, fitter.vertex_ids]).mean(1).numpy()  # from the free mesh's pelvis to the fitted one's
+    moved_m = (target - torch.from_numpy(vertices)[:, fitter.vertex_ids]).mean(1).numpy()  # from the free mesh's pelvis to the fitted one's
     return [
         replace(posture, vertices_m=mesh, translation_m=_onto(sighting, joints_m, posture.translation_m + moved))
-        for posture, sighting, mesh, joints_m, moved in zip(own, sightings, vertices.numpy(), joints.numpy(), moved_m, strict=True)
+        for posture, sighting, mesh, joints_m, moved in zip(own, sightings, vertices, joints, moved_m, strict=True)
     ]
-
-
-def posed_meshes(body: Body, rotmats: torch.Tensor, shape: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What parameters (B, J, 3, 3) and (B, S) pose, the pelvis at 0: vertices (B, V, 3) and joints (B, 14, 3)."""
-    vertices = body.vertices(rotmats, shape)
-    vertices = vertices - body.pelvis(vertices)[:, None]
-    return vertices, body.joints(vertices)
 
 
 def _onto(sighting: Sighting, joints_m: np.ndarray, start_m: np.ndarray) -> np.ndarray:

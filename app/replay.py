@@ -30,6 +30,7 @@ from core.bodies import load_body
 from core.errors import InputError
 from core.fitters import FAITHFUL
 from core.geometry import project_pinhole, translation_onto
+from core.posing import posed_meshes
 from core.stopping import stop_on_signal
 
 if TYPE_CHECKING:
@@ -214,13 +215,8 @@ class _Bodies:
         return fitted(sightings, self._shapes, self._body, LiveConfig(parametric=True, mesh="free"))  # posed by _posed, once
 
     def _posed(self, scene: Scene, postures: list[Posture]) -> tuple[SmoothedMesh, ...]:
-        import torch
-
-        from app.parametric import posed_meshes
-
-        with torch.inference_mode():
-            parameters = (torch.from_numpy(np.stack([getattr(one, name) for one in postures])) for name in ("rotmats", "shape"))
-            vertices_m, joints_m = (values.numpy() for values in posed_meshes(self._body, *parameters))
+        rotmats, shapes = np.stack([one.rotmats for one in postures]), np.stack([one.shape for one in postures])
+        vertices_m, joints_m = posed_meshes(self._body, rotmats, shapes)
         return tuple(
             _covering(mesh, replace(posture, vertices_m=vertices), joints, scene.intrinsics)
             for mesh, posture, vertices, joints in zip(scene.meshes, postures, vertices_m, joints_m, strict=True)

@@ -7,6 +7,7 @@ import numpy as np
 from app.types import Intrinsics
 from core.bodies import Body
 from core.geometry import project_pinhole, translation_onto
+from core.posing import posed_meshes
 
 if TYPE_CHECKING:
     from app.export import Parameters
@@ -26,13 +27,7 @@ class Settling:
         return self._posed_again(rows, rows[rotations], shapes, intrinsics) if self._posed else None
 
     def _posed_again(self, rows: np.ndarray, rotmats: np.ndarray, shapes: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-        import torch
-
-        from app.parametric import posed_meshes
-
-        with torch.inference_mode():
-            pose, shape = (torch.from_numpy(np.ascontiguousarray(values)) for values in (rotmats, shapes))
-            vertices, joints = (values.numpy() for values in posed_meshes(self._body, pose, shape))
+        vertices, joints = posed_meshes(self._body, rotmats, shapes)
         camera = intrinsics.focal_px, intrinsics.principal_px
         for row, joints_m in zip(rows, joints, strict=True):
             row["translation_m"] = translation_onto(joints_m, row["joints_px"], *camera, row["translation_m"])
