@@ -211,7 +211,7 @@ def write_scenes(
     """
     people: set[int] = set()
     stages = {**stages, **sinks.stages}
-    running: Stages[Scene] = Stages(source, stages, room)
+    running: Stages[Scene] = Stages(source, stages, room, progress.check)
     try:
         with cores_shared(len(stages)), running:
             for scene in running:

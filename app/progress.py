@@ -14,11 +14,14 @@ LOG_EVERY_S = 5.0
 
 
 class Cancelled(Exception):  # noqa: N818 - no error: somebody asked for it
-    """Raised by `Progress.update` to end a job early; what was done until then is kept, marked as interrupted."""
+    """Raised by `Progress.check` and `update` to end a job early; what was done until then is kept, marked as interrupted."""
 
 
 class Progress(Protocol):
     """Counts frames or pictures of one input."""
+
+    def check(self) -> None:
+        """Called often, also while nothing is counted. May raise Cancelled."""
 
     def update(self) -> None:
         """One more. May raise Cancelled."""
@@ -38,6 +41,9 @@ class ProgressBar:
         self._name, self._total, self._count = name, total, 0
         self._start_s = self._said_s = time.perf_counter()
         self._bar = tqdm(total=total, desc=name, unit="frame", leave=False) if sys.stderr.isatty() else None
+
+    def check(self) -> None:
+        """A bar ends nothing: on a terminal that is Ctrl-C's."""
 
     def update(self) -> None:
         """One more."""

@@ -23,7 +23,11 @@ Stage = Callable[[Iterable[Any]], Iterable[Any]]
 
 SOURCE = "read"
 POLL_S = 0.1
-"""How often whoever waits for results looks for Ctrl-C, where the system does not interrupt a wait."""
+"""How often whoever waits for results looks for Ctrl-C, where the system does not interrupt a wait, and whether to go on."""
+
+
+def _nothing() -> None:
+    pass
 
 
 def each(work: Callable[[A], B]) -> Callable[[Iterable[A]], Iterator[B]]:
@@ -52,8 +56,14 @@ class Stages(Generic[T]):
     names: of the threads, the source's first; busy_s: seconds that each has worked so far, waiting left out
     """
 
-    def __init__(self, source: Iterable[Any], stages: Mapping[str, Stage], max_under_way: int) -> None:
-        """max_under_way: items taken from `source` and not yet given, at most; above what the stages together hold back."""
+    def __init__(
+        self, source: Iterable[Any], stages: Mapping[str, Stage], max_under_way: int, check: Callable[[], None] = _nothing
+    ) -> None:
+        """max_under_way: items taken from `source` and not yet given, at most; above what the stages together hold back.
+
+        check: called every POLL_S while somebody waits for a result; what it raises is raised there
+        """
+        self._check_caller = check
         self.names = (SOURCE, *stages)
         self.busy_s = dict.fromkeys(self.names, 0.0)
         self._stopped = threading.Event()
@@ -85,6 +95,7 @@ class Stages(Generic[T]):
             try:
                 item = self._outboxes[-1].get(timeout=POLL_S)
             except queue.Empty:
+                self._check_caller()
                 continue
             if isinstance(item, _End):
                 if item.error is not None:

@@ -35,6 +35,9 @@ class NoProgress:
     def __init__(self, name: str, total: int | None) -> None:
         del name, total
 
+    def check(self) -> None:
+        """Nothing."""
+
     def update(self) -> None:
         """Nothing."""
 

@@ -153,11 +153,14 @@ class _StopProgress:
         self._stop, self._shown = stop, shown
         self._starter = multiprocessing.parent_process()
 
-    def update(self) -> None:
+    def check(self) -> None:
         if self._starter is not None and not self._starter.is_alive():
             self._stop.set()
         if self._stop.is_set():
             raise Cancelled
+
+    def update(self) -> None:
+        self.check()
         if self._shown is not None:
             self._shown.update()
 

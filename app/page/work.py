@@ -100,6 +100,10 @@ class JobProgress:
         self._job, self._limit, self._start_s = job, limit, time.perf_counter()
         self._show(Step(job.step.name, job.step.item, job.step.items, 0, total))
 
+    def check(self) -> None:
+        """Raise Cancelled when somebody asked for it."""
+        self._job.check()
+
     def update(self) -> None:
         """One more frame. Raises Cancelled, and InputError for a video that is longer than it said."""
         self._job.check()

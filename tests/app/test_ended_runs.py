@@ -143,6 +143,9 @@ def test_a_cancelled_job_keeps_what_was_done_and_says_so(tmp_path):
             assert (name, total) == ("clip.mp4", 60)
             self.count, self.closed = 0, False
 
+        def check(self):
+            pass
+
         def update(self):
             self.count += 1
             if self.count == 10:
@@ -156,6 +159,31 @@ def test_a_cancelled_job_keeps_what_was_done_and_says_so(tmp_path):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["state"] == "interrupted"
     assert 10 <= summary["frames"] < 60 and f"interrupted after {summary['frames']} of 60 frames" in summary["warnings"]
+
+
+def test_a_job_is_cancelled_before_its_first_frame_is_through(tmp_path: Path) -> None:
+    class Slow(TubeEstimator):
+        def from_crops(self, crops: list) -> list:
+            time.sleep(0.5)
+            return super().from_crops(crops)
+
+    class StopAtOnce:
+        def __init__(self, name: str, total: int) -> None:
+            pass
+
+        def check(self) -> None:
+            raise Cancelled
+
+        def update(self) -> None:
+            pytest.fail("a frame came out before anybody was asked")
+
+        def close(self) -> None:
+            pass
+
+    clip = write_video(tmp_path / "clip.mp4", times_s=[i / 30 for i in range(60)])
+    with pytest.raises(Cancelled):
+        process_video(clip, tmp_path / "out", Engine(Slow(), RectangleDetector(), LiveConfig(), StopAtOnce))
+    assert "interrupted after 0 of 60 frames" in json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"]
 
 
 def test_each_video_is_told_when_it_is_done(
