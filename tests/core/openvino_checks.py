@@ -15,17 +15,17 @@ import core.openvino_network
 import core.person_finder
 from core import bench
 from core.config import RELEASES, VARIANTS
-from core.cpu import has_fast_bf16_cpu
+from core.cpu import has_fast_bf16_cpu, has_int8_dot_products
 from core.crop import CROP_SCALE
 from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.model import FastMETRO, assemble
 from core.openvino_compiled import compile_network
-from core.openvino_files import OpenVinoError
+from core.openvino_files import OpenVinoError, silent_openvino
 from core.openvino_network import OpenVinoNetwork
 from core.person_finder import PersonFinder
 from core.pixels import patchwork
-from core.quantize import quantise, shard_crops
+from core.quantize import constants_apart, quantise, shard_crops
 from core.runtimes import warn_once
 from core.ways import WAYS
 from tests.core.openvino_toys import CROPS, assert_near, original, toy, without_compiled
@@ -167,8 +167,10 @@ def test_the_estimator_keeps_no_second_copy_of_the_weights(caplog: pytest.LogCap
     assert sum(weight.numel() for part in held for weight in part.parameters()) == 0
 
 
-def test_int8_is_made_once_measured_and_found_again(model: FastMETRO, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"feedback": 2}], ids=["plain", "feedback"])
+def test_int8_is_made_once_measured_and_found_again(changes: dict[str, object], tmp_path: Path) -> None:
     pytest.importorskip("nncf", reason="quantisation needs `pip install -r requirements-quantize.txt`")
+    model = toy(**changes)
     with pytest.raises(InputError, match="no 8-bit version here yet; make it with `python -m core"):
         OpenVinoNetwork(model, "int8", tmp_path)
     crops = np.concatenate([CROPS] * 5)
@@ -193,6 +195,31 @@ def test_an_8_bit_network_that_is_no_good_is_not_kept(model: FastMETRO, tmp_path
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="no 8-bit version here yet"):
         OpenVinoNetwork(model, "int8", tmp_path)
+
+
+def test_for_quantisation_no_two_nodes_share_a_constant() -> None:
+    exported = core.openvino_network.Exported(toy(feedback=2)).eval()
+    before, after = core.openvino_network.convert(exported), constants_apart(core.openvino_network.convert(exported))
+
+    def most_takers(network: object) -> int:
+        return max(len(node.output(0).get_target_inputs()) for node in network.get_ops() if node.get_type_name() == "Constant")
+
+    assert most_takers(before) > 1 and most_takers(after) == 1
+    names = [node.get_friendly_name() for node in after.get_ops()]
+    assert len(names) == len(set(names))
+    said = [compile_network(silent_openvino(), network, "fp32")(CROPS) for network in (before, after)]
+    for ours, theirs in zip(said[0].values(), said[1].values(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("known", "has"), [({}, False), ({"avx_vnni": False}, False), ({"avx_vnni": True}, True)])
+def test_dot_products_of_8_bits_are_known(known: dict[str, bool], has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_vnni_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert has_int8_dot_products() == has
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert has_int8_dot_products()
 
 
 def test_shards_with_too_few_people_to_quantise_with_are_refused(tmp_path: Path) -> None:
