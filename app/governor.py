@@ -34,13 +34,16 @@ class Plan:
 def ladder(target_ms: float, lowest_fps: float = 0.0, draws: bool = True) -> tuple[Plan, ...]:
     """All plans, from the fullest to the leanest; each changes one thing.
 
-    lowest_fps: nothing is made rarer than this; draws: whether there is any drawing to make rarer
+    lowest_fps: nothing is made rarer than this; draws: whether there is any drawing to make rarer, and to leave time for: where nobody
+    draws a network that rests helps nobody
     """
     plans = [Plan()]
     plans += [replace(plans[-1], detect_stride=stride) for stride in DETECT_STRIDES[1:]]
     plans += [replace(plans[-1], draw_fps=fps) for fps in DRAW_FPS[1:] if draws and fps >= lowest_fps]
     intervals_ms = [stretch * target_ms for stretch in INFER_STRETCHES]
-    plans += [replace(plans[-1], infer_interval_ms=interval_ms) for interval_ms in intervals_ms if interval_ms * lowest_fps <= 1000]
+    plans += [
+        replace(plans[-1], infer_interval_ms=interval_ms) for interval_ms in intervals_ms if draws and interval_ms * lowest_fps <= 1000
+    ]
     return tuple(plans)
 
 

@@ -51,8 +51,9 @@ def test_each_rung_changes_one_thing_and_costs_less() -> None:
     assert kinds == sorted(kinds, key=["detect_stride", "draw_fps", "infer_interval_ms"].index), "first looks, then drawing, then inference"
 
 
-def test_where_nobody_draws_there_is_no_rung_for_it() -> None:
+def test_where_nobody_draws_there_is_no_rung_for_it_and_the_network_does_not_rest() -> None:
     assert {plan.draw_fps for plan in ladder(33.0, draws=False)} == {Plan().draw_fps}
+    assert {plan.infer_interval_ms for plan in ladder(33.0, draws=False)} == {0.0}
     assert "drawing" not in governed_text(Governor(33.0, draws=False))
     assert "drawing" in governed_text(Governor(33.0))
 
