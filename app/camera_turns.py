@@ -1,7 +1,8 @@
 """How the camera of a recording turns, by what stands still in its picture: for the 3D files, whose floor must not turn with it.
 
 Corners of the picture are followed from a key frame by optical flow (Shi, Tomasi 1994; Lucas, Kanade 1981, in pyramids), people left out,
-and the rotation that explains most of them is the camera's. That it travels is not seen; a zoom may be taken for a small turn.
+and the rotation that explains most of them is the camera's. That it travels is not seen; a zoom may be taken for a small turn. A cut begins
+another view, with a camera of its own, unless it leads back to the view before: flashes do, and people who talk in turn.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +27,9 @@ MIN_CORNERS = 15
 KEPT_SHARE = 0.4
 """When fewer of a key frame's corners are left it is time for a new one."""
 MAX_LOST = 15
-"""Frames in a row in which nothing fits, as in a flash: after them it is another scene, and the camera goes on as it was."""
+"""Frames in a row in which nothing fits, as in a flash: after them the camera goes on as it was."""
+REMEMBERED = 3
+"""Views that a cut may lead back to."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +42,71 @@ class _Picture:
 
 
 class CameraTurns:
-    """Takes a recording's scenes in order, and gives them back with `start_from_camera`."""
+    """Takes a recording's scenes in order, and gives them back with `view` and `start_from_camera`."""
 
     def __init__(self) -> None:
-        self._key: _Picture | None = None
-        self._last: _Picture | None = None
-        self._corners_px = self._followed_px = np.zeros((0, 1, 2), np.float32)
-        self._num_lost = 0
+        self._views: list[_View] = []
+        self._now = 0
 
     def __call__(self, scene: Scene) -> Scene:
-        """The scene, with what its camera has turned by since the first one."""
+        """The scene, with the number of its view, and what its camera has turned by since that began."""
         times = -(-scene.frame.size_px[0] // WIDTH_PX)
         gray = smaller(cv2.cvtColor(scene.frame.image, cv2.COLOR_RGB2GRAY), times)
         boxes_px = [grown(mesh.box_px / times) for mesh in scene.meshes]
         camera = Intrinsics(scene.intrinsics.focal_px / times, tuple(value / times for value in scene.intrinsics.principal_px))
-        if self._last is None or self._last.gray.shape != gray.shape:
-            self._begin(_Picture(gray, boxes_px, np.eye(3) if self._last is None else self._last.rotmat))
+        picture = _Picture(gray, boxes_px, np.eye(3))
+        if scene.cuts or not self._views:
+            self._now = self._view_of(picture, camera)
         else:
-            self._go_on(gray, boxes_px, camera)
-        return replace(scene, start_from_camera=self._last.rotmat)
+            self._views[self._now].go_on(picture, camera)
+        return replace(scene, start_from_camera=self._views[self._now].rotmat, view=self._now)
+
+    def _view_of(self, picture: _Picture, camera: Intrinsics) -> int:
+        """The number of the view that a cut leads to: one of the last, if it goes on in this picture, or another one."""
+        latest = sorted(range(len(self._views)), key=lambda number: (number == self._now, number), reverse=True)
+        for number in latest[:REMEMBERED]:
+            if self._views[number].goes_on(picture, camera):
+                return number
+        self._views.append(_View(picture))
+        return len(self._views) - 1
+
+
+class _View:
+    """What one camera sees without a cut. rotmat: (3, 3) of the camera as it is, against the view's first picture"""
+
+    def __init__(self, picture: _Picture) -> None:
+        self._begin(picture)
+
+    @property
+    def rotmat(self) -> np.ndarray:
+        """Of the last picture in which something was to be seen."""
+        return self._last.rotmat
+
+    def goes_on(self, picture: _Picture, camera: Intrinsics) -> bool:
+        """Whether this picture shows the same, and if so go on there."""
+        if self._last.gray.shape != picture.gray.shape or self._followed(picture, camera) is None:
+            return False
+        self.go_on(picture, camera)
+        return True
+
+    def go_on(self, picture: _Picture, camera: Intrinsics) -> None:
+        """Take in the next picture."""
+        if self._last.gray.shape != picture.gray.shape:
+            self._begin(replace(picture, rotmat=self._last.rotmat))
+            return
+        found = self._followed(picture, camera)
+        if found is None and self._key is not self._last:
+            self._begin(self._last)
+            found = self._followed(picture, camera)
+        if found is None:
+            self._num_lost += 1
+            if self._num_lost > MAX_LOST:
+                self._begin(replace(picture, rotmat=self._last.rotmat))
+            return
+        rotmat, kept = found
+        self._last, self._num_lost = replace(picture, rotmat=rotmat), 0
+        if not kept:
+            self._begin(self._last)
 
     def _begin(self, picture: _Picture) -> None:
         """Make this the key frame."""
@@ -67,30 +116,15 @@ class CameraTurns:
         self._corners_px = self._followed_px = np.zeros((0, 1, 2), np.float32) if corners is None else corners
         self._num_lost = 0
 
-    def _go_on(self, gray: np.ndarray, boxes_px: list[np.ndarray], camera: Intrinsics) -> None:
-        """Take in the next picture."""
-        found = self._followed(gray, boxes_px, camera)
-        if found is None and self._key is not self._last:
-            self._begin(self._last)
-            found = self._followed(gray, boxes_px, camera)
-        if found is None:
-            self._num_lost += 1
-            if self._num_lost > MAX_LOST:
-                self._begin(_Picture(gray, boxes_px, self._last.rotmat))
-            return
-        rotmat, kept = found
-        self._last, self._num_lost = _Picture(gray, boxes_px, rotmat), 0
-        if not kept:
-            self._begin(self._last)
-
-    def _followed(self, gray: np.ndarray, boxes_px: list[np.ndarray], camera: Intrinsics) -> tuple[np.ndarray, bool] | None:
+    def _followed(self, picture: _Picture, camera: Intrinsics) -> tuple[np.ndarray, bool] | None:
         """The camera's rotation by the key frame's corners, and whether enough of them are left; None where nothing fits."""
         if len(self._corners_px) < MIN_CORNERS:
             return None
         settings = {"winSize": WINDOW_PX, "maxLevel": LEVELS, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+        gray = picture.gray
         found_px, status, _ = cv2.calcOpticalFlowPyrLK(self._key.gray, gray, self._corners_px, self._followed_px.copy(), **settings)
         inside = ((found_px[:, 0] >= 0) & (found_px[:, 0] < gray.shape[::-1])).all(1)
-        seen = (status[:, 0] == 1) & inside & outside(found_px[:, 0], boxes_px)
+        seen = (status[:, 0] == 1) & inside & outside(found_px[:, 0], picture.boxes_px)
         if seen.sum() < MIN_CORNERS:
             return None
         now, then = (rays_of(points_px[seen, 0], camera) for points_px in (found_px, self._corners_px))

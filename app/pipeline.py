@@ -185,6 +185,7 @@ class VideoPipeline:
         timings_ms = clock.take(len(frames), held.timings_ms)
         people = {frame.index: tuple(mesh for index, mesh in meshes if index == frame.index) for frame in frames}
         scenes = [Scene(frame, intrinsics_of(frame, self._config.focal_px), people[frame.index], dict(timings_ms)) for frame in frames]
+        scenes[0] = replace(scenes[0], cuts=held.span.starts_scene)
         return self._distances(scenes) if self._distances else scenes  # ids are not used again after a cut, so it has nothing to forget
 
     def _look(self, frame: Frame, clock: Clock, first: bool = False) -> None:

@@ -121,7 +121,9 @@ class Scene:
     """A frame and everybody in it; nobody there is an empty tuple.
 
     timings_ms: stage -> milliseconds; overlay: (H, W, 3) uint8 RGB, the frame with the meshes on it, once that is drawn
-    start_from_camera: (3, 3) rotation from the camera's axes to those that it had in the first frame; None where nobody has looked
+    cuts: the frame follows a cut, or nothing
+    start_from_camera: (3, 3) rotation from the camera's axes to those that it had in the first frame of its view; None where nobody has
+    looked       view: number of the view, from 0; each cut to another one begins one
     """
 
     frame: Frame
@@ -129,7 +131,9 @@ class Scene:
     meshes: tuple[SmoothedMesh, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
     overlay: np.ndarray | None = None
+    cuts: bool = False
     start_from_camera: np.ndarray | None = None
+    view: int = 0
 
 
 def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:

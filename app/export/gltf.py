@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from app.colors import track_color
 from app.export.bones import turned_up
+from app.export.sink import UP_FROM_CAMERA
 from app.export.world import CameraPlace
 
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
@@ -55,7 +56,7 @@ class GltfScene:
         self._shared: dict[bytes, int] = {}  # faces and times -> their accessor
         self._roots: list[int] = []
         self._camera = camera
-        self._look: tuple[np.ndarray, np.ndarray] | None = None
+        self._camera_moves: list[tuple[str, np.ndarray, np.ndarray, str]] = []
 
     @property
     def num_people(self) -> int:
@@ -84,9 +85,14 @@ class GltfScene:
         self._roots.append(self.add_node(**fields))
         return self._roots[-1]
 
-    def turn_camera(self, times_s: np.ndarray, rotmats: np.ndarray) -> None:
-        """Turn it as the video's did. times_s: (K,) increasing; rotmats: (K, 3, 3) from its axes to those at the start, y down."""
-        self._look = times_s, quaternions(turned_up(rotmats))
+    def move_camera(self, times_s: np.ndarray, rotmats: np.ndarray, places_m: np.ndarray) -> None:
+        """Turn it as the video's did, and let it jump where that cuts.
+
+        times_s: (K,) increasing; rotmats: (K, 3, 3) from its axes to those at the start, y down; places_m: (K, 3) in the axes at the start
+        """
+        self._camera_moves = [("rotation", times_s, quaternions(turned_up(rotmats)), "LINEAR")]
+        if places_m.any():
+            self._camera_moves.append(("translation", times_s, places_m * UP_FROM_CAMERA, "STEP"))
 
     def animate(self, node: int, path: str, times_s: np.ndarray, values: np.ndarray, interpolation: str = "LINEAR") -> None:
         """Add a channel. values: (K, 3), (K, 4) for rotations, or (K * targets, 1) for weights."""
@@ -143,8 +149,8 @@ class GltfScene:
             )
         )  # fmt: skip
         camera = self.add_node(name="camera", camera=0)
-        if self._look is not None:
-            self.animate(camera, "rotation", *self._look)
+        for move in self._camera_moves:
+            self.animate(camera, *move)
         children = [*(node for node, _ in self._people.values()), camera]
         turn = Rotation.from_matrix(self._camera.turn).as_quat().tolist()
         space = self.add_node(

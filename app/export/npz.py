@@ -35,6 +35,8 @@ ROW_DTYPE = np.dtype([
 """One row without its vertices and its body parameters."""
 CAMERA_TURNS = "start_from_camera"
 """The column of Scene.start_from_camera."""
+VIEW = "view"
+"""The column of Scene.view."""
 
 NPY_HEADER_BYTES = 256
 CHUNK_ROWS, SETTLED_ROWS = 4096, 64
@@ -93,7 +95,7 @@ class NpzSink(ClosingSink):
         for name in ("track_id", "score", "box_px", "joints_m", "joint_visibility", "joints_px", "camera", "translation_m"):
             row[name] = getattr(mesh, name)
         if self._recording.camera_turns:
-            row[CAMERA_TURNS] = scene.start_from_camera
+            row[CAMERA_TURNS], row[VIEW] = scene.start_from_camera, scene.view
         if self._recording.parameters is not None:
             if mesh.rotmats is None:
                 raise ValueError("meshes.npz: body parameters are to be written, but a mesh came without them")
@@ -257,7 +259,7 @@ def _data_start(path: Path, entry: zipfile.ZipInfo) -> int:
 
 def row_dtype(parameters: Parameters | None, camera_turns: bool = False) -> np.dtype:
     """ROW_DTYPE, with the body's parameters and the turns of the camera where they are written."""
-    extra = [(CAMERA_TURNS, np.float32, (3, 3))] if camera_turns else []
+    extra = [(CAMERA_TURNS, np.float32, (3, 3)), (VIEW, np.int32)] if camera_turns else []
     if parameters is not None:
         rotations, shape = parameters.names
         extra += [(rotations, np.float32, (parameters.num_bones, 3, 3)), (shape, np.float32, (parameters.num_shape,))]

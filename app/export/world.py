@@ -1,12 +1,16 @@
-"""The world of 3D files: a level floor at y = 0 on which people stand, y up, the origin amid them; and the camera somewhere in it."""
+"""The world of 3D files: a level floor at y = 0 on which people stand, y up, the origin amid them; and the camera somewhere in it.
 
-from collections.abc import Mapping
+A video that cuts from one view to another has a camera for each. Each finds floor, up and origin by its own people, and then all are put
+where these agree.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from app.export.floor import one_floor
-from app.export.npz import CAMERA_TURNS
+from app.export.npz import CAMERA_TURNS, VIEW
 from app.export.planted import foot_moves_m, planted, way_moves_m
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import Track, frame_s_of, people_of, rows_of, some_of, tracks_of
@@ -16,6 +20,8 @@ from core.errors import InputError
 from core.joints import ANKLES
 from core.rotations import swing, unit
 
+PER_ROW = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", CAMERA_TURNS)
+"""Columns of meshes.npz that are looked at here."""
 RESTS_DEG = 0.15
 """A camera that seems to turn by less rests: that is how much following its picture errs."""
 FLOOR_ROWS = 64
@@ -40,6 +46,12 @@ class CameraPlace:
         """(..., 3) points before the camera, x right, y down, z away -> in the world."""
         return points_m * UP_FROM_CAMERA @ self.turn.T + self.place_m
 
+    def seen_by(self, other: "CameraPlace") -> tuple[np.ndarray, np.ndarray]:
+        """(3, 3) and (3,): what is before this camera is, turned and moved so, before the other one in the same world."""
+        back = other.turn.T
+        rotmat = UP_FROM_CAMERA[:, None] * (back @ self.turn) * UP_FROM_CAMERA
+        return rotmat, UP_FROM_CAMERA * (back @ (self.place_m - other.place_m))
+
 
 @dataclass(frozen=True)
 class World:
@@ -49,7 +61,7 @@ class World:
     tracks: everybody with their joints; sizes: track id -> factor of all lengths of meshes.npz
     translation_m: (N, 3) float64 of every row of meshes.npz; ankle_moves_m: (N, 2, 3) what legs have to make up for so that planted feet
     rest, right and left
-    start_from_camera: (N, 3, 3) how the camera has turned since; rests: it has not
+    start_from_camera: (N, 3, 3) how that row's camera is turned; camera_m: (N, 3) where it is; rests: as at the start, in all rows
     """
 
     camera: CameraPlace
@@ -58,21 +70,24 @@ class World:
     translation_m: np.ndarray
     ankle_moves_m: np.ndarray
     start_from_camera: np.ndarray
+    camera_m: np.ndarray
     rests: bool
 
     @classmethod
     def of(cls, table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> "World":
         """table: columns of meshes.npz; vertices_m: (N, V, 3) meshes of all its rows. Raises InputError for what are no places."""
+        _check_places(table)
+        views = table[VIEW] if VIEW in table else np.zeros(len(table["track_id"]), np.int32)
+        parts = [(rows, cls._of_view(_part(table, rows), _Rows(vertices_m, rows))) for rows in rows_by_time(views, table["time_s"])]
+        _, first = parts[0]
+        return first if len(parts) == 1 else _joined(parts, table)
+
+    @classmethod
+    def _of_view(cls, table: Mapping[str, np.ndarray], vertices_m: "_Rows") -> "World":
         visibility = table["joint_visibility"]
         start_from_camera, rests = _turns(table)
         joints_m = _turned(start_from_camera, table["joints_m"])
         translation_m = _turned(start_from_camera, table["translation_m"])
-        broken = ~np.isfinite(joints_m.sum((1, 2)) + translation_m.sum(1) + start_from_camera.sum((1, 2)))
-        if broken.any():
-            row = int(broken.argmax())
-            raise InputError(
-                f"row {row} (frame {table['frame_index'][row]}, track_id {table['track_id'][row]}) has places that are no numbers"
-            )
         tracks = tracks_of(table)
         people = {track_id: rows_of(own) for track_id, own in people_of(tracks).items()}
         up = up_in_camera([(joints_m[rows] + translation_m[rows, None], visibility[rows]) for rows in people.values()], frame_s_of(table))
@@ -91,7 +106,7 @@ class World:
         joints_m += translation_m[:, None]
         camera = CameraPlace(turn, _place_m(people, visibility, translation_m, turn, floor_m), *pitch_roll_deg(up))
         standing = [replace(track, joints_m=joints_m[track.rows]) for track in tracks]
-        return cls(camera, standing, sizes, translation_m, ankle_moves_m, start_from_camera, rests)
+        return cls(camera, standing, sizes, translation_m, ankle_moves_m, start_from_camera, np.zeros_like(translation_m), rests)
 
 
 def _place_m(
@@ -102,6 +117,53 @@ def _place_m(
     middles_m = [translation_m[rows].mean(axis=0) for rows in shown if len(rows)] or [translation_m.mean(axis=0)]
     across_m, _, along_m = turn @ (np.mean(middles_m, axis=0) * UP_FROM_CAMERA)
     return -np.array([across_m, floor_m, along_m])
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, World]], table: Mapping[str, np.ndarray]) -> World:
+    """One of several views, before the first one's camera. parts: rows of the table, in order of time, and what became of them"""
+    first, count = parts[0][1], len(table["track_id"])
+    translation_m, camera_m, ankle_moves_m = np.zeros((count, 3)), np.zeros((count, 3)), np.zeros((count, len(ANKLES), 3))
+    joints_m, start_from_camera = np.zeros(table["joints_m"].shape), np.zeros((count, 3, 3))
+    for rows, world in parts:
+        rotmat, move_m = world.camera.seen_by(first.camera)
+        translation_m[rows], camera_m[rows] = world.translation_m @ rotmat.T + move_m, move_m
+        ankle_moves_m[rows] = world.ankle_moves_m @ rotmat.T
+        start_from_camera[rows] = rotmat @ world.start_from_camera
+        for track in world.tracks:
+            joints_m[rows[track.rows]] = track.joints_m @ rotmat.T + move_m
+    sizes = {track_id: size for _, world in parts for track_id, size in world.sizes.items()}
+    tracks = [replace(track, joints_m=joints_m[track.rows]) for track in tracks_of(table)]
+    return World(first.camera, tracks, sizes, translation_m, ankle_moves_m, start_from_camera, camera_m, rests=False)
+
+
+def rows_by_time(groups: np.ndarray, times_s: np.ndarray) -> list[np.ndarray]:
+    """The rows of each group, in order; the group that begins first comes first."""
+    found = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    return sorted(found, key=lambda rows: times_s[rows].min())
+
+
+def _part(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Some rows of all columns; the rate stays."""
+    return {name: values[rows] if name in PER_ROW else values for name, values in table.items()}
+
+
+class _Rows:
+    """Some rows of what may be a file, read when they are asked for."""
+
+    def __init__(self, values: np.ndarray, rows: np.ndarray) -> None:
+        self._values, self._rows = values, rows
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self._values[self._rows[row]]
+
+
+def _check_places(table: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError for a row of meshes.npz that is nowhere."""
+    numbers = [table[name].reshape(len(table["track_id"]), -1) for name in ("joints_m", "translation_m", CAMERA_TURNS) if name in table]
+    broken = ~np.isfinite(np.concatenate(numbers, axis=1)).all(axis=1)
+    if broken.any():
+        row = int(broken.argmax())
+        raise InputError(f"row {row} (frame {table['frame_index'][row]}, track_id {table['track_id'][row]}) has places that are no numbers")
 
 
 def _turns(table: Mapping[str, np.ndarray]) -> tuple[np.ndarray, bool]:

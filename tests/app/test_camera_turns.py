@@ -1,5 +1,8 @@
 """How a camera turns, on pictures of a painted wall far away that are warped as a turning camera sees it."""
 
+from collections.abc import Collection
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -22,14 +25,24 @@ def picture(turn: Rotation) -> np.ndarray:
     return cv2.warpPerspective(WALL, np.linalg.inv(wall @ lens @ turn.as_matrix() @ np.linalg.inv(lens)), SIZE_PX, flags=cv2.INTER_LINEAR)
 
 
-def found(pictures: list[np.ndarray], boxes_px: list[tuple[float, float, float, float]] | None = None) -> list[np.ndarray]:
-    """Of pictures in order. boxes_px: of somebody in each of them; None for nobody."""
+ELSEWHERE = np.ascontiguousarray(picture(Rotation.from_euler("z", 180, degrees=True))[:, ::-1])
+
+
+def scenes_of(
+    pictures: list[np.ndarray], boxes_px: list[tuple[float, float, float, float]] | None = None, cuts: Collection[int] = ()
+) -> list[Scene]:
+    """Pictures in order, looked at. boxes_px: of somebody in each of them, None for nobody; cuts: indices that follow one"""
     turns, scenes = CameraTurns(), []
     for index, image in enumerate(pictures):
         frame = Frame(np.ascontiguousarray(image), index / 30, index)
         meshes = () if boxes_px is None else (mesh(box_px=np.float32(boxes_px[index])),)
-        scenes.append(turns(Scene(frame, intrinsics_of(frame, FOCAL_PX), meshes)))
-    return [scene.start_from_camera for scene in scenes]
+        scenes.append(turns(Scene(frame, intrinsics_of(frame, FOCAL_PX), meshes, cuts=index in cuts)))
+    return scenes
+
+
+def found(*arguments: Any) -> list[np.ndarray]:
+    """The cameras of scenes_of."""
+    return [scene.start_from_camera for scene in scenes_of(*arguments)]
 
 
 def error_deg(rotmat: np.ndarray, turn: Rotation) -> float:
@@ -73,19 +86,37 @@ def test_where_nothing_is_to_be_seen_the_camera_rests(shade: int) -> None:
     assert all((rotmat == np.eye(3)).all() for rotmat in found([blank] * 4))
 
 
-def test_a_cut_is_no_turn() -> None:
+def test_a_cut_that_nobody_has_noticed_is_no_turn() -> None:
     turns = panning(8, (4, 0, 0))
-    elsewhere = np.ascontiguousarray(picture(Rotation.from_euler("z", 180, degrees=True))[:, ::-1])
-    after = found([*(picture(turn) for turn in turns), elsewhere, elsewhere])
+    after = found([*(picture(turn) for turn in turns), ELSEWHERE, ELSEWHERE])
     assert error_deg(after[-1], turns[-1]) < 0.2, "it goes on as it was"
 
 
+def test_another_view_has_a_camera_of_its_own() -> None:
+    turns = panning(8, (4, 0, 0))
+    scenes = scenes_of([*(picture(turn) for turn in turns), ELSEWHERE, ELSEWHERE], None, {0, 8})
+    assert [scene.view for scene in scenes] == [0] * 8 + [1] * 2
+    assert error_deg(scenes[7].start_from_camera, turns[-1]) < 0.2
+    assert error_deg(scenes[-1].start_from_camera, Rotation.identity()) < 0.05
+
+
+def test_a_cut_back_finds_the_view_again() -> None:
+    turns = panning(16, (4, 0, 0))
+    pictures = [picture(turn) for turn in turns]
+    scenes = scenes_of([*pictures[:8], ELSEWHERE, ELSEWHERE, *pictures[8:], ELSEWHERE], None, {0, 8, 10, 18})
+    assert [scene.view for scene in scenes] == [0] * 8 + [1] * 2 + [0] * 8 + [1]
+    assert error_deg(scenes[-2].start_from_camera, turns[-1]) < 0.3
+
+
+@pytest.mark.parametrize("as_a_cut", [False, True])
 @pytest.mark.parametrize("spoiled", [1, 4])
-def test_a_flash_is_forgotten(spoiled: int) -> None:
+def test_a_flash_is_forgotten(spoiled: int, as_a_cut: bool) -> None:
     turns = panning(24, (20, 0, 0))
     pictures = [picture(turn) for turn in turns]
     pictures[10 : 10 + spoiled] = [np.full_like(pictures[0], 250)] * spoiled
-    assert error_deg(found(pictures)[-1], turns[-1]) < 0.4
+    last = scenes_of(pictures, None, {10, 10 + spoiled} if as_a_cut else ())[-1]
+    assert last.view == 0
+    assert error_deg(last.start_from_camera, turns[-1]) < 0.4
 
 
 @pytest.mark.parametrize("step_deg", [2, 4])

@@ -135,6 +135,7 @@ def test_people_glb_has_skeletons_where_bodies_are_fitted(mesh: str, rigged: boo
     with np.load(tmp_path / "out" / "meshes.npz") as rows:
         assert ("bone_rotmats" in rows) == rigged
         assert rows["start_from_camera"].shape == (8, 3, 3)
+        assert (rows["view"] == 0).all()
     assert bool(Played(tmp_path / "out" / "people.glb").tree.get("skins")) == rigged
 
 

@@ -114,6 +114,7 @@ def test_a_cut_starts_afresh() -> None:
 
     scenes = run(two_shots())
     assert [scene.meshes[0].track_id for scene in scenes] == [1] * 40 + [2] * 40
+    assert [index for index, scene in enumerate(scenes) if scene.cuts] == [0, 40]
 
 
 def test_one_frame_and_nobody() -> None:

@@ -87,6 +87,35 @@ def test_people_before_a_tilted_camera_stand_upright_on_one_floor() -> None:
     assert world.camera.place_m[1] == pytest.approx(3.0 - 0.1, abs=0.1), "above their ankles, which are all that there is of them"
 
 
+def test_every_view_of_a_video_has_a_camera_of_its_own() -> None:
+    from_above = walker(1.2, 90, at_m=(0.5, -8.0), height_m=3.0, pitch_deg=25)
+    level = walker(1.2, 60, at_m=(-1.0, -5.0), height_m=1.6, pitch_deg=4)
+    level = replace(level, times_s=level.times_s + 4)
+    views = np.repeat([0, 1], [len(from_above.times_s), len(level.times_s)])
+    world, table = world_of(from_above, level, frame_index=np.arange(len(views)), view=views)
+    at_once, _ = world_of(from_above, level, frame_index=np.arange(len(views)))
+
+    def heights_m(found: World) -> np.ndarray:
+        return found.camera.world_m(table["joints_m"] + found.translation_m[:, None])[..., 1]
+
+    def turned(vectors: np.ndarray, found: World) -> np.ndarray:
+        """(N, ..., 3) from the axes of each row's camera."""
+        return np.einsum("nij,n...j->n...i", found.start_from_camera, vectors)
+
+    wanted_m = np.concatenate([from_above.world_m, level.world_m])
+    found_m = world.camera.world_m(turned(table["joints_m"], world) + world.translation_m[:, None])
+    assert np.abs((found_m - wanted_m)[..., 1] + 0.1).max() < 0.1, "above their ankles"
+    assert np.abs(heights_m(at_once) - wanted_m[..., 1] + 0.1).max() > 0.3
+    cameras_m = world.camera.world_m(world.camera_m)
+    np.testing.assert_allclose(cameras_m[views == 0, 1], 2.9, atol=0.1)
+    np.testing.assert_allclose(cameras_m[views == 1, 1], 1.5, atol=0.1)
+    rays = np.einsum("nji,nj->ni", world.start_from_camera, world.translation_m - world.camera_m)
+    cosines = (rays * table["translation_m"]).sum(1) / np.linalg.norm(rays, axis=1) / np.linalg.norm(table["translation_m"], axis=1)
+    assert cosines.min() > np.cos(np.radians(1)), "everybody is where their own camera sees them"
+    for track in world.tracks:
+        np.testing.assert_allclose(track.joints_m, (turned(table["joints_m"], world) + world.translation_m[:, None])[track.rows], atol=1e-9)
+
+
 def test_who_glides_stands() -> None:
     person = walker(1.2, 20, pitch_deg=10)
     stands = np.linalg.norm(np.diff(person.world_m[:, ANKLES], axis=0), axis=-1) < 1e-6
