@@ -14,13 +14,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
-    """Two cores: one thread a library is quickest for nets this small, and keeps timings of neighbours honest.
+    """On two cores two threads a library are quickest; of two workers (pytest -n 2) each has one of the cores.
 
     What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "2")
+        os.environ.setdefault(name, "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
     if "TEST_OPENVINO" not in os.environ:
         sys.modules["openvino"] = None  # its threads would outlive a test, and later tests fork; see test_openvino_network
 
