@@ -22,7 +22,7 @@ def pytest_configure() -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
     if "TEST_OPENVINO" not in os.environ:
-        sys.modules["openvino"] = None  # its threads would outlive a test, and later tests fork; see test_openvino_network
+        sys.modules["openvino"] = None  # its threads would outlive a test, and later tests fork; see tests.core.own_process
 
 
 @pytest.fixture(scope="session", autouse=True)
