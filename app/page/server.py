@@ -185,13 +185,15 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
             return JSONResponse({"error": str(error)}, 422)
         except ClientDisconnect:  # removed on the page while it was under way
             return Response(status_code=400)
+        except OSError as error:
+            log.warning("an upload could not be written: %s", error)
+            why = os.strerror(error.errno) if error.errno else "its disk does not take it"  # the error's own words name our folders
+            return JSONResponse({"error": f"the machine that serves this page could not keep {name} ({why}); make room there"}, 507)
         return JSONResponse({"id": taken.id} | taken.as_json())
 
     @app.delete("/page/upload/{upload_id}")
     async def remove(request: Request, upload_id: str) -> Response:
-        taken = request.scope["visitor"].uploads.pop(upload_id, None)
-        if taken is not None:
-            taken.remove()
+        request.scope["visitor"].remove_upload(upload_id)
         return Response(status_code=204)
 
     @app.get("/page/result/{job_id}/{number}/{name}")

@@ -6,13 +6,14 @@ one ended their jobs are stopped and their folder is removed; all folders go whe
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +73,21 @@ class Visitor:
         folder = self.folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
+
+    @property
+    def needed_uploads(self) -> set[str]:
+        """Ids of those that a job waits for or works on."""
+        return {upload.id for job in self.jobs.values() if job.ended_s is None for upload in job.uploads}
+
+    def remove_upload(self, upload_id: str) -> None:
+        """Delete one that the visitor has done with; where a job needs it, at the next sweep after that."""
+        upload = self.uploads.get(upload_id)
+        if upload is None:
+            return
+        if upload_id in self.needed_uploads:
+            self.uploads[upload_id] = replace(upload, time_s=-math.inf)
+        else:
+            self.uploads.pop(upload_id).remove()
 
     def keep_recording(self, path: Path) -> None:
         """A recording of the live camera, from its end on."""
@@ -220,7 +236,7 @@ class Visitors:
 
     def _let_go_of_old(self, visitor: Visitor, limit_s: float) -> None:
         """What ended or came before `limit_s`; not what a job still needs."""
-        needed = {upload.id for job in visitor.jobs.values() if job.ended_s is None for upload in job.uploads}
+        needed = visitor.needed_uploads
         self._drop(visitor.jobs, lambda job: job.ended_s is not None and job.ended_s < limit_s)
         self._drop(visitor.uploads, lambda upload: upload.time_s < limit_s and upload.id not in needed)
         self._drop(visitor.recordings, lambda recorded: recorded.ended_s < limit_s)

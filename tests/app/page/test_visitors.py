@@ -1,6 +1,7 @@
 """What the page keeps for its visitors, and for how long."""
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -57,6 +58,20 @@ def test_uploads_of_jobs_that_wait_or_run_are_kept(visitors: Visitors, visitor: 
     remove_all(visitors.sweep())
     assert not visitor.uploads and not used.path.exists()
     assert set(visitor.jobs) == {job.id}, "its results have just been made"
+
+
+def test_an_upload_that_is_removed_goes_when_no_job_needs_it(visitors: Visitors, visitor: Visitor) -> None:
+    used, unused = old_upload(visitor, "used"), old_upload(visitor, "unused")
+    job = Job((used,), LiveConfig(), visitor.make_folder("jobs"))
+    visitor.jobs[job.id] = job
+    for upload in (used, unused):
+        visitor.remove_upload(upload.id)
+    visitor.remove_upload("never there")
+    remove_all(visitors.sweep())
+    assert used.path.exists() and not unused.path.exists()
+    job.end(DONE)
+    remove_all(visitors.sweep())
+    assert not visitor.uploads and not used.path.exists()
 
 
 def test_old_recordings_go_while_their_visitor_stays(visitors: Visitors, visitor: Visitor) -> None:
@@ -165,3 +180,14 @@ def test_an_upload_that_breaks_off_leaves_nothing_and_is_no_error(visitor: Visit
     asyncio.run(app(scope, receive, send))
     assert answers[0]["status"] == 400
     assert not [path for path in visitor.folder.rglob("*") if path.is_file()] and visitor.arriving_bytes == []
+
+
+def test_a_full_disk_refuses_an_upload_in_words(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device", "/page/secret")
+
+    monkeypatch.setattr(server, "receive_upload", full)
+    answer = asyncio.run(Uploads(visitor, PageConfig()).send(10))
+    assert answer.status_code == 507
+    assert "could not keep a.mp4 (No space left on device)" in answer.json()["error"] and "secret" not in answer.text
+    assert visitor.arriving_bytes == []
