@@ -76,8 +76,17 @@ class AnnyBody:
     def rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rest mesh of a shape. shape: (B, 6) -> vertices (B, V, 3), bone heads (B, J, 3), alignments (B, J, 3, 3).
 
-        An alignment turns a bone from the shape's rest orientation to the reference orientation that poses speak of.
+        An alignment turns a bone from the shape's rest orientation to the reference orientation that poses speak of. Without gradients
+        and on a CPU a shape that comes several times, as that of a person in many frames, is made once.
         """
+        if len(shape) > 1 and shape.device.type == "cpu" and not torch.is_grad_enabled():
+            shapes, rows = shape.unique(dim=0, return_inverse=True)
+            if len(shapes) < len(shape):
+                vertices, heads, alignments = self._rest(shapes)
+                return vertices[rows], heads[rows], alignments[rows]
+        return self._rest(shape)
+
+    def _rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         data, bones = self._tensors, len(self.bone_names)
         weights = phenotype_products(shape, data["product_mask"]) @ data["product_basis"]
         flat = data["basis_mean"] + weights @ data["basis"]

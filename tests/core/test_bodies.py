@@ -96,6 +96,21 @@ def test_batch_equals_single(body):
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
 
 
+def test_a_shape_that_comes_several_times_is_made_once(body, monkeypatch):
+    made = []
+    monkeypatch.setattr(body, "_rest", lambda shape: made.append(len(shape)) or AnnyBody._rest(body, shape))
+    shape = body.shape_bank[[3, 1, 3, 3, 2, 1]]
+    with torch.no_grad():
+        at_once = body.rest(shape)
+    assert made == [3]
+    for row, single in enumerate(shape):
+        for ours, alone in zip(at_once, body.rest(single[None]), strict=True):
+            torch.testing.assert_close(ours[row], alone[0], rtol=0, atol=1e-5)
+    shape.requires_grad_()
+    body.rest(shape)[0].sum().backward()
+    assert made[-1] == 6 and shape.grad.abs().sum() > 0
+
+
 def test_levels_are_nested_and_reproduce_the_rest_mesh(body):
     levels = body.levels
     assert set(levels.coarse_ids) <= set(levels.intermediate_ids)
