@@ -48,11 +48,13 @@ class AnnyBody:
         self._tensors["skinning"] = dense.scatter_(1, tensors["skin_indices"].long(), tensors["skin_weights"].float())
         self._tensors["ancestors"] = _ancestors(self.parents)
         self._joints = torch.from_numpy(self.joint_regressor.toarray())
+        self._kept: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def to(self, device: torch.device | str) -> "AnnyBody":
         """Move the data that posing needs; returns itself."""
         self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
         self._joints = self._joints.to(device)
+        self._kept = None
         return self
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,15 +78,17 @@ class AnnyBody:
     def rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rest mesh of a shape. shape: (B, 6) -> vertices (B, V, 3), bone heads (B, J, 3), alignments (B, J, 3, 3).
 
-        An alignment turns a bone from the shape's rest orientation to the reference orientation that poses speak of. Without gradients
-        and on a CPU a shape that comes several times, as that of a person in many frames, is made once.
+        An alignment turns a bone from the shape's rest orientation to the reference orientation that poses speak of. Without gradients,
+        on a CPU, a shape that comes several times, as that of a person in many frames, is made once; those of the last call are kept.
         """
-        if len(shape) > 1 and shape.device.type == "cpu" and not torch.is_grad_enabled():
-            shapes, rows = shape.unique(dim=0, return_inverse=True)
-            if len(shapes) < len(shape):
-                vertices, heads, alignments = self._rest(shapes)
-                return vertices[rows], heads[rows], alignments[rows]
-        return self._rest(shape)
+        if shape.device.type != "cpu" or torch.is_grad_enabled():
+            return self._rest(shape)
+        shapes, rows = shape.unique(dim=0, return_inverse=True)
+        kept = self._kept
+        if kept is None or not torch.equal(kept[0], shapes):
+            kept = self._kept = shapes, self._rest(shapes)
+        vertices, heads, alignments = kept[1]
+        return vertices[rows], heads[rows], alignments[rows]
 
     def _rest(self, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         data, bones = self._tensors, len(self.bone_names)
