@@ -2,7 +2,7 @@
 
 Corners of the picture are followed from a key frame by optical flow (Shi, Tomasi 1994; Lucas, Kanade 1981, in pyramids), people left out,
 and the rotation that explains most of them is the camera's. That it travels is not seen; a zoom may be taken for a small turn. A cut begins
-another view, with a camera of its own, unless it leads back to the view before: flashes do, and people who talk in turn.
+another view, with a camera of its own, unless it leads back to one of the last views: flashes do, and people who talk in turn.
 """
 
 from dataclasses import dataclass, replace
@@ -84,10 +84,10 @@ class _View:
 
     def goes_on(self, picture: _Picture, camera: Intrinsics) -> bool:
         """Whether this picture shows the same, and if so go on there."""
-        if self._last.gray.shape != picture.gray.shape or self._followed(picture, camera) is None:
-            return False
-        self.go_on(picture, camera)
-        return True
+        found = self._followed(picture, camera) if self._last.gray.shape == picture.gray.shape else None
+        if found is not None:
+            self._take(picture, *found)
+        return found is not None
 
     def go_on(self, picture: _Picture, camera: Intrinsics) -> None:
         """Take in the next picture."""
@@ -103,7 +103,10 @@ class _View:
             if self._num_lost > MAX_LOST:
                 self._begin(replace(picture, rotmat=self._last.rotmat))
             return
-        rotmat, kept = found
+        self._take(picture, *found)
+
+    def _take(self, picture: _Picture, rotmat: np.ndarray, kept: bool) -> None:
+        """A picture whose camera is known. kept: enough of the key frame's corners are in it"""
         self._last, self._num_lost = replace(picture, rotmat=rotmat), 0
         if not kept:
             self._begin(self._last)

@@ -24,7 +24,7 @@ import numpy as np
 
 from app.export.bones import BODY, NAMES, PARAMETERS, turned_up
 from app.export.motion import skeleton_motion
-from app.export.npz import CAMERA_TURNS, VIEW, map_rows, reading
+from app.export.npz import columns_of, map_rows, reading
 from app.export.sink import UP_FROM_CAMERA
 from app.export.tracks import Track, frame_s_of, from_0, people_of, rows_of
 from app.export.world import World
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: it holds no bone rotations; make it again with --overwrite --glb and without --mesh free, from the video or, "
                 "with --replay, from the recorded session"
             )
-        rows = {name: file[name] for name in (*ROWS, "fps")} | {name: file[name] for name in (CAMERA_TURNS, VIEW) if name in file}
+        rows = columns_of(file, (*ROWS, "fps"))
     if not len(rows["track_id"]):
         raise InputError(f"{path}: nobody was found, so there is nothing to animate")
     rows["time_s"] = from_0(rows["time_s"])

@@ -15,7 +15,7 @@ import numpy as np
 
 from app.export.bones import BODY, PARAMETERS
 from app.export.gltf import GltfScene, vertex_normals
-from app.export.npz import CAMERA_TURNS, VIEW, map_rows
+from app.export.npz import columns_of, map_rows
 from app.export.rigged import add_rigged, poses_them
 from app.export.sink import GLB_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
 from app.export.tracks import Track, from_0, without_hidden
@@ -68,7 +68,7 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
 
     names = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", "faces", "body", "fps")
     with np.load(npz_path, allow_pickle=False) as file:
-        table = {name: file[name] for name in names} | {name: file[name] for name in (CAMERA_TURNS, VIEW) if name in file}
+        table = columns_of(file, names)
         has_bones = str(table["body"]) == BODY and set(PARAMETERS) <= set(file)
         camera = {name: file[name] for name in ("focal_px", "image_size_px")}
     if not len(table["track_id"]):

@@ -12,7 +12,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +37,9 @@ CAMERA_TURNS = "start_from_camera"
 """The column of Scene.start_from_camera."""
 VIEW = "view"
 """The column of Scene.view."""
+
+OPTIONAL = (CAMERA_TURNS, VIEW)
+"""Of runs with --glb."""
 
 NPY_HEADER_BYTES = 256
 CHUNK_ROWS, SETTLED_ROWS = 4096, 64
@@ -255,6 +258,11 @@ def _data_start(path: Path, entry: zipfile.ZipInfo) -> int:
     with path.open("rb") as file:
         file.seek(entry.header_offset + 26)
         return entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+
+
+def columns_of(file: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those of a meshes.npz, and the OPTIONAL ones that it has."""
+    return {name: file[name] for name in (*names, *(name for name in OPTIONAL if name in file))}
 
 
 def row_dtype(parameters: Parameters | None, camera_turns: bool = False) -> np.dtype:

@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import math
-import os
 import struct
 import threading
 import time
@@ -30,7 +29,7 @@ from app.governor import Governor
 from app.hud import HudMeter, network_line
 from app.live import LivePipeline
 from app.page.models import Networks
-from app.page.visitors import Visitor
+from app.page.visitors import Visitor, why_not_written
 from app.pipeline import Estimator
 from app.render import draw_overlay, draw_skeletons
 from app.session import SessionRecorder, new_session_path
@@ -311,8 +310,8 @@ class CameraSession:
                 self._recorder = SessionRecorder(path, info, pictures)
             except OSError as error:
                 log.warning("live camera: no recording could be started: %s", error)
-                why = os.strerror(error.errno) if error.errno else "its disk does not take it"  # the error's own words name our folders
-                self._send(json.dumps({"not_recorded": f"{NO_RECORDING} ({why}); make room there, then press Record again."}))
+                problem = f"{NO_RECORDING} ({why_not_written(error)}); make room there, then press Record again."
+                self._send(json.dumps({"not_recorded": problem}))
 
     def _end_recording(self) -> None:
         """End the recording, if there is one, and say where it can be had."""

@@ -21,7 +21,7 @@ from app.page.guard import ANY_ADDRESS, Guard, is_loopback
 from app.page.live import Cameras
 from app.page.models import Networks
 from app.page.uploads import examine, receive_upload, too_large
-from app.page.visitors import Visitor, Visitors, remove_all
+from app.page.visitors import Visitor, Visitors, remove_all, why_not_written
 from app.page.work import Worker
 from core.errors import InputError
 
@@ -187,8 +187,8 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
             return Response(status_code=400)
         except OSError as error:
             log.warning("an upload could not be written: %s", error)
-            why = os.strerror(error.errno) if error.errno else "its disk does not take it"  # the error's own words name our folders
-            return JSONResponse({"error": f"the machine that serves this page could not keep {name} ({why}); make room there"}, 507)
+            problem = f"the machine that serves this page could not keep {name} ({why_not_written(error)}); make room there"
+            return JSONResponse({"error": problem}, 507)
         return JSONResponse({"id": taken.id} | taken.as_json())
 
     @app.delete("/page/upload/{upload_id}")

@@ -246,6 +246,11 @@ class Visitors:
             self._removals.append(kept.pop(name).remove)
 
 
+def why_not_written(error: OSError) -> str:
+    """For a visitor: the error's own words name our folders."""
+    return os.strerror(error.errno) if error.errno else "its disk does not take it"
+
+
 def remove_all(removals: Iterable[Removal]) -> None:
     """Delete what `sweep` let go of, which may take a while. What cannot be deleted goes with its visitor's folder."""
     for remove in removals:
