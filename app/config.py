@@ -1,10 +1,15 @@
 """What the live app can be told. Each default stands here once, its help text and unit beside it; launch.py makes flags from it."""
 
+import re
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+VMC_PORT, MAX_PORT = 39539, 65535
+"""Where receivers of the VMC protocol listen, and the last of all ports."""
+_VMC_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+)(:(?P<port>\d{1,5}))?")
 
 
 def setting(default: Any, help_text: str, **flag: Any) -> Any:
@@ -105,6 +110,11 @@ class LiveConfig:
     record_pictures: bool = setting(
         False, "with --record: keep the camera's pictures as well (about 2 MB/s at 640x480)", action="store_true"
     )
+    vmc: str | None = setting(
+        None, "with --webcam: send everybody's motion to a program that animates avatars, by the VMC protocol; alone: to port "
+        f"{VMC_PORT} of this machine; the next person goes to the next port; see docs/animation.md",
+        nargs="?", const=f"127.0.0.1:{VMC_PORT}", metavar="HOST:PORT",
+    )  # fmt: skip
     overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
     headless: bool = setting(False, "with --webcam: no window; status on stderr, useful with --record", action="store_true")
     mirror: bool = setting(False, "with --webcam: show the window mirrored at first", action="store_true")
@@ -121,12 +131,26 @@ class LiveConfig:
     smooth: SmoothConfig = field(default_factory=SmoothConfig)
 
     def for_camera(self) -> "LiveConfig":
-        """These settings where every millisecond counts: fitting bodies takes 10 ms a person, a frame in three on two cores."""
-        return replace(self, mesh="free") if self.mesh == "auto" and not self.parametric else self
+        """These settings where every millisecond counts: fitting bodies takes 10 ms a person, a frame in three on two cores. Whoever asks
+        for bones gets them.
+        """
+        parametric = self.parametric or self.vmc is not None
+        return replace(self, parametric=parametric, mesh="free" if self.mesh == "auto" and not parametric else self.mesh)
+
+    @property
+    def vmc_address(self) -> tuple[str, int]:
+        """Host and port of --vmc. Raises ValueError for what is no address."""
+        match = _VMC_ADDRESS.fullmatch(self.vmc or "")
+        port = int(match["port"] or VMC_PORT) if match else 0
+        if not match or not 1 <= port <= MAX_PORT:
+            raise ValueError(f"--vmc: got {self.vmc!r}, expected HOST or HOST:PORT, as 127.0.0.1:{VMC_PORT}, with a port up to {MAX_PORT}")
+        return match["host"].strip("[]"), port
 
     def __post_init__(self) -> None:
         if self.max_people < 1:
             raise ValueError(f"--max-people: got {self.max_people}, expected 1 or more")
+        if self.vmc is not None:
+            self.vmc_address  # noqa: B018  which says what is wrong with it
         if self.duration_s is not None and not self.duration_s > 0:
             raise ValueError(f"--duration-s: got {self.duration_s:g}, expected a time in seconds, above 0")
         if not 1 <= self.target_ms <= 10_000:
@@ -160,8 +184,8 @@ class PageConfig:
         return self.max_upload_mb * 1_000_000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port: got {self.port}, expected 0 to 65535")
+        if not 0 <= self.port <= MAX_PORT:
+            raise ValueError(f"--port: got {self.port}, expected 0 to {MAX_PORT}")
         if self.auth is not None and not all(self.auth.partition(":")):
             raise ValueError("--auth: expected USER:PASSWORD, a name and a password with a colon between, neither of them empty")
         for name in ("max_upload_mb", "max_video_s"):
@@ -177,7 +201,7 @@ MODE_FLAGS: dict[str, tuple[str, ...]] = {
     "video": (*ESTIMATING, "overlay", "glb", "overwrite"),
     "images": (*ESTIMATING, "overwrite"),
     "demo": (*ESTIMATING, "overlay", "glb"),
-    "webcam": (*ESTIMATING, "record", "record_pictures", "headless", "mirror", "loop", "duration_s", "target_ms"),
+    "webcam": (*ESTIMATING, "vmc", "record", "record_pictures", "headless", "mirror", "loop", "duration_s", "target_ms"),
     "page": (*ESTIMATING, "overlay", "target_ms"),
     "replay": ("show_hidden", "overlay", "glb", "overwrite", "loop"),
     "bench": (*ESTIMATING, "glb"),

@@ -38,8 +38,9 @@ def check_fits(estimator: "MeshEstimator", config: LiveConfig) -> None:
         raise InputError(f"--body {config.body}: the checkpoint {config.checkpoint!r} is for {estimator.body.name}; use --body auto")
     fitter = chosen_fitter(estimator.body, config)  # a missing rig file says so here, not at the first person
     if config.parametric and not estimator.config.parametric and fitter is None:
+        asked = "--vmc" if config.vmc else "--parametric"
         raise InputError(
-            f"--parametric: the checkpoint {config.checkpoint!r} has no parameter regressor, and the body {estimator.body.name!r} "
+            f"{asked}: the checkpoint {config.checkpoint!r} has no parameter regressor, and the body {estimator.body.name!r} "
             "cannot be fitted; leave it out"
         )
     if config.mesh == "parametric" and fitter is None:

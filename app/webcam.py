@@ -74,6 +74,7 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> tuple[str, boo
         with stop_on_signal() as stop, Camera(address, config.loop, file_waits=True) as camera:
             meter, governor = HudMeter(), Governor(config.target_ms, draws=not config.headless)
             with LiveLoop(camera, loading.result, governor, meter, config.focal_px) as loop:
+                attach_vmc(loop, config)
                 recorder = Recorder(loop, config, folder)
                 live = LiveSession(camera, loop, recorder, config, stop)
                 live.run(None if config.headless else open_window(config, folder, recorder.toggle))
@@ -81,6 +82,15 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> tuple[str, boo
             return f"{camera.address.shown}: {meter.summary(time.perf_counter())}{recorder.summary}", recorder.complete
     finally:
         loading.abandon(lambda pipeline: pipeline.close())
+
+
+def attach_vmc(loop: LiveLoop, config: LiveConfig) -> None:
+    """--vmc: send what the loop finds. Raises InputError for a host that is not known."""
+    if config.vmc is None:
+        return
+    from app.export.vmc import VmcSender
+
+    loop.attach("--vmc", VmcSender(config.vmc_address, lambda: loop.pipeline.body))
 
 
 def check_display() -> None:
