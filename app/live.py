@@ -159,8 +159,7 @@ class LivePipeline:
     def _ask(self, frame: Frame, plan: Plan) -> None:
         """Let the detector look at the frame."""
         known = self._known(frame)
-        on_trial = any(not track.confirmed for track in self._tracker.tracks)  # this look is to confirm them, soon
-        thorough = not known and not on_trial and self._looks.may_search(frame.time_s)
+        thorough = not known and not self._tracker.on_trial and self._looks.may_search(frame.time_s)  # those on trial want an answer soon
         tile_px = None
         if known and plan.detect_stride <= Plan().detect_stride:  # a whole search for small people would take too long
             all_tiles = tiles(*frame.size_px, 2)
@@ -194,9 +193,9 @@ class LivePipeline:
                     self._catch_up(track, frame, age_s, seen_px, now_px)
                 elif track.key in followed:
                     self._blend(track, expected_px[track.key], frame)
-        trial = any(not track.confirmed and not track.misses for track in self._tracker.tracks)
-        missed = any(track.confirmed and track.misses and not track.lost for track in self._tracker.tracks)
-        self._looks.learned(answer, trial, missed)
+        self._people.forget_all_but({track.key for track in self._tracker.shown})
+        missed = any(track.misses for track in self._tracker.shown)
+        self._looks.learned(answer, bool(self._tracker.on_trial), missed)
         self._clock.add("track", start_s)
 
     def _blend(self, track: Track, expected_px: np.ndarray, frame: Frame) -> None:
@@ -233,11 +232,9 @@ class LivePipeline:
         """Crop and estimate everybody present, and move their tracks to where their meshes are."""
         start_s = time.perf_counter()
         present: list[tuple[Track, Placement]] = []
-        for track in self._tracker.tracks:
+        for track in self._tracker.shown:
             trust = self._people.trust(track, frame.time_s, self._config.track.hold_s)
-            placement = placement_of(track, frame, trust) if track.confirmed and not track.lost else None
-            if placement is None:
-                continue
+            placement = placement_of(track, frame, trust)
             if trust > 0 and side_px(placement.box_px) >= MIN_BOX_PX and min(placement.box_px[2:] - placement.box_px[:2]) > 1:
                 present.append((track, placement))
             else:
@@ -313,6 +310,11 @@ class _Followed:
             return 1.0
         since_s = self._missed_since_s.setdefault(track.key, time_s)
         return float(np.clip(1 - (time_s - since_s) / max(hold_s, 1e-6), 0, 1))
+
+    def forget_all_but(self, keys: set[int]) -> None:
+        """Who is not shown is not followed."""
+        for key in (self._offsets.keys() | self._missed_since_s.keys()) - keys:
+            self.forget(key)
 
     def forget(self, key: int) -> None:
         """Somebody lost."""

@@ -196,9 +196,9 @@ class VideoPipeline:
             self._num_found = 0
         known, search = known_boxes(self._tracker, frame), self._searches.due
         people = self._detector.detect(frame.image, known, thorough=search)
-        if not search and len(people) < max(self._num_found, 1):
+        if not search and len(people) < self._num_found:
             people, search = self._detector.detect(frame.image, known, thorough=True), True
-        self._searches.looked(search, len(people) > self._num_found)
+        self._searches.looked(search, somebody_new=len(people) > self._num_found, nobody=not people)
         self._num_found = len(people)
         clock.add("detect", start_s)
         start_s = time.perf_counter()
@@ -208,21 +208,19 @@ class VideoPipeline:
     def _found(self, span: Span) -> list[Placement]:
         """Everybody known at the span's start and found at its end, in all its frames."""
         start, end = span.frames[0].time_s, span.closing.time_s
-        tracks = [track for track in self._tracker.tracks if track.confirmed and track.last.seen and track.observed_at(end)]
-        tracks = [track for track in tracks if track.observed_at(start)]
+        tracks = [track for track in self._tracker.shown if track.observed_at(start) and track.seen_at(end)]
         placements = [placement_of(track, frame) for frame in span.frames for track in tracks]
         return [placement for placement in placements if side_px(placement.box_px) >= MIN_BOX_PX]
 
     def _follow_unfound(self, span: Span, clock: Clock) -> list[tuple[Placement, MeshEstimate]]:
-        """Everybody known at the start but not found at the end: the box comes from the mesh of the frame before."""
+        """Everybody known at the start but not found at the end: the box comes from the mesh of the frame before, for hold_s at most."""
         start, end = span.frames[0].time_s, span.closing.time_s
-        keys = {track.key for track in self._tracker.held(end) if track.observed_at(start) and not track.observed_at(end)}
+        keys = {track.key for track in self._tracker.shown if track.observed_at(start) and not track.seen_at(end)}
         pairs: list[tuple[Placement, MeshEstimate]] = []
         for frame in span.frames:
-            tracks = [track for track in self._tracker.held(frame.time_s) if track.key in keys]
+            tracks = [track for track in self._tracker.shown if track.key in keys]
             placements = [self._followed(track, frame) for track in tracks]
-            visible = [side_px(item.box_px) >= MIN_BOX_PX and min(item.box_px[2:] - item.box_px[:2]) > 1 for item in placements]
-            kept = [item for item, shown in zip(placements, visible, strict=True) if shown]
+            kept = [item for item in placements if self._can_be_followed(item)]
             estimates = dict(zip([item.track_id for item in kept], self._estimate(kept, self._followed_rolls, clock), strict=True))
             for track, placement in zip(tracks, placements, strict=True):
                 estimate = estimates.get(placement.track_id)
@@ -238,9 +236,13 @@ class VideoPipeline:
 
     def _bridge(self, keys: set[int], time_s: float) -> None:
         """Carry the followed over to the next span's first frame, so that they count as known there."""
-        for track in self._tracker.held(time_s):
+        for track in self._tracker.shown:
             if track.key in keys:
                 self._tracker.follow(track.key, time_s, track.box_at(time_s))
+
+    def _can_be_followed(self, placement: Placement) -> bool:
+        """Whether there is anything left to look at, and any trust."""
+        return placement.trust > 0 and side_px(placement.box_px) >= MIN_BOX_PX and min(placement.box_px[2:] - placement.box_px[:2]) > 1
 
     def _followed(self, track: Track, frame: Frame) -> Placement:
         trust = 1 - (frame.time_s - track.last_seen_s) / max(self._config.track.hold_s, 1e-6)

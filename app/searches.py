@@ -2,7 +2,7 @@
 
 
 class Searches:
-    """The first look, then every `every`th, and the longer nobody new comes the fewer, down to every `at_least`th."""
+    """The first look, then every `every`th, and the longer nobody new joins those found the fewer, down to every `at_least`th."""
 
     def __init__(self, every: int, at_least: int) -> None:
         self._every, self._at_least = every, max(every, at_least)
@@ -17,9 +17,9 @@ class Searches:
         """Whether the next look is to search."""
         return self._left <= 0
 
-    def looked(self, searched: bool, somebody_new: bool) -> None:
-        """A look is done."""
-        if somebody_new:
+    def looked(self, searched: bool, somebody_new: bool, nobody: bool) -> None:
+        """A look is done. nobody: it shows none at all, so that whoever comes is worth a search."""
+        if somebody_new or nobody:
             self._gap = self._every
         elif searched:
             self._gap = min(2 * self._gap, self._at_least)

@@ -1,7 +1,8 @@
 """Who is who: stable ids for the people of a video.
 
 Detections are matched to what is expected from the last ones (place, motion, size) by the Hungarian method. Somebody must be
-found `confirm_hits` times; somebody lost keeps their id for `forget_s` and gets it back near the place where they are expected.
+found `confirm_hits` times, and is shown then, where there is room, until they are lost; somebody lost keeps their id for `forget_s`
+and gets it back near the place where they are expected.
 """
 
 import math
@@ -30,7 +31,7 @@ NO_MATCH = 1e6
 
 @dataclass(frozen=True)
 class Observation:
-    """Where somebody was. seen: by the detector; otherwise by following their own mesh. side: of the box, px."""
+    """Where somebody was. seen: by the detector; otherwise by following their own mesh."""
 
     time_s: float
     box_px: np.ndarray
@@ -62,8 +63,17 @@ class Track:
 
     @property
     def confirmed(self) -> bool:
-        """Found often enough to be shown."""
+        """Found often enough to have an id."""
         return self.track_id != UNCONFIRMED
+
+    @property
+    def shown(self) -> bool:
+        """Somebody known who has not been lost."""
+        return self.confirmed and not self.lost
+
+    def seen_at(self, time_s: float) -> bool:
+        """Whether the detector found them at exactly this time, and nothing is newer."""
+        return self.last.seen and self.last.time_s == time_s
 
     def observed_at(self, time_s: float) -> Observation | None:
         """The observation made at exactly this time."""
@@ -125,14 +135,21 @@ class Tracker:
         """Everybody remembered: shown, on trial and lost."""
         return self._tracks
 
-    def held(self, time_s: float) -> tuple[Track, ...]:
-        """Confirmed people seen within hold_s before `time_s` and not lost since."""
-        return tuple(track for track in self._tracks if self._is_held(track, time_s))
+    @property
+    def shown(self) -> tuple[Track, ...]:
+        """Who is known and not lost: max_people at most."""
+        return tuple(track for track in self._tracks if track.shown)
+
+    @property
+    def on_trial(self) -> tuple[Track, ...]:
+        """Who was found by the last look and must be found again; not those who only wait for room."""
+        needed = self._config.confirm_hits
+        return tuple(track for track in self._tracks if not track.confirmed and not track.misses and track.hits < needed)
 
     def update(self, time_s: float, people: list[Person]) -> None:
         """Match one look's people, start new tracks, drop the dead and the doubled."""
         matches = self._match(time_s, people)
-        tracks = []
+        tracks, returning = [], {track.key for track in self._tracks if track.lost and track.key in matches}
         for track in self._tracks:
             if track.key in matches:
                 tracks.append(track.with_observation(_observation(time_s, people[matches[track.key]])))
@@ -143,9 +160,7 @@ class Tracker:
             if index not in taken:
                 tracks.append(Track(self._next_key, (_observation(time_s, person),), last_seen_s=time_s))
                 self._next_key += 1
-        tracks = without_duplicates(tracks, time_s)
-        num_shown = sum(self._is_held(track, time_s) for track in tracks)
-        self._tracks = tuple(self._confirm(tracks, num_shown))
+        self._tracks = tuple(self._shown(without_duplicates(tracks, time_s), returning, self._config.confirm_hits))
 
     def follow(self, key: int, time_s: float, box_px: np.ndarray) -> None:
         """Move somebody whom the detector did not look for to where their own mesh is; what it last said of their joints holds."""
@@ -162,36 +177,37 @@ class Tracker:
 
     def confirm_all(self) -> None:
         """Show everybody on trial: for a scene so short that nobody can be found twice."""
-        self._tracks = tuple(self._confirm(list(self._tracks), num_shown=0, min_hits=1))
+        self._tracks = tuple(self._shown(list(self._tracks), set(), 1))
 
     def reset(self) -> None:
         """A cut: nobody is where they were. Ids are not used again."""
         self._tracks = ()
-
-    def _is_held(self, track: Track, time_s: float) -> bool:
-        return track.confirmed and not track.lost and time_s - track.last_seen_s <= self._config.hold_s
 
     def _lives(self, track: Track, time_s: float) -> bool:
         if not track.confirmed:
             return track.misses < TENTATIVE_MISSES
         return time_s - track.last_seen_s <= self._config.forget_s
 
-    def _confirm(self, tracks: list[Track], num_shown: int, min_hits: int | None = None) -> list[Track]:
-        """Give ids to those found often enough, the best scores first, as long as there is room."""
-        needed = self._config.confirm_hits if min_hits is None else min_hits
-        ready = [track for track in tracks if not track.confirmed and track.hits >= needed]
-        ids: dict[int, int] = {}
-        for track in sorted(ready, key=lambda track: -track.last.score)[: max(0, self._max_people - num_shown)]:
-            ids[track.key] = self._next_id
-            self._next_id += 1
-        return [replace(track, track_id=ids.get(track.key, track.track_id)) for track in tracks]
+    def _shown(self, tracks: list[Track], returning: set[int], needed: int) -> list[Track]:
+        """Show those who come back and those found often enough, the best scores first, as long as there is room; new ones get their ids.
+
+        returning: keys of those who were lost until this look; without room they stay so
+        """
+        num_shown = sum(track.shown and track.key not in returning for track in tracks)
+        ready = [track for track in tracks if track.key in returning or (not track.confirmed and track.hits >= needed)]
+        ready.sort(key=lambda track: (not track.confirmed, -track.last.score))
+        admitted = ready[: max(0, self._max_people - num_shown)]
+        new = [track.key for track in admitted if not track.confirmed]
+        ids = dict(zip(new, range(self._next_id, self._next_id + len(new)), strict=True))
+        self._next_id += len(new)
+        waiting = returning - {track.key for track in admitted}
+        return [replace(track, track_id=ids.get(track.key, track.track_id), lost=track.lost or track.key in waiting) for track in tracks]
 
     def _match(self, time_s: float, people: list[Person]) -> dict[int, int]:
-        """Track key -> index in `people`. Those held or on trial choose first, the lost after them."""
-        held = {track.key for track in self.held(time_s)} | {track.key for track in self._tracks if not track.confirmed}
+        """Track key -> index in `people`. The lost choose last."""
         free = list(range(len(people)))
         matches: dict[int, int] = {}
-        for group in ([t for t in self._tracks if t.key in held], [t for t in self._tracks if t.key not in held]):
+        for group in ([track for track in self._tracks if not track.lost], [track for track in self._tracks if track.lost]):
             cost = np.array([[self._cost(track, people[index], time_s) for index in free] for track in group])
             if not cost.size:
                 continue

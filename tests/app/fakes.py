@@ -41,6 +41,19 @@ class RectangleDetector:
         self.closed = True
 
 
+class Noting(RectangleDetector):
+    """Notes of each look whether it searched tiles for small people."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thorough: list[bool] = []
+
+    def detect(self, image: np.ndarray, known_boxes_px: tuple[np.ndarray, ...] = (), thorough: bool = False) -> list[Person]:
+        """Noted."""
+        self.thorough.append(thorough)
+        return super().detect(image, known_boxes_px, thorough)
+
+
 @dataclass
 class TubeEstimator:
     """Puts the toy body over the middle of the crop, as tall as 1 / 1.2 of it. noise_m: of the vertices."""

@@ -12,7 +12,7 @@ from app.config import LiveConfig
 from app.governor import Plan
 from app.live import LivePipeline, SharedEstimator
 from app.types import Frame, Scene
-from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame, walk
+from tests.app.fakes import Noting, RectangleDetector, TubeEstimator, rectangle_frame, walk
 
 CONFIG = LiveConfig()
 BOX = (100, 40, 160, 200)
@@ -40,18 +40,6 @@ def test_somebody_is_shown_from_the_second_frame_on_and_rarely_looked_for() -> N
     looked = [scene.timings_ms["detect"] > 0 for scene in scenes]
     assert sum(looked) <= 2 + 90 / Plan().detect_stride * 2
     assert {"detect", "crop", "estimate", "smooth", "total"} <= set(scenes[5].timings_ms)
-
-
-class Noting(RectangleDetector):
-    """Notes of which frame each look was, and whether it searched tiles for small people."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.thorough: list[bool] = []
-
-    def detect(self, image: np.ndarray, known_boxes_px: tuple = (), thorough: bool = False) -> list:
-        self.thorough.append(thorough)
-        return super().detect(image, known_boxes_px, thorough)
 
 
 def test_who_is_near_is_not_kept_waiting_by_a_search_for_small_people() -> None:
@@ -112,6 +100,37 @@ def test_whoever_enters_is_seen_before_the_stride_is_over() -> None:
     scenes = run(entering(), plan=Plan(detect_stride=1000))
     first = next(index for index, found in enumerate(ids(scenes)) if len(found) == 2)
     assert 30 <= first <= 35
+
+
+def test_people_for_whom_there_is_no_room_are_not_looked_for_all_the_time() -> None:
+    frames = [rectangle_frame(index, index / 30, (60, 40, 110, 200), (200, 40, 250, 200)) for index in range(120)]
+    looked = {most: sum(scene.timings_ms["detect"] > 0 for scene in run(frames, max_people=most)) for most in (2, 1)}
+    assert looked[1] <= looked[2] + 2
+
+
+class Ghost(RectangleDetector):
+    """Sees somebody more, once, beside the one who is there."""
+
+    def detect(self, image: np.ndarray, known_boxes_px: tuple = (), thorough: bool = False) -> list:
+        people = super().detect(image, known_boxes_px, thorough)
+        if self.looks == 3:
+            people.append(replace(people[0], box_px=people[0].box_px + np.float32([60, 0, 60, 0]), score=0.4))
+        return people
+
+
+@pytest.mark.parametrize(("fps", "stride"), [(30, 8), (10, 8), (5, 8), (15, 16)])
+def test_slow_looks_and_a_false_alarm_cost_nobody_their_id(fps: int, stride: int) -> None:
+    frames = [rectangle_frame(index, index / fps, BOX) for index in range(8 * fps)]
+    seen = ids(run(frames, Ghost(), plan=Plan(detect_stride=stride)))
+    assert {tuple(one) for one in seen[2:]} == {(1,)}
+
+
+def test_somebody_who_comes_back_is_not_one_too_many() -> None:
+    frames = []
+    for index in range(90):
+        boxes = [(50, 60, 90, 180)] * (not 20 < index < 60) + [(200, 60, 240, 180)] * (index > 22)
+        frames.append(rectangle_frame(index, index / 30, *boxes))
+    assert max(len(one) for one in ids(run(frames, max_people=1))) == 1
 
 
 def test_short_blindness_is_bridged_and_trusted_less() -> None:

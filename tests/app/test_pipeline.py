@@ -14,9 +14,10 @@ from app.pipeline import VideoPipeline, scene_of_picture
 from app.spans import split_spans
 from app.stages import Stages
 from app.types import Frame, Scene
+from app.visibility import HIDDEN_BELOW
 from core.geometry import project_pinhole
 from core.types import MeshEstimate, PersonCrop
-from tests.app.fakes import RectangleDetector, TubeEstimator, rectangle_frame, walk
+from tests.app.fakes import Noting, RectangleDetector, TubeEstimator, rectangle_frame, walk
 
 CONFIG = LiveConfig()
 
@@ -89,6 +90,41 @@ def test_short_blindness_is_bridged_by_the_mesh() -> None:
     assert {mesh.track_id for scene in scenes for mesh in scene.meshes} == {1}
     blind = [scene.meshes[0].joint_visibility.max() for scene in scenes if 0.7 < scene.frame.time_s < 0.8]
     assert max(blind) < 1, "somebody only followed counts as less visible"
+
+
+@pytest.mark.parametrize("fps", [15, 24, 30, 60])
+def test_somebody_no_longer_found_fades_for_as_long_as_they_are_held(fps: int) -> None:
+    scenes = run(walk(round(2.2 * fps), fps, speed_px_s=0), RectangleDetector(blind_at_s=(0.7, 9.0)))
+    looks_s = [time_s for time_s in np.arange(0, 0.7, CONFIG.detect.interval_s) if time_s < 0.7]
+    last_s = max(scene.frame.time_s for scene in scenes if scene.meshes)
+    assert looks_s[-1] + CONFIG.track.hold_s - 0.15 < last_s < looks_s[-1] + CONFIG.track.hold_s + 0.05
+    seen = [float(scene.meshes[0].joint_visibility.max()) for scene in scenes if scene.meshes]
+    assert seen[-1] <= HIDDEN_BELOW
+    assert all(one >= other for one, other in itertools.pairwise(seen[-3:]))
+
+
+@pytest.mark.parametrize("num_frames", range(15, 28))
+def test_somebody_followed_is_there_in_the_last_frame_too(num_frames: int) -> None:
+    held = replace(CONFIG.track, hold_s=5.0)
+    scenes = run(walk(num_frames, speed_px_s=0), RectangleDetector(blind_at_s=(0.4, 9.0)), track=held)
+    assert [len(scene.meshes) for scene in scenes] == [1] * num_frames
+
+
+def test_an_empty_video_is_rarely_searched() -> None:
+    detector = Noting()
+    run((rectangle_frame(index, index / 30) for index in range(300)), detector)
+    assert sum(detector.thorough) <= 1 + len(detector.thorough) / CONFIG.detect.search_every
+
+
+def test_who_comes_back_is_not_one_too_many() -> None:
+    def two_in_turn() -> Iterator[Frame]:
+        for index in range(70):
+            boxes = [(50, 60, 90, 180)] * (not 0.7 < index / 30 < 1.75) + [(200, 60, 240, 180)] * (index / 30 > 0.8)
+            yield rectangle_frame(index, index / 30, *boxes)
+
+    scenes = run(two_in_turn(), max_people=1)
+    assert max(len(scene.meshes) for scene in scenes) == 1
+    assert scenes[-1].meshes
 
 
 def test_long_blindness_ends_the_person_and_the_id_returns() -> None:

@@ -107,8 +107,8 @@ def test_a_followed_ghost_on_a_seen_person_is_dropped() -> None:
     for time_s in (0.5, 0.75):
         tracker.follow(ghost.key, time_s, person(102).box_px)
     tracker.update(0.75, [person(100)])
-    assert [track.key for track in tracker.held(0.75)] == [track.key for track in tracker.tracks if track.key != ghost.key]
-    assert len(tracker.held(0.75)) == 1
+    assert [track.key for track in tracker.shown] == [track.key for track in tracker.tracks if track.key != ghost.key]
+    assert len(tracker.shown) == 1
 
 
 def test_two_people_found_apart_are_never_merged() -> None:
@@ -123,9 +123,54 @@ def test_max_people_and_room_again() -> None:
     for step in range(4):
         tracker.update(step * STEP_S, [person(100, score=0.8), person(400, score=0.95), person(700, score=0.9)])
     assert sorted(ids(tracker, 3 * STEP_S).values()) == [400, 700]
+    tracker.lose(next(track.key for track in tracker.shown if track.last.box_px[0] > 600))
     for step in range(4, 10):
         tracker.update(step * STEP_S, [person(100, score=0.8), person(400)])
     assert sorted(ids(tracker, 9 * STEP_S).values()) == [100, 400]
+
+
+def test_who_comes_back_needs_room() -> None:
+    tracker = Tracker(CONFIG, max_people=1)
+    for step in range(2):
+        tracker.update(step * STEP_S, [person(100)])
+    tracker.lose(tracker.tracks[0].key)
+    for step in range(2, 5):
+        tracker.update(step * STEP_S, [person(600)])
+    assert [track.track_id for track in tracker.shown] == [2]
+    tracker.update(5 * STEP_S, [person(600), person(100)])
+    assert [track.track_id for track in tracker.shown] == [2]
+    tracker.lose(tracker.shown[0].key)
+    tracker.update(6 * STEP_S, [person(100)])
+    assert [track.track_id for track in tracker.shown] == [1]
+
+
+def test_who_comes_back_goes_before_who_is_new() -> None:
+    tracker = Tracker(CONFIG, max_people=1)
+    tracker.update(0.0, [person(100)])
+    tracker.update(STEP_S, [person(100), person(600, score=0.95)])
+    tracker.lose(tracker.shown[0].key)
+    tracker.update(2 * STEP_S, [person(100), person(600, score=0.95)])
+    assert [track.track_id for track in tracker.shown] == [1]
+
+
+def test_those_without_room_are_not_on_trial() -> None:
+    tracker = Tracker(CONFIG, max_people=1)
+    tracker.update(0.0, [person(100), person(600, score=0.8)])
+    assert len(tracker.on_trial) == 2
+    tracker.update(STEP_S, [person(100), person(600, score=0.8), person(350, score=0.5)])
+    assert [float(track.last.box_px[[0, 2]].mean()) for track in tracker.on_trial] == [350]
+
+
+@pytest.mark.parametrize("look_s", [0.3, 1.0])
+def test_somebody_followed_keeps_their_place_however_rare_the_looks_are(look_s: float) -> None:
+    tracker = Tracker(CONFIG, max_people=4)
+    for step in range(2):
+        tracker.update(step * look_s, [person(100)])
+    tracker.follow(0, 2 * look_s - 0.01, person(100).box_px)
+    tracker.update(2 * look_s, [person(100), person(150, score=0.4)])  # once: nobody is there
+    tracker.follow(0, 3 * look_s - 0.01, person(100).box_px)
+    tracker.update(3 * look_s, [person(112)])
+    assert ids(tracker, 3 * look_s) == {1: 112}
 
 
 def test_boxes_between_and_after_two_sights() -> None:
@@ -138,15 +183,15 @@ def test_boxes_between_and_after_two_sights() -> None:
     assert track.box_at(60.0)[[0, 2]].mean() < 290
 
 
-def test_lost_people_are_held_no_longer_but_may_return() -> None:
+def test_lost_people_are_shown_no_longer_but_may_return() -> None:
     tracker = Tracker(CONFIG, max_people=1)
     for step in range(2):
         tracker.update(step * STEP_S, [person(100)])
     tracker.lose(tracker.tracks[0].key)
-    assert tracker.held(STEP_S) == ()
+    assert tracker.shown == ()
     tracker.update(2 * STEP_S, [person(100)])
     assert ids(tracker, 2 * STEP_S) == {1: 100}
-    assert len(tracker.held(2 * STEP_S)) == 1
+    assert len(tracker.shown) == 1
 
 
 def test_a_cut_forgets_everybody_but_not_the_numbers() -> None:
