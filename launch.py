@@ -18,7 +18,9 @@ if sys.version_info < (3, 10):  # noqa: UP036  before anything that an older Pyt
     sys.exit(f"launch.py: this is Python {sys.version.split()[0]}; 3.10 or newer is needed, and tested are those that README names")
 
 from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields, idle_flags
+from app.files import folder_problem, named_path
 from app.native_logs import quiet_native_libraries
+from core.errors import InputError, nobody_reads
 from core.stopping import interrupted_politely
 
 USAGE_ERROR, EXPECTED_ERROR = 2, 1
@@ -50,9 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"launch.py: {', '.join(idle)}: without effect {where}", file=sys.stderr)
     try:
         with interrupted_politely():
-            return run(Asked(flags, config, page))
+            code = run(Asked(flags, config, page))
+            sys.stdout.flush()
+            return code
     except KeyboardInterrupt:
         return fail("interrupted; what was done until then is kept")
+    except BrokenPipeError:
+        return nobody_reads()
     except (ImportError, OSError, ValueError) as error:
         message = explain(error)
         if message is None:
@@ -69,10 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
     modes.add_argument(
         "--webcam", nargs="?", const="0", metavar="INDEX|URL", help="a live window: a camera's number, an rtsp or http URL, or a video file"
     )
-    modes.add_argument("--video", nargs="+", type=Path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
-    modes.add_argument("--images", nargs="+", type=Path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
+    modes.add_argument("--video", nargs="+", type=named_path, metavar="FILE", help="recorded videos -> mesh sequences; needs --out")
+    modes.add_argument("--images", nargs="+", type=named_path, metavar="FILE|DIR", help="pictures -> meshes; needs --out")
     modes.add_argument(
-        "--replay", type=Path, metavar="FILE", help="a session of --record again in the window; with --out: the same files as --video"
+        "--replay", type=named_path, metavar="FILE", help="a session of --record again in the window; with --out: the same files as --video"
     )
     modes.add_argument("--demo", action="store_true", help="a synthetic person whose truth is known; prints the error in mm")
     modes.add_argument("--check", action="store_true", help="what is installed and present, licences, what is missing")
@@ -82,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="with --bench: fewer runs of everything, less exact")
     parser.add_argument("--page", action="store_true", help="with --webcam: start the browser page where there is no display")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (--demo, --bench: out)")
+    parser.add_argument("--out", type=named_path, metavar="DIR", help="folder for the results (--demo, --bench: out)")
     add_flags(parser, (*flag_fields(), *flag_fields(PageConfig)))
     return parser
 
@@ -131,8 +137,9 @@ def page_from(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> Pag
 def run(asked: Asked) -> int:
     """Do it; returns the exit code."""
     folder = asked.flags.out
-    if folder is not None and folder.exists() and not folder.is_dir():
-        return fail(f"--out {folder}: a file, expected a folder; one that is not there is made")
+    problem = folder_problem(folder) if folder is not None else None
+    if problem:
+        return fail(f"--out {problem}")
     return RUNNERS[mode_of(asked.flags)](asked)
 
 
@@ -221,8 +228,6 @@ RUNNERS: dict[str, Callable[[Asked], int]] = {
 
 def explain(error: Exception) -> str | None:
     """One line for an expected error; None for a bug."""
-    from core.errors import InputError
-
     text = " ".join(str(error).split())
     library = MISSING_LIBRARY.search(text)
     if library:

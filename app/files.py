@@ -1,6 +1,8 @@
 """Files that the user names, and names for what is made of them."""
 
+import os
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +21,23 @@ def check_file(path: Path, expected: str, of_folder: str = "") -> None:
         raise InputError(f"{path}: no such file; expected {expected}" + "; --webcam takes addresses" * bool(scheme))
     if path.stat().st_size == 0:
         raise InputError(f"{path}: empty (0 bytes), expected {expected}; copy or download it again")
+
+
+def named_path(text: str) -> Path:
+    """A path from the command line. Raises ArgumentTypeError for an empty one, which would be the folder that one is in."""
+    if not text:
+        raise ArgumentTypeError("got an empty name, expected a path")
+    return Path(text)
+
+
+def folder_problem(path: Path) -> str | None:
+    """Why nothing can be written into a folder that is there or has to be made; None where nothing speaks against it."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        return f"{path}: {'a file' if nearest == path else f'{nearest} is a file'}, expected a folder; one that is not there is made"
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return f"{path}: nothing can be written to {nearest}; expected a folder that may be written, choose another one"
+    return None
 
 
 def distinct(names: Iterable[str]) -> list[str]:

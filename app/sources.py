@@ -1,8 +1,10 @@
 """Recorded videos and pictures -> Frames. The only place that knows about containers, codecs, rotation tags and BGR."""
 
 import contextlib
+import itertools
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +28,11 @@ OTHER_PICTURE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".gif", ".dng", ".c
 """Not read from a folder, but missed there."""
 FALLBACK_FPS = 30.0
 MAX_FPS = 1000.0
+SUSPECT_FPS = 121.0
+"""A rate above this may be no more than how finely a file tells time; its first RATED_FRAMES show what it is."""
+RATED_FRAMES = 100
+HEADER_CLOCK_FORMATS = ("matroska,webm", "flv")
+"""Containers whose duration counts from 0, wherever their pictures begin."""
 MIN_PIXEL_STRETCH = 0.02
 """Pixel aspect ratios nearer to 1 than this are left alone: encoders write 135:136 and the like for no visible reason."""
 
@@ -100,17 +107,22 @@ class VideoSource:
         with _open_video(self.path) as (container, stream):
             self.start_time_s = max(container.start_time or 0, 0) / av.time_base
             self.fps, fps_problem = _average_fps(stream)
-            self.duration_s = _duration_s(container, stream)
+            own_s = own_duration_s(container, stream)
+            self.duration_s = own_s or _whole_duration_s(container, self.start_time_s)
             counted_frames = _counted_frames(stream)
             self.expected_frames = counted_frames or (round(self.duration_s * self.fps) if self.duration_s else None)
             self.has_audio = bool(container.streams.audio)
+            self._duration_is_its_own = own_s is not None or not self.has_audio
             first = next(_decode(container, stream), None)
+            self._decoded_size_px = _square_pixel_size_px(first, stream) if first is not None else (0, 0)
         if first is None:
             raise InputError(
                 f"{self.path}: not one frame could be read ({_describe(self.path)}); the file is damaged - copy or download it again"
             )
         self._count_is_exact = counted_frames is not None
-        self._decoded_size_px = _square_pixel_size_px(first, stream)
+        if self.fps > SUSPECT_FPS and not self._count_is_exact:
+            self.fps = _shown_fps(self.path) or self.fps
+            self.expected_frames = round(self.duration_s * self.fps) if self.duration_s else None
         self._orientation = _orientation(first)
         width, height = self._decoded_size_px
         self.size_px: tuple[int, int] = (height, width) if self._orientation.swap_axes else (width, height)
@@ -122,13 +134,14 @@ class VideoSource:
         num_frames, time_s = 0, -math.inf
         width, height = self._decoded_size_px
         converter = VideoReformatter()  # one for all: a frame's own would work out its tables anew each time
+        broken = Counter[str]()
         with _open_video(self.path) as (container, stream):
-            for picture in _decode(container, stream):
+            for picture in _decode(container, stream, broken):
                 image = converter.reformat(picture, width, height, "rgb24", src_colorspace=_colorspace(picture)).to_ndarray()
                 time_s = self._next_time_s(picture, time_s)
                 yield Frame(self._orientation.apply(image), time_s, num_frames)
                 num_frames += 1
-        self.warning = self._missing_frames(num_frames, time_s)
+        self.warning = self._missing_frames(num_frames, time_s) or _damage(broken)
 
     def _next_time_s(self, picture: av.VideoFrame, previous_s: float) -> float:
         """Presentation time from the file's clock; where that is missing or stands still, one average frame later."""
@@ -146,7 +159,9 @@ class VideoSource:
             if num_frames >= self.expected_frames - max(1, self.expected_frames // 50):
                 return None
             return f"read {num_frames} of {self.expected_frames} frames; the file is damaged or ends early"
-        if last_time_s + 1 / self.fps >= 0.9 * self.duration_s - 1:  # the duration may be that of a longer sound track
+        end_s = last_time_s + 1 / self.fps
+        least_s = 0.98 * self.duration_s - 2 / self.fps if self._duration_is_its_own else 0.9 * self.duration_s - 1
+        if end_s >= least_s:  # a duration that is not its own may be that of a longer sound track
             return None
         return f"read {num_frames} frames, {last_time_s:.1f} of {self.duration_s:.1f} s; the file is damaged or ends early"
 
@@ -172,8 +187,8 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise InputError(f"{path}: holds no moving picture, only {kinds}; expected a video file")
+        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise InputError(f"{path}: holds no moving picture{kinds and f', only {kinds}'}; expected a video file")
     stream = streams[0]
     if stream.codec_context is None:
         raise InputError(f"{path}: its video codec is not supported here; convert it to H.264 .mp4 first")
@@ -189,10 +204,10 @@ def _describe(path: Path) -> str:
     return f"{path.stat().st_size} bytes, begins with {head.hex(' ')}"
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Decoded frames as far as the file goes; broken packets are stepped over."""
+def _decode(container: InputContainer, stream: VideoStream, broken: Counter[str] | None = None) -> Iterator[av.VideoFrame]:
+    """Decoded frames as far as the file goes; broken packets are stepped over. broken: counts what is wrong with them."""
     packets = container.demux(stream)
-    num_broken = 0
+    broken = Counter() if broken is None else broken
     while True:
         try:
             packet = next(packets, None)
@@ -204,9 +219,7 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[av.Video
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
-            num_broken += 1
-            if num_broken == 1:
-                log.debug("a broken packet: %s", error)
+            broken[str(error)] += 1
             continue
         yield from frames
 
@@ -219,12 +232,41 @@ def _average_fps(stream: VideoStream) -> tuple[float, str | None]:
     return FALLBACK_FPS, f"says nothing usable about its rate ({stream.average_rate}); {FALLBACK_FPS:g} frames/s are assumed"
 
 
-def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+def own_duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """How long the pictures last, where the file says it of them and not of everything in it."""
     if stream.duration and stream.duration > 0 and stream.time_base:
         return float(stream.duration * stream.time_base)
-    if container.duration and container.duration > 0:
-        return container.duration / av.time_base
-    return None
+    end = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska's: when the last one ends
+    if end is None:
+        return None
+    hours, minutes, seconds = (float(part) for part in end.groups())
+    lasts_s = 3600 * hours + 60 * minutes + seconds - max(container.start_time or 0, 0) / av.time_base
+    return lasts_s if lasts_s > 0 else None
+
+
+def _whole_duration_s(container: InputContainer, start_time_s: float) -> float | None:
+    """Of everything in the file."""
+    if not container.duration or container.duration < 0:
+        return None
+    lasts_s = container.duration / av.time_base - start_time_s * (container.format.name in HEADER_CLOCK_FORMATS)
+    return lasts_s if lasts_s > 0 else None
+
+
+def _shown_fps(path: Path) -> float | None:
+    """The rate of the first frames, by their times; None where these say nothing."""
+    with _open_video(path) as (container, stream):
+        packets = itertools.islice((packet for packet in container.demux(stream) if packet.pts is not None), RATED_FRAMES)
+        times_s = np.sort([float(packet.pts * packet.time_base) for packet in packets])
+    steps_s = np.diff(times_s)
+    return 1 / float(np.median(steps_s)) if len(steps_s) and np.median(steps_s) > 0 else None
+
+
+def _damage(broken: Counter[str]) -> str | None:
+    """A sentence about packets that could not be decoded."""
+    if not broken:
+        return None
+    reason, _ = broken.most_common(1)[0]
+    return f"{broken.total()} packets of the file are damaged ({reason}); pictures there are missing or wrong"
 
 
 def _counted_frames(stream: VideoStream) -> int | None:
@@ -293,9 +335,9 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise InputError(f"{path}: not a readable picture ({error.err}); expected {' '.join(PICTURE_SUFFIXES)}") from error
+        raise InputError(f"{path}: damaged, or no picture ({error.err}); expected {' '.join(PICTURE_SUFFIXES)}") from error
     if image is None:
-        raise InputError(f"{path}: not a readable picture ({_describe(path)}); expected {' '.join(PICTURE_SUFFIXES)}")
+        raise InputError(f"{path}: damaged, or no picture ({_describe(path)}); expected {' '.join(PICTURE_SUFFIXES)}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -304,8 +346,9 @@ def _picture_files(path: Path) -> list[Path]:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; expected a picture or a folder of pictures")
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
-    others = Counter(suffix for file in path.iterdir() if (suffix := file.suffix.lower()) in OTHER_PICTURE_SUFFIXES)
+    visible = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # a Mac leaves a ._NAME beside each NAME
+    files = [file for file in visible if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
+    others = Counter(suffix for file in visible if (suffix := file.suffix.lower()) in OTHER_PICTURE_SUFFIXES)
     if files and others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         log.warning("%s: pictures of other kinds left out (%s); save them as .jpg or .png", path, kinds)

@@ -1,6 +1,7 @@
 """Every architecture with its parameter count beside the official one: python -m core.variants. Needs no SMPL file and no GPU."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from core.bodies.smpl import SmplSizes
 from core.config import RELEASES, VARIANTS, ModelConfig, is_ablation, variant
+from core.errors import exit_code
 from core.model import assemble
 
 MILLION = 1e6
@@ -96,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -1,5 +1,6 @@
 """H.264 video with the input's sound, written frame by frame."""
 
+import itertools
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
@@ -10,6 +11,8 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.reformatter import VideoReformatter
+
+from app.sources import own_duration_s
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +25,9 @@ ITU_709 = 1
 LIMITED_RANGE = 1
 VIDEO_END_TOLERANCE_S = 0.25
 RUN_UP_S = 0.005
-"""Sound that begins by more than this before the pictures is not passed on."""
+"""Sound that begins by more than this before the file does is not passed on."""
+LATE_S = 0.02
+"""Sound that begins later than this after the file does gets silence in front."""
 SECONDS_PER_FRAGMENT = 2.0
 """What a killed process loses at most, beside what the encoder still looks at; also how finely a player can seek."""
 
@@ -31,9 +36,10 @@ class Mp4Writer:
     """H.264 (libx264 veryfast), yuv420p, timestamps kept.
 
     The file is written in fragments until it is closed and becomes a plain MP4 then (FFmpeg's hybrid_fragmented): a killed process
-    leaves a file that plays. Such a file cannot say that it is to be shown from a later place on, so the pictures, which are decoded in
-    another order than they are shown, begin at 0 by negative offsets. yuv420p needs even sides: odd pictures get one more row or column, a
-    copy of the last one.
+    leaves a file that plays. Such a file cannot say that a track begins later, or is to be shown from a later place on. So the
+    pictures, which are decoded in another order than they are shown, begin at 0 by negative offsets; the first one stands from 0 on,
+    whenever it comes, and silence goes before sound that comes later: all else keeps its time. yuv420p needs even sides: odd pictures
+    get one more row or column, a copy of the last one.
     """
 
     def __init__(self, path: Path, size_px: tuple[int, int], fps: float, sound: "Soundtrack | None" = None) -> None:
@@ -60,10 +66,8 @@ class Mp4Writer:
             sound.attach(self._container)
 
     def write(self, image: np.ndarray, time_s: float) -> None:
-        """image: (H, W, 3) uint8 RGB of the writer's size; time_s must grow. Raises OSError when the disk is full."""
-        pts = round(time_s / TIME_BASE)
-        if self._last_pts is not None:
-            pts = max(pts, self._last_pts + 1)
+        """image: (H, W, 3) uint8 RGB of the writer's size; time_s from 0 on, must grow. Raises OSError when the disk is full."""
+        pts = 0 if self._last_pts is None else max(round(time_s / TIME_BASE), self._last_pts + 1)
         self._last_pts = pts
         height, width = image.shape[:2]
         if width % 2 or height % 2:
@@ -107,6 +111,7 @@ class Soundtrack:
         self._name = source.name
         self._start_s = max(self._input.start_time or 0, 0) / av.time_base
         self._from = self._input.streams.audio[0]
+        self._begins_late = _first_time_s(source) - self._start_s > LATE_S
         self._packets: Iterator[av.Packet] | None = None
         self._next: av.Packet | None = None
 
@@ -114,7 +119,7 @@ class Soundtrack:
         """Add the track to an output container, before its first packet."""
         self._container = container
         try:
-            if self._from.codec_context.codec.canonical_name in COPIED_AUDIO_CODECS:
+            if not self._begins_late and self._from.codec_context.codec.canonical_name in COPIED_AUDIO_CODECS:
                 self._to = container.add_stream_from_template(self._from)
                 self._packets = self._copied()
             else:
@@ -137,10 +142,9 @@ class Soundtrack:
 
     def finish(self, video_end_s: float) -> None:
         """Pass on the rest if the video came to its own end, else only what belongs to the pictures written."""
-        duration_s = (self._input.duration or 0) / av.time_base
         video = self._input.streams.video[0] if self._input.streams.video else None
-        if video is not None and video.duration and video.time_base:
-            duration_s = float(video.duration * video.time_base)
+        own_s = own_duration_s(self._input, video) if video is not None else None
+        duration_s = own_s or (self._input.duration or 0) / av.time_base
         complete = video_end_s >= duration_s - VIDEO_END_TOLERANCE_S
         self.copy_until(float("inf") if complete else video_end_s)
 
@@ -176,17 +180,40 @@ class Soundtrack:
             yield packet
 
     def _encoded(self) -> Iterator[av.Packet]:
-        resampler = av.AudioResampler(format="fltp", layout=self._to.layout, rate=self._to.rate)
-        for frame in self._input.decode(self._from):
-            if frame.pts is not None and frame.time_base:
-                frame.pts -= round(self._start_s / frame.time_base)
-            for piece in resampler.resample(frame):
-                yield from self._to.encode(piece)
-        for piece in resampler.resample(None):
+        for piece in self._resampled():
             yield from self._to.encode(piece)
         yield from self._to.encode(None)
+
+    def _resampled(self) -> Iterator[av.AudioFrame]:
+        """As the encoder wants it, with silence in front of what begins late."""
+        resampler = av.AudioResampler(format="fltp", layout=self._to.layout, rate=self._to.rate)
+        is_first = True
+        for frame in itertools.chain(self._input.decode(self._from), [None]):
+            if frame is not None and frame.pts is not None and frame.time_base:
+                frame.pts -= round(self._start_s / frame.time_base)
+            for piece in resampler.resample(frame):
+                if is_first and piece.pts is not None and piece.pts * piece.time_base > LATE_S:
+                    yield _silence_before(piece)
+                is_first = False
+                yield piece
 
 
 def _layout(stream: AudioStream) -> str:
     """AAC is written with one or two channels; more are mixed down."""
     return "mono" if stream.codec_context.channels == 1 else "stereo"
+
+
+def _silence_before(piece: av.AudioFrame) -> av.AudioFrame:
+    """From 0 on until the piece begins, by the same clock and in the same form."""
+    samples = np.zeros((piece.layout.nb_channels, round(piece.pts * piece.time_base * piece.sample_rate)), np.float32)
+    silence = av.AudioFrame.from_ndarray(samples, format=piece.format.name, layout=piece.layout.name)
+    silence.sample_rate, silence.pts, silence.time_base = piece.sample_rate, 0, piece.time_base
+    return silence
+
+
+def _first_time_s(source: Path) -> float:
+    """When the first sound track begins, by the file's own clock."""
+    with av.open(str(source), metadata_errors="replace") as container:
+        packets = (packet for packet in container.demux(audio=0) if packet.pts is not None)
+        first = next(packets, None)
+        return float(first.pts * first.time_base) if first is not None else 0.0

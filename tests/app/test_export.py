@@ -8,6 +8,7 @@ import signal
 import time
 import tracemalloc
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -271,6 +272,41 @@ def test_overlay_and_its_sound_begin_at_0(tmp_path: Path) -> None:
             times_s = [float(frame.pts * frame.time_base) for frame in container.decode(**{stream: 0})]
         np.testing.assert_allclose(times_s[:3], expected_s, atol=1e-4)
     assert times_s[-1] < 3
+
+
+def write_apart(path: Path, video_from_s: float, click_at_s: float) -> Path:
+    """A second of pictures, and sound from its click on, or from 0 on with the click within it."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=44100, layout="mono")
+        for index in range(30):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * index, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = round((video_from_s + index / 30) * 90_000), Fraction(1, 90_000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+        first, samples = round(click_at_s * 44100), np.zeros((1, 44100), np.float32)
+        samples[0, :441] = 0.9
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 44100, first, Fraction(1, 44100)
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize(("video_from_s", "click_at_s"), [(0.0, 0.5), (0.5, 0.0), (0.0, 0.0)])
+def test_overlay_keeps_pictures_and_sound_together(tmp_path: Path, suffix: str, video_from_s: float, click_at_s: float) -> None:
+    source = VideoSource(write_apart(tmp_path / f"apart.{suffix}", video_from_s, click_at_s))
+    assert _write_overlay(tmp_path, source) == []
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        times_s = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+    assert times_s[0] == 0, "the first picture stands until the second comes"
+    np.testing.assert_allclose(times_s[1:], [frame.time_s for frame in source][1:], atol=1e-3)
+    assert times_s[1] == pytest.approx(video_from_s + 1 / 30, abs=0.03)
+    samples = _sound(tmp_path / "overlay.mp4")[2]
+    assert np.argmax(np.abs(samples) > 0.3) / 44100 == pytest.approx(click_at_s, abs=0.035)
+    assert len(samples) / 44100 == pytest.approx(click_at_s + 1, abs=0.1)
 
 
 def test_overlay_without_sound_and_without_a_source(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from app.files import check_file
+from app.files import check_file, folder_problem
 from app.session import SessionReader
 from app.sources import VideoSource, read_picture
 from core.errors import InputError
@@ -29,3 +30,16 @@ def test_what_is_no_such_file_is_said_alike(read: type, expected: str, of_folder
     ):
         with pytest.raises(InputError, match=text):
             read(tmp_path / name)
+
+
+def test_what_speaks_against_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert folder_problem(tmp_path) is None
+    assert folder_problem(tmp_path / "new" / "deep") is None
+    assert "a file, expected a folder" in folder_problem(tmp_path / "file")
+    assert f"{tmp_path / 'file'} is a file, expected a folder" in folder_problem(tmp_path / "file" / "sub")
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert f"nothing can be written to {tmp_path}" in folder_problem(tmp_path / "new")

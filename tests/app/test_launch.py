@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -294,3 +295,19 @@ def test_settings_do_not_leak_between_runs(clip: Path, tmp_path: Path) -> None:
     states = [json.loads((tmp_path / name / "summary.json").read_text())["settings"] for name in "ab"]
     assert [state["smoothing"] for state in states] == ["one-euro", "none"]
     assert {state["state"] for state in states} == {"complete"}
+
+
+@pytest.mark.parametrize("arguments", [("--video", "", "--out", "x"), ("--video", "a.mp4", "--out", ""), ("--replay", "")])
+def test_an_empty_path_is_a_usage_error(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = outcome(capsys, *arguments)
+    assert code == 2
+    assert "got an empty name, expected a path" in err
+
+
+@pytest.mark.parametrize("command", [("launch.py", "--check"), ("-m", "core.variants")])
+def test_a_pipe_that_nobody_reads_ends_a_command_quietly(command: tuple[str, ...], repository: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, *command], stdout=writing, stderr=subprocess.PIPE, text=True, cwd=repository, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")

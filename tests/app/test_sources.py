@@ -136,6 +136,41 @@ def test_a_cut_file_without_a_frame_count(tmp_path: Path) -> None:
     assert f"read {num_frames} frames" in source.warning
 
 
+@pytest.mark.parametrize(("suffix", "kept"), [("mkv", 0.93), ("mkv", 0.6), ("flv", 0.6)])
+def test_a_cut_end_without_a_frame_count_is_noticed_in_short_clips_too(tmp_path: Path, suffix: str, kept: float) -> None:
+    rough = {"codec": "flv"} if suffix == "flv" else {}
+    path = write_video(tmp_path / f"short.{suffix}", size_px=(320, 240), times_s=[i / 30 for i in range(30)], **rough)
+    source = VideoSource(path)
+    assert len(list(source)) == 30
+    assert source.warning is None
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    source = VideoSource(path)
+    assert len(list(source)) < 30
+    assert source.warning is not None
+
+
+def test_pictures_that_begin_late_are_no_damage(tmp_path: Path) -> None:
+    for suffix in ("mkv", "mp4", "ts"):
+        source = VideoSource(write_video(tmp_path / f"late.{suffix}", times_s=[2 + i / 30 for i in range(8)]))
+        assert len(list(source)) == 8, suffix
+        assert source.warning is None, suffix
+        assert source.expected_frames in (8, 9, None), suffix
+
+
+def test_a_rate_that_only_says_how_fine_the_clock_is(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "fine.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(16):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9 * index, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = 125 * index, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    source = VideoSource(tmp_path / "fine.mkv")
+    assert source.fps == pytest.approx(8, rel=0.02)
+    assert source.expected_frames == pytest.approx(16, abs=1)
+
+
 def test_long_gaps_are_no_damage(tmp_path: Path) -> None:
     for suffix in ("mp4", "mkv"):
         source = VideoSource(write_video(tmp_path / f"slides.{suffix}", times_s=[0.0, 0.1, 0.2, 4.0, 9.0]))
@@ -149,7 +184,21 @@ def test_noise_in_the_middle_does_not_stop_the_rest(tmp_path: Path) -> None:
     start = data.index(b"mdat") + 2000
     data[start : start + 300] = os.urandom(300)
     path.write_bytes(bytes(data))
-    assert len(list(VideoSource(path))) > 45
+    source = VideoSource(path)
+    assert len(list(source)) > 45
+    assert source.warning is None or "damaged" in source.warning
+
+
+def test_packets_that_cannot_be_decoded_are_told(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", codec="mjpeg", pix_fmt="yuvj420p", times_s=[i / 30 for i in range(30)])
+    data = bytearray(path.read_bytes())
+    start = data.index(b"00dc", 5000)
+    data[start + 8 : start + 200] = bytes(192)
+    path.write_bytes(bytes(data))
+    source = VideoSource(path)
+    assert len(list(source)) >= 28
+    assert source.warning is not None
+    assert "damaged" in source.warning
 
 
 @pytest.mark.parametrize(
@@ -217,6 +266,13 @@ def test_a_folder_of_pictures_in_order(tmp_path: Path) -> None:
     assert all(_red_corner(frame.image) == ("top", "left") and frame.size_px == (40, 30) for frame in frames)
 
 
+def test_hidden_files_of_a_folder_are_left_alone(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "._a.png").write_bytes(b"what a Mac leaves")
+    (tmp_path / "._b.heic").write_bytes(b"what a Mac leaves")
+    assert [path.name for path in ImageSource(tmp_path).paths] == ["a.png"]
+
+
 def test_pictures_of_other_kinds_in_a_folder_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _save(tmp_path / "a.jpg", quarter_picture(40, 30))
     for name in ("b.HEIC", "c.heic", "d.gif", "notes.txt"):
@@ -279,5 +335,5 @@ def test_nothing_to_read_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         ImageSource(tmp_path / "missing.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"12345")
-    with pytest.raises(InputError, match="not a readable picture"):
+    with pytest.raises(InputError, match="damaged, or no picture"):
         list(ImageSource(tmp_path / "bad.jpg"))
