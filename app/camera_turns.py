@@ -6,6 +6,7 @@ another view, with a camera of its own, unless it leads back to one of the last 
 """
 
 from dataclasses import dataclass, replace
+from itertools import count
 
 import cv2
 import numpy as np
@@ -45,8 +46,8 @@ class CameraTurns:
     """Takes a recording's scenes in order, and gives them back with `view` and `start_from_camera`."""
 
     def __init__(self) -> None:
-        self._views: list[_View] = []
-        self._now = 0
+        self._views: list[tuple[int, _View]] = []  # the last ones with their numbers, the one that is seen now first
+        self._numbers = count()
 
     def __call__(self, scene: Scene) -> Scene:
         """The scene, with the number of its view, and what its camera has turned by since that began."""
@@ -56,19 +57,16 @@ class CameraTurns:
         camera = Intrinsics(scene.intrinsics.focal_px / times, tuple(value / times for value in scene.intrinsics.principal_px))
         picture = _Picture(gray, boxes_px, np.eye(3))
         if scene.cuts or not self._views:
-            self._now = self._view_of(picture, camera)
+            self._cut_to(picture, camera)
         else:
-            self._views[self._now].go_on(picture, camera)
-        return replace(scene, start_from_camera=self._views[self._now].rotmat, view=self._now)
+            self._views[0][1].go_on(picture, camera)
+        number, view = self._views[0]
+        return replace(scene, start_from_camera=view.rotmat, view=number)
 
-    def _view_of(self, picture: _Picture, camera: Intrinsics) -> int:
-        """The number of the view that a cut leads to: one of the last, if it goes on in this picture, or another one."""
-        latest = sorted(range(len(self._views)), key=lambda number: (number == self._now, number), reverse=True)
-        for number in latest[:REMEMBERED]:
-            if self._views[number].goes_on(picture, camera):
-                return number
-        self._views.append(_View(picture))
-        return len(self._views) - 1
+    def _cut_to(self, picture: _Picture, camera: Intrinsics) -> None:
+        """Go over to one of the last views, if it goes on in this picture, or to another one."""
+        found = next((seen for seen in self._views if seen[1].goes_on(picture, camera)), None) or (next(self._numbers), _View(picture))
+        self._views = [found, *(seen for seen in self._views if seen is not found)][:REMEMBERED]
 
 
 class _View:

@@ -1,5 +1,6 @@
 """How a camera turns, on pictures of a painted wall far away that are warped as a turning camera sees it."""
 
+import tracemalloc
 from collections.abc import Collection
 from typing import Any
 
@@ -106,6 +107,26 @@ def test_a_cut_back_finds_the_view_again() -> None:
     scenes = scenes_of([*pictures[:8], ELSEWHERE, ELSEWHERE, *pictures[8:], ELSEWHERE], None, {0, 8, 10, 18})
     assert [scene.view for scene in scenes] == [0] * 8 + [1] * 2 + [0] * 8 + [1]
     assert error_deg(scenes[-2].start_from_camera, turns[-1]) < 0.3
+
+
+def test_the_views_that_were_seen_last_are_remembered() -> None:
+    """Flips of a picture are views that nobody takes for each other."""
+    views = [picture(Rotation.identity())[::down, ::along] for down in (1, -1) for along in (1, -1)]
+    shots = [0, 1, 0, 1, 2, 0, 1, 3, 0]
+    scenes = scenes_of([views[number] for number in shots], None, range(len(shots)))
+    assert [scene.view for scene in scenes] == shots
+
+
+def test_memory_does_not_grow_with_the_cuts() -> None:
+    """In blank pictures nothing goes on, so each cut begins a view."""
+    turns, frame = CameraTurns(), Frame(np.zeros((*SIZE_PX[::-1], 3), np.uint8), 0.0, 0)
+    tracemalloc.start()
+    held_bytes = []
+    for number in range(40):
+        assert turns(Scene(frame, intrinsics_of(frame, FOCAL_PX), cuts=True)).view == number
+        held_bytes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held_bytes[-1] - held_bytes[9] < 50_000, "less than one picture"
 
 
 @pytest.mark.parametrize("as_a_cut", [False, True])
