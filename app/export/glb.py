@@ -235,10 +235,14 @@ class GlbSink(ClosingSink):
         """Nothing: the rows are in meshes.npz."""
 
     def close(self) -> None:
-        """Write the file; a warning says so where there is nothing to write."""
+        """Write the file; where there is nothing to write, or not all of it, a warning says so, and none is left."""
         if self._closed:
             return
         self._closed = True
+        self.path.unlink(missing_ok=True)  # an earlier run's
+        if self.broken:
+            self.warnings.append(f"no {GLB_SINK}: not all of the run could be written")
+            return
         try:
             report = write_glb(self._rows, self.path, show_hidden=self._show_hidden)
         except InputError as error:

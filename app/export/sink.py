@@ -2,7 +2,8 @@
 
 A sink is a context manager. It writes under a `.partial` name and renames when it is closed, so that a finished name always
 means a finished file; closing early (Ctrl-C, an error further up) keeps what was written until then. Where something could not be
-written, as on a full disk, the overlay keeps its `.partial` name: there may be no summary that says that it ends early.
+written, as on a full disk, the overlay keeps its `.partial` name and people.glb is not made: there may be no summary that says that
+the run ended early.
 """
 
 import logging
@@ -252,7 +253,6 @@ class SinkGroup(ClosingSink):
             except Exception as error:  # each remaining sink must still be closed
                 log.debug("closing %s failed", name, exc_info=True)
                 errors.append(error)
-                if isinstance(error, OSError):
-                    self._mark_broken()
+                self._mark_broken()
         if errors:
             raise errors[0]

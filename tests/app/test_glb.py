@@ -1,5 +1,6 @@
 """people.glb read back by what the glTF specification says, and compared with meshes.npz in time."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -141,6 +142,33 @@ def test_as_a_sink(tmp_path: Path) -> None:
     with SinkGroup(recording(tmp_path / "empty"), ("meshes.npz", "people.glb", "summary.json")) as sinks:
         sinks.write(scene())
     assert "no people.glb" in json.loads((tmp_path / "empty" / "summary.json").read_text())["warnings"][0]
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), RuntimeError("a bug")])
+def test_without_all_of_the_rows_there_is_none_not_even_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise trouble
+
+    def write() -> None:
+        with SinkGroup(recording(tmp_path), ("meshes.npz", "people.glb", "summary.json")) as sinks:
+            sinks.write(scene(moving(0, 4)))
+
+    write()
+    monkeypatch.setattr(NpzSink, "_write_zip", fail)
+    with pytest.raises(type(trouble), match=trouble.args[-1]):
+        write()
+    assert (tmp_path / "meshes.npz").exists(), "the earlier one"
+    assert not (tmp_path / "people.glb").exists()
+    assert "no people.glb: not all of the run could be written" in json.loads((tmp_path / "summary.json").read_text())["warnings"]
+
+
+def test_where_nobody_is_an_earlier_file_goes(tmp_path: Path) -> None:
+    for people in ([moving(0, 4)], []):
+        with SinkGroup(recording(tmp_path), ("meshes.npz", "people.glb", "summary.json")) as sinks:
+            sinks.write(scene(*people))
+    assert not (tmp_path / "people.glb").exists()
 
 
 def test_the_default_bodys_preview_is_its_intermediate_mesh() -> None:
