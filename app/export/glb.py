@@ -19,7 +19,7 @@ from app.export.npz import columns_of, map_rows
 from app.export.rigged import add_rigged, poses_them
 from app.export.sink import GLB_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
 from app.export.tracks import Track, from_0, without_hidden
-from app.export.world import World
+from app.export.world import World, views_of
 from app.types import Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
@@ -79,7 +79,7 @@ def write_glb(npz_path: Path, glb_path: Path, max_bytes: int = MAX_BYTES, show_h
     scene = GltfScene(float(min(track.times_s[0] for track in world.tracks)), world.camera)
     if not world.rests:
         times_s, rows = np.unique(table["time_s"].astype(np.float32), return_index=True)  # as precise as the file is
-        scene.move_camera(times_s, world.start_from_camera[rows], world.camera_m[rows])
+        scene.move_camera(times_s, world.start_from_camera[rows], world.camera_m[rows], views_of(table)[rows])
     if has_bones:
         table |= {name: map_rows(npz_path, name) for name in PARAMETERS}
     if has_bones and poses_them(load_body(BODY), table, vertices_m):

@@ -21,6 +21,8 @@ ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 COMPONENTS = {"float32": 5126, "uint8": 5121, "uint16": 5123, "uint32": 5125}
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 """Numbers of an element -> what glTF calls it."""
+JUMP_S = 1e-3
+"""A jump takes as long: programs that count in frames may take keys that are nearer for one."""
 
 
 def vertex_normals(points_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -39,6 +41,18 @@ def quaternions(rotmats: np.ndarray) -> np.ndarray:
     values = Rotation.from_matrix(rotmats).as_quat()
     turned = np.cumprod(np.append(1.0, np.sign(np.sum(values[1:] * values[:-1], axis=1) + 1e-12)))
     return values * turned[:, None]
+
+
+def held(times_s: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys that hold what each view ends with until JUMP_S before the next one begins: when (K',), and which of the given ones (K',).
+
+    times_s: (K,) float32, increasing, and so are those returned; views: (K,)
+    """
+    last = np.flatnonzero(np.diff(views))
+    next_s = times_s[last + 1]
+    until_s = np.minimum(next_s - np.float32(JUMP_S), np.nextafter(next_s, np.float32(0)))
+    last, until_s = last[until_s > times_s[last]], until_s[until_s > times_s[last]]
+    return np.insert(times_s, last + 1, until_s), np.insert(np.arange(len(times_s)), last + 1, last)
 
 
 class GltfScene:
@@ -85,14 +99,16 @@ class GltfScene:
         self._roots.append(self.add_node(**fields))
         return self._roots[-1]
 
-    def move_camera(self, times_s: np.ndarray, rotmats: np.ndarray, places_m: np.ndarray) -> None:
-        """Turn it as the video's did, and let it jump where that cuts.
+    def move_camera(self, times_s: np.ndarray, rotmats: np.ndarray, places_m: np.ndarray, views: np.ndarray) -> None:
+        """Turn it as the video's did, and let it jump where that cuts from one view to another.
 
-        times_s: (K,) increasing; rotmats: (K, 3, 3) from its axes to those at the start, y down; places_m: (K, 3) in the axes at the start
+        times_s: (K,) float32, increasing; views: (K,) numbers of theirs
+        rotmats: (K, 3, 3) from its axes to those at the start, y down; places_m: (K, 3) in the axes at the start
         """
-        self._camera_moves = [("rotation", times_s, quaternions(turned_up(rotmats)), "LINEAR")]
+        times_s, keys = held(times_s, views)
+        self._camera_moves = [("rotation", times_s, quaternions(turned_up(rotmats))[keys], "LINEAR")]
         if places_m.any():
-            self._camera_moves.append(("translation", times_s, places_m * UP_FROM_CAMERA, "STEP"))
+            self._camera_moves.append(("translation", times_s, places_m[keys] * UP_FROM_CAMERA, "STEP"))
 
     def animate(self, node: int, path: str, times_s: np.ndarray, values: np.ndarray, interpolation: str = "LINEAR") -> None:
         """Add a channel. values: (K, 3), (K, 4) for rotations, or (K * targets, 1) for weights."""

@@ -77,8 +77,8 @@ class World:
     def of(cls, table: Mapping[str, np.ndarray], vertices_m: np.ndarray) -> "World":
         """table: columns of meshes.npz; vertices_m: (N, V, 3) meshes of all its rows. Raises InputError for what are no places."""
         _check_places(table)
-        views = table[VIEW] if VIEW in table else np.zeros(len(table["track_id"]), np.int32)
-        parts = [(rows, cls._of_view(_part(table, rows), _Rows(vertices_m, rows))) for rows in rows_by_time(views, table["time_s"])]
+        views = rows_by_time(views_of(table), table["time_s"])
+        parts = [(rows, cls._of_view(_part(table, rows), _Rows(vertices_m, rows))) for rows in views]
         _, first = parts[0]
         return first if len(parts) == 1 else _joined(parts, table)
 
@@ -134,6 +134,11 @@ def _joined(parts: Sequence[tuple[np.ndarray, World]], table: Mapping[str, np.nd
     sizes = {track_id: size for _, world in parts for track_id, size in world.sizes.items()}
     tracks = [replace(track, joints_m=joints_m[track.rows]) for track in tracks_of(table)]
     return World(first.camera, tracks, sizes, translation_m, ankle_moves_m, start_from_camera, camera_m, rests=False)
+
+
+def views_of(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) the number of the view in which each row is seen; a file that names none has one."""
+    return table[VIEW] if VIEW in table else np.zeros(len(table["track_id"]), np.int32)
 
 
 def rows_by_time(groups: np.ndarray, times_s: np.ndarray) -> list[np.ndarray]:

@@ -2,14 +2,17 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from app.colors import track_color
 from app.export import SinkGroup
 from app.export.glb import MAX_KEYS, key_frames, preview_mesh, thinned, write_glb
+from app.export.gltf import held
 from app.export.npz import NpzSink, map_rows
 from app.visibility import body_joint_weights
 from core.bodies import load_body
@@ -124,6 +127,35 @@ def test_times_before_zero_become_zero(tmp_path: Path) -> None:
     assert min(times_s.min() for times_s, _, _ in played.channels.values()) == 0
     want = (moving(3, 1).vertices_m + moving(3, 1).translation_m) * TO_GLTF
     np.testing.assert_allclose(played.people(0.1)["person 1"], want, atol=1e-5)
+
+
+def test_the_camera_jumps_from_view_to_view_also_where_nobody_is_seen(tmp_path: Path) -> None:
+    """A second in which it pans, ten without anybody, and a second of another view."""
+    pan = Rotation.from_euler("y", np.linspace(0, 20, 30)[:, None], degrees=True).as_matrix()
+    with NpzSink(recording(tmp_path, camera_turns=True)) as sink:
+        for i in range(30):
+            sink.write(replace(scene(moving(i, 1), index=i), start_from_camera=pan[i]))
+        for i in range(330, 360):
+            sink.write(replace(scene(moving(i, 1), index=i), start_from_camera=np.eye(3), view=1))
+    write_glb(sink.path, tmp_path / "people.glb")
+    played = Played(tmp_path / "people.glb")
+    camera = next(index for index, node in enumerate(played.tree["nodes"]) if "camera" in node)
+    ends, waits, still_waits, begins = (played.world(camera, time_s) for time_s in (29 / 30, 6.0, 11 - 0.002, 11 + 1e-5))
+    np.testing.assert_allclose(waits, ends, atol=1e-6)
+    np.testing.assert_allclose(still_waits, ends, atol=1e-6)
+    assert np.degrees(Rotation.from_matrix(begins[:3, :3].T @ ends[:3, :3]).magnitude()) > 10
+    np.testing.assert_allclose(played.world(camera, 11.5), begins, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("times_s", "keys"),
+    [([0, 1, 3, 4], [0, 1, 1, 2, 3]), ([0, 20000, 20000.01, 20000.02], [0, 1, 1, 2, 3]), ([0, 1, 1.0005, 2], [0, 1, 2, 3])],
+)
+def test_keys_that_hold_a_view_come_in_order(times_s: list[float], keys: list[int]) -> None:
+    held_s, kept = held(np.float32(times_s), np.array([0, 0, 2, 2]))
+    assert kept.tolist() == keys
+    assert held_s.dtype == np.float32 and (np.diff(held_s) > 0).all()
+    assert set(np.float32(times_s)) <= set(held_s)
 
 
 def test_nobody_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
