@@ -29,10 +29,12 @@ class BodyShape:
     @classmethod
     def of(cls, body: object) -> "BodyShape":
         """From the body contract."""
+        from core.mesh import edges_of
+
         levels = body.levels
         ids, coarse = np.asarray(levels.intermediate_ids), np.asarray(levels.intermediate_faces)
         faces = np.asarray(body.faces, np.int32).reshape(-1, 3)
-        return cls(faces, edges_of(ids[coarse] if len(coarse) else faces))
+        return cls(faces, edges_of(ids[coarse] if len(coarse) else faces).astype(np.int32))
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,3 @@ def place_rod(rod: np.ndarray, start_m: np.ndarray, end_m: np.ndarray) -> np.nda
     x /= np.linalg.norm(x)
     turned = rod * (1, 1, length) @ np.stack([x, np.cross(z, x), z])
     return turned + (start_m + end_m) / 2
-
-
-def edges_of(faces: np.ndarray) -> np.ndarray:
-    """(F, 3) -> (E, 2) int32, each edge once."""
-    pairs = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
-    return np.unique(pairs, axis=0).astype(np.int32).reshape(-1, 2)
