@@ -157,9 +157,11 @@ class Window:
             self._visualizer.register_key_callback(code, lambda _, action=action: self._act(action))
 
     def _act(self, action: str) -> bool:
-        """A key; never raises, since what calls it is C."""
+        """A key, and the scene as it looks then, also while paused; never raises, since what calls it is C."""
         try:
             self._actions().get(action, lambda: self._toggle(action))()
+            if self._scene is not None:
+                self._draw(self._scene)
             self._visualizer.update_renderer()
         except Exception as error:  # noqa: BLE001 - shown in the window
             log.warning("%s: %s", action, error)
@@ -199,11 +201,15 @@ class Window:
         self._say(f"saved {path.name}")
 
     def _show_scene(self, scene: Scene) -> None:
-        mirror = np.array([-1.0 if self._on.mirror else 1.0, 1.0, 1.0])
         self._settle(scene.meshes)
         if scene.intrinsics != self._intrinsics:
             self._intrinsics = scene.intrinsics
             self._set_view("camera", scene)
+        self._draw(scene)
+        self._scene = scene
+
+    def _draw(self, scene: Scene) -> None:
+        mirror = np.array([-1.0 if self._on.mirror else 1.0, 1.0, 1.0])
         self._set_shown(self._picture.geometry, self._on.picture)
         if self._on.picture:
             self._picture.show(scene.frame.image, scene.intrinsics, self._picture_m, mirror, self._picture_side_px(scene))
@@ -218,7 +224,6 @@ class Window:
             self._drop(track_id)
         for mesh in meshes:
             self._show_person(mesh, mirror, ground)
-        self._scene = scene
 
     def _picture_side_px(self, scene: Scene) -> int:
         """As many pixels as the picture's longer side has between the bars; all it may have where one comes nearer."""

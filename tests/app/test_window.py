@@ -116,6 +116,12 @@ def test_views_help_and_pause(views: Callable[[str], np.ndarray]) -> None:
     assert spot(views("paused"))[1][0] == pytest.approx(spot(mesh)[1][0], abs=2), "the scene stands still"
 
 
+@pytest.mark.parametrize("name", ["skeleton", "mirror", "no_picture", "no_ground"])
+def test_keys_change_the_scene_that_is_paused(views: Callable[[str], np.ndarray], name: str) -> None:
+    paused, shown = (views(view)[BAR_PX:-BAR_PX].astype(int) for view in (f"paused_{name}", name))
+    assert np.abs(paused - shown).mean() < 0.1
+
+
 def test_screenshots_are_what_is_shown(views: Callable[[str], np.ndarray]) -> None:
     assert views("screenshot-*").shape == (WINDOW_PX[1], WINDOW_PX[0], 3)
     assert spot(views("screenshot-*"))[0] > 3000

@@ -81,7 +81,12 @@ def main(folder: Path) -> None:
     look("help", scene(left))
     window._act("help")
     window._act("pause")
-    look("paused", scene(mesh(1, (0.6, 0.0, 3.0))))
+    other = scene(mesh(1, (0.6, 0.0, 3.0)))
+    look("paused", other)
+    for action, name in (("skeleton", "skeleton"), ("mirror", "mirror"), ("picture", "no_picture"), ("ground", "no_ground")):
+        window._act(action)
+        look(f"paused_{name}", other)
+        window._act("mesh" if action == "skeleton" else action)
     window._act("pause")
     window._act("screenshot")
     window.set_body(Cloud(), WEIGHTS)
