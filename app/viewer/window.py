@@ -104,6 +104,7 @@ class Window:
         self._body: BodyShape | None = None
         self._joint_weights: np.ndarray | None = None
         self._ground_m, self._picture_m = math.nan, NEAREST_PICTURE_M
+        self._settled_by: set[int] = set()  # track ids
         self._intrinsics: Intrinsics | None = None
         self._scene: Scene | None = None
         self._size_px, self._pinned, self._camera_view = WINDOW_PX, None, np.eye(4)
@@ -254,15 +255,20 @@ class Window:
             self._visualizer.update_geometry(person.ring)
 
     def _settle(self, meshes: tuple[SmoothedMesh, ...]) -> None:
-        """Let the ground and the picture's distance follow the people, calmly."""
+        """Let the ground and the picture's distance follow the people, calmly; at once where all are others, as after a cut."""
+        if not meshes:
+            return
+        track_ids = {mesh.track_id for mesh in meshes}
+        if track_ids.isdisjoint(self._settled_by):
+            self._ground_m, self._picture_m = math.nan, NEAREST_PICTURE_M
+        self._settled_by = track_ids
         standing = [mesh for mesh in meshes if mesh.joint_visibility[ANKLES].max() > SHOWN_FROM]
         if standing:
             ground_m = float(np.median([(mesh.vertices_m[:, 1].max() + mesh.translation_m[1]) for mesh in standing]))
             self._ground_m = ground_m if math.isnan(self._ground_m) else self._ground_m + SETTLE * (ground_m - self._ground_m)
-        if meshes:
-            farthest_m = max(float(mesh.translation_m[2]) for mesh in meshes) + BEHIND_M
-            wanted_m = min(max(farthest_m, NEAREST_PICTURE_M), FARTHEST_PICTURE_M)
-            self._picture_m += (1.0 if wanted_m > self._picture_m else SETTLE) * (wanted_m - self._picture_m)
+        farthest_m = max(float(mesh.translation_m[2]) for mesh in meshes) + BEHIND_M
+        wanted_m = min(max(farthest_m, NEAREST_PICTURE_M), FARTHEST_PICTURE_M)
+        self._picture_m += (1.0 if wanted_m > self._picture_m else SETTLE) * (wanted_m - self._picture_m)
 
     def _show_panels(self) -> None:
         self._note_frames = max(0, self._note_frames - 1)

@@ -122,6 +122,12 @@ def test_keys_change_the_scene_that_is_paused(views: Callable[[str], np.ndarray]
     assert np.abs(paused - shown).mean() < 0.1
 
 
+@pytest.mark.parametrize("side", ["", "beside_"])
+def test_other_people_after_a_cut_are_shown_as_if_they_were_the_first(views: Callable[[str], np.ndarray], side: str) -> None:
+    after, alone = (views(side + name)[BAR_PX:-BAR_PX].astype(int) for name in ("after_a_cut", "alone"))
+    assert np.abs(after - alone).mean() < 0.1
+
+
 def test_screenshots_are_what_is_shown(views: Callable[[str], np.ndarray]) -> None:
     assert views("screenshot-*").shape == (WINDOW_PX[1], WINDOW_PX[0], 3)
     assert spot(views("screenshot-*"))[0] > 3000

@@ -1,6 +1,7 @@
 """Runs the window on scenes whose truth is known and saves what it shows: `python -m tests.app.window_probe FOLDER`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +44,39 @@ def scene(*meshes: SmoothedMesh) -> Scene:
     return Scene(Frame(image, 0.0, 0), Intrinsics(FOCAL_PX, (SIZE_PX[0] / 2, SIZE_PX[1] / 2)), meshes)
 
 
+def looking(window: Window, folder: Path) -> Callable[[str, Scene], None]:
+    """What shows a scene and saves that under a name."""
+
+    def look(name: str, shown: Scene) -> None:
+        for _ in range(2):
+            window.show(shown, HUD, "open")
+            assert window.poll()
+        image = np.asarray(window._visualizer.capture_screen_float_buffer(do_render=True))
+        o3d.io.write_image(str(folder / f"{name}.png"), o3d.geometry.Image((image * 255).astype(np.uint8)))
+
+    return look
+
+
+def others(folder: Path) -> None:
+    """Somebody after somebody else elsewhere, as after a cut, and alone; from the camera and from beside."""
+    other, somebody = (scene(mesh(track_id, place_m)) for track_id, place_m in ((2, (0.0, 1.0, 9.0)), (3, (0.3, -0.4, 3.0))))
+    for name, shown in (("after_a_cut", (other, somebody)), ("alone", (somebody,))):
+        window = Window("probe", folder)
+        window.set_body(Ball(), WEIGHTS)
+        look = looking(window, folder)
+        for one in shown:
+            look(name, one)
+        window._act("view")
+        look(f"beside_{name}", somebody)
+        window.close()
+
+
 def main(folder: Path) -> None:
     """One picture per name."""
     left = mesh(1, (-0.6, 0.0, 3.0))
     upper = np.array([0.0] * 7 + [1.0] * 7, np.float32)  # the media's joints go from the bottom to the top
     window = Window("probe", folder)
-
-    def look(name: str, shown: Scene, hud: Hud = HUD) -> None:
-        for _ in range(2):
-            window.show(shown, hud, "open")
-            assert window.poll()
-        image = np.asarray(window._visualizer.capture_screen_float_buffer(do_render=True))
-        o3d.io.write_image(str(folder / f"{name}.png"), o3d.geometry.Image((image * 255).astype(np.uint8)))
-
+    look = looking(window, folder)
     look("loading", scene())
     window.set_body(Ball(), WEIGHTS)
     look("mesh", scene(left))
@@ -92,12 +113,12 @@ def main(folder: Path) -> None:
     window.set_body(Cloud(), WEIGHTS)
     look("no_faces", scene(left))
     window.close()
-    hidden = Window("probe", folder, show_hidden=True)
-    window = hidden
+    window = Window("probe", folder, show_hidden=True)
     window.set_body(Ball(), WEIGHTS)
-    look("show_hidden", scene(mesh(1, (-0.6, 0.0, 3.0), upper)))
+    looking(window, folder)("show_hidden", scene(mesh(1, (-0.6, 0.0, 3.0), upper)))
     window.close()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    others(Path(sys.argv[1]))
