@@ -19,7 +19,10 @@ FLAGS = tuple(name for name in MODE_FLAGS["video"] if name != "overwrite")
 
 
 class State(enum.Enum):
-    """How a video stands. CHANGED: finished, but with other settings or from another version of the file."""
+    """How a video stands. CHANGED: finished, but with other settings or from another version of the file.
+
+    FAILED: tried with these settings and this version of the file; what is finished of others stays.
+    """
 
     LEFT = "left"
     FINISHED = "finished"
@@ -38,10 +41,13 @@ class Plan:
 
     def state(self, job: Job) -> State:
         """As the files say it now."""
-        changed = changed_settings(job.folder, self.wanted(job))
-        if changed is None:
-            return State.FAILED if job.failed_because() else State.LEFT
-        return State.CHANGED if changed else State.FINISHED
+        wanted = self.wanted(job)
+        changed = changed_settings(job.folder, wanted)
+        if changed == []:
+            return State.FINISHED
+        if job.has_failed(wanted):
+            return State.FAILED
+        return State.LEFT if changed is None else State.CHANGED
 
     def is_open(self, job: Job) -> bool:
         """Whether there is something to do."""

@@ -9,12 +9,12 @@ import logging
 import os
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from app.finished import file_version
 from core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -58,24 +58,31 @@ class Job:
         """What its worker has not finished yet."""
         return self.out / BOOKKEEPING / "work" / self.name
 
-    def failed_because(self) -> str | None:
-        """The error on record; None when there is none, or when the video has changed since."""
-        try:
-            record = json.loads(self.failure.read_text(encoding="utf-8"))
-            return record["error"] if record["file"] == file_version(self.video).get("file") else None
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-            return None
+    def has_failed(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether a failure with these settings (as Plan.wanted) is on record."""
+        return self._record().get("settings") == wanted
 
-    def record_failure(self, error: str) -> None:
-        """Keep the error for --status and for other workers."""
+    def failed_because(self) -> str | None:
+        """The error on record; None when there is none."""
+        return self._record().get("error")
+
+    def record_failure(self, error: str, wanted: Mapping[str, Any]) -> None:
+        """Keep the error for --status and for other workers. wanted: the settings with which it failed, as Plan.wanted."""
         record = {
-            "video": str(self.video), "file": file_version(self.video).get("file"), "error": error,
+            "video": str(self.video), "settings": dict(wanted), "error": error,
             "worker": worker_name(), "time": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
         }  # fmt: skip
         self.failure.parent.mkdir(parents=True, exist_ok=True)
         partial = self.failure.with_name(f"{self.failure.name}.{worker_name()}")
         partial.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(self.failure)
+
+    def _record(self) -> dict[str, Any]:
+        """Of the last failure; empty when there is none."""
+        try:
+            return dict(json.loads(self.failure.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+            return {}
 
 
 def worker_name() -> str:

@@ -142,7 +142,7 @@ class Worker:
             log.warning(BEATEN, job.video)
             return
         line = " ".join(error.split())
-        job.record_failure(line)
+        job.record_failure(line, self._plan.wanted(job))
         log.error("%s", line if str(job.video) in line else f"{job.video}: {line}")
 
 

@@ -143,6 +143,29 @@ def test_other_settings_and_other_versions(folder: Path, out: Path) -> None:
     assert Counter(survey(other).values()) == {State.FINISHED: 5, State.CHANGED: 1}
 
 
+def test_what_is_to_be_done_again_and_fails_is_tried_once(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(video: Path, target: Path, engine: Engine) -> str:
+        assert not tried, "tried again without end"
+        tried.append(video)
+        raise InputError("does not work any more")
+
+    tried: list[Path] = []
+    plan = plan_of(folder / "day 2", out)
+    work(plan)
+    (job,) = plan.jobs
+    again = replace(plan, config=LiveConfig(smoothing="none"), redo_changed=True)
+    monkeypatch.setattr(app.jobs, "process_video", fails)
+    work(again)
+    assert tried == [job.video]
+    assert again.state(job) is State.FAILED
+    states = survey(again)
+    assert f"failed: {job.name}: does not work any more" in table(states, states)
+    assert plan.state(job) is State.FINISHED
+    assert replace(again, config=LiveConfig(smoothing="none", max_people=1)).state(job) is State.CHANGED
+    write_video(job.video, (96, 64), [0.0, 0.1])
+    assert again.state(job) is State.CHANGED
+
+
 def test_a_precision_that_a_machine_does_not_have_is_no_other_setting(folder: Path, out: Path) -> None:
     plan = plan_of(folder / "day 2", out, redo_changed=True)
     asked = replace(plan, config=LiveConfig(precision="bf16"))
@@ -253,7 +276,7 @@ def test_the_watch_says_how_long_it_takes(
 def test_the_table_stands_what_others_do_meanwhile(folder: Path, out: Path) -> None:
     plan = plan_of(folder, out)
     work(plan)
-    plan.jobs[5].record_failure("no disk")
+    plan.jobs[5].record_failure("no disk", plan.wanted(plan.jobs[5]))
     before, after = dict.fromkeys(plan.jobs, State.LEFT), survey(plan) | {plan.jobs[5]: State.FAILED}
     (plan.jobs[0].folder / "summary.json").unlink()  # another worker puts its own in place
     (plan.jobs[1].folder / "summary.json").write_text("{")
