@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -257,7 +258,8 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
 def result_folders(paths: list[Path], folder: Path) -> list[Path]:
     """A folder for each input: its name without suffix; inputs of the same name get their suffix or a number as well."""
     stems = [path.resolve().stem for path in paths]
-    names = (stem if stems.count(stem) == 1 else f"{stem}-{path.suffix.lstrip('.')}" for stem, path in zip(stems, paths, strict=True))
+    count = Counter(stems)
+    names = (stem if count[stem] == 1 else f"{stem}-{path.suffix.lstrip('.')}" for stem, path in zip(stems, paths, strict=True))
     return [folder / name for name in distinct(names)]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,6 +256,24 @@ def test_inputs_of_one_name_get_different_folders() -> None:
     folders = [folder.name for folder in result_folders(paths, Path("out"))]
     assert len(set(folders)) == 4
     assert folders[3] == "other"
+
+
+class CountedName(str):
+    """Counts how often any of them is compared."""
+
+    num_compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.num_compared += 1
+        return str.__eq__(self, other)
+
+
+def test_names_of_many_pictures_are_not_compared_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [Path(f"{number}.jpg") for number in range(500)]
+    monkeypatch.setattr(Path, "resolve", lambda path: SimpleNamespace(stem=CountedName(path.stem)))
+    assert len(set(result_folders(paths, Path("out")))) == 500
+    assert CountedName.num_compared < 5000
 
 
 @pytest.mark.parametrize(("error", "said"), [
