@@ -86,8 +86,10 @@ class Mailbox(Generic[T]):
         self._closed = False
 
     def put(self, item: T) -> bool:
-        """Replace what was not taken yet; True when something was thrown away for it."""
+        """Replace what was not taken yet; True when something was thrown away: that, or after `close` the item itself."""
         with self._news:
+            if self._closed:
+                return True
             replaced, self._item = self._item is not None, item
             self._news.notify()
             return replaced
@@ -107,6 +109,6 @@ class Mailbox(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """True after `close`, when the last item is taken."""
+        """True after `close`, once the last item is taken; it stays so."""
         with self._news:
             return self._closed and self._item is None

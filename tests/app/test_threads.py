@@ -1,10 +1,10 @@
-"""A function begun in a thread: its value, its error, and who clears away what nobody took."""
+"""A function begun in a thread: its value, its error, and who clears away what nobody took; a mailbox that was closed."""
 
 import threading
 
 import pytest
 
-from app.threads import Begun
+from app.threads import Begun, Mailbox
 
 
 def test_the_value_and_the_error_come_back() -> None:
@@ -59,3 +59,15 @@ def test_a_failure_leaves_nothing_to_clear_away() -> None:
     begun.abandon(disposed.append)
     begun._thread.join(10)
     assert disposed == []
+
+
+def test_a_closed_mailbox_takes_no_more() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    mailbox.put(1)
+    mailbox.close()
+    assert mailbox.put(2), "thrown away"
+    assert mailbox.take(0) == 1
+    assert mailbox.closed
+    mailbox.put(3)
+    assert mailbox.closed
+    assert mailbox.take(0) is None
