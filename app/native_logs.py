@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
 CHATTER = re.compile(
@@ -25,9 +26,36 @@ def quiet_native_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
+class _Filter:
+    """The one redirection of file descriptor 2, for all threads at once: the first to need it begins it, the last ends it."""
+
+    def __init__(self) -> None:
+        self._lock, self._num_users = threading.Lock(), 0
+        self._redirection = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._num_users:
+                self._redirection.enter_context(_redirected())
+            self._num_users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_users -= 1
+            if not self._num_users:
+                self._redirection.close()
+
+
+_FILTER = _Filter()
+
+
+def native_noise_filtered() -> contextlib.AbstractContextManager[None]:
+    """Whatever is written to file descriptor 2 meanwhile appears afterwards, without the chatter; once nobody wants it any more."""
+    return _FILTER
+
+
 @contextlib.contextmanager
-def native_noise_filtered() -> Iterator[None]:
-    """Whatever is written to file descriptor 2 meanwhile appears afterwards, without the chatter."""
+def _redirected() -> Iterator[None]:
     sys.stderr.flush()
     try:
         terminal = os.dup(2)
