@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from app.files import check_file
+from app.rate import rate_of
 from app.session_format import (
     BACKGROUND_RGB,
     FORMAT,
@@ -42,7 +44,6 @@ SUFFIX = ".arrows"
 MAX_WAITING = 8
 """Frames that may wait for the disk: a quarter of a second at 30 frames/s."""
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-FALLBACK_FPS = 30.0
 MAX_SIDE_PX = 1 << 14
 _BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, MemoryError)
 """What reading a damaged file may raise; pyarrow's ArrowInvalid is a ValueError, its ArrowIOError an OSError."""
@@ -157,7 +158,8 @@ class SessionReader:
     lie on a plain background.
 
     info: what all frames share          size_px: width, height of the first frame; scenes of another size are fitted into it
-    num_frames, fps, duration_s          has_pictures
+    num_frames, duration_s               fps: as rate_of, whatever pauses there are
+    has_pictures
     warning: None, or one sentence about how the file ends early
     """
 
@@ -175,13 +177,10 @@ class SessionReader:
                 raise InputError(f"{self.path}: not a recording that this version can read ({_line(error)})") from error
             self.size_px: tuple[int, int] = _size_px(first)
             self.has_pictures: bool = first.column("picture_jpeg")[0].is_valid
-            start_s = end_s = first.column("time_s")[0].as_py()
-            self.num_frames = 1
-            for row in rows:
-                self.num_frames, end_s = self.num_frames + 1, row.column("time_s")[0].as_py()
-        self._start_s = start_s
-        self.duration_s: float = max(end_s - start_s, 0.0)
-        self.fps: float = (self.num_frames - 1) / self.duration_s if self.duration_s > 0 else FALLBACK_FPS
+            times_s = [row.column("time_s")[0].as_py() for row in chain((first,), rows)]
+        self.num_frames, self._start_s = len(times_s), times_s[0]
+        self.duration_s: float = max(times_s[-1] - times_s[0], 0.0)
+        self.fps = rate_of(times_s)
         ended_well = _last_bytes(self.path) == END_OF_STREAM
         self.warning = None if ended_well else f"{self.path.name}: ends early after {self.num_frames} frames; it was not closed, or was cut"
 

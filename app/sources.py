@@ -18,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from app.files import check_file
+from app.rate import FALLBACK_FPS
 from app.types import Frame
 from core.errors import InputError
 
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 OTHER_PICTURE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 """Not read from a folder, but missed there."""
-FALLBACK_FPS = 30.0
 MAX_FPS = 1000.0
 SUSPECT_FPS = 121.0
 """A rate above this may be no more than how finely a file tells time; its first RATED_FRAMES show what it is."""

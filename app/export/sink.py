@@ -52,7 +52,7 @@ class Recording:
     folder: where the files go; made when missing
     faces: (F, 3) int32, F = 0 where unknown    vertex_joint_weights: (V, 14) float32, see visibility.vertex_joint_weights
     body: "anny" or "smpl"
-    size_px: width, height of the input        fps: its average rate
+    size_px: width, height of the input        fps: its rate
     source: the input file (its sound goes into the overlay), None when there is none
     settings: what summary.json says about how the result was made (JSON values)
     parameters: of the body, where they are written as well

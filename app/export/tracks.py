@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.rate import FALLBACK_FPS
 from app.visibility import with_smooth_edge
 
-FRAME_S = 1 / 30
-"""Of what has no rate, a picture."""
 GAP_FRAMES = 3
 """Somebody missing for more frames than this disappears for that time."""
 
@@ -31,7 +30,7 @@ def from_0(times_s: np.ndarray) -> np.ndarray:
 
 def frame_s_of(table: Mapping[str, np.ndarray]) -> float:
     """How long a frame lasts."""
-    return 1 / float(table["fps"]) if table["fps"] > 0 else FRAME_S
+    return 1 / float(table["fps"]) if table["fps"] > 0 else 1 / FALLBACK_FPS
 
 
 def tracks_of(table: Mapping[str, np.ndarray]) -> list[Track]:

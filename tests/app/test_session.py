@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from app.export import Parameters
+from app.rate import FALLBACK_FPS
 from app.session import MAX_WAITING, SessionReader, SessionRecorder, fitted, new_session_path
 from app.session_format import BACKGROUND_RGB, MESH_FIELDS, SessionInfo
 from app.types import Scene
@@ -69,6 +70,17 @@ def test_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reader.info.faces, BODY.faces)
     np.testing.assert_array_equal(reader.info.vertex_joint_weights, INFO.vertex_joint_weights)
     assert (reader.info.body, reader.info.settings) == ("toy", {"checkpoint": "toy"})
+
+
+@pytest.mark.parametrize(("times_s", "fps"), [
+    ([100.0, 100.05, 100.1, 400.0, 400.05, 400.1], 20.0),  # the camera was away
+    ([100.0], FALLBACK_FPS),
+])  # fmt: skip
+def test_a_pause_does_not_change_the_rate(tmp_path: Path, times_s: list[float], fps: float) -> None:
+    record(tmp_path / "a.arrows", [scene(index=i, time_s=time_s) for i, time_s in enumerate(times_s)])
+    reader = SessionReader(tmp_path / "a.arrows")
+    assert reader.fps == pytest.approx(fps)
+    assert reader.duration_s == pytest.approx(times_s[-1] - times_s[0])
 
 
 def test_any_arrow_library_reads_it(tmp_path: Path) -> None:
