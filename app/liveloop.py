@@ -107,11 +107,11 @@ class LiveLoop:
             self._sinks[name] = sink
 
     def detach(self, name: str) -> None:
-        """Close a sink; nothing happens when there is none of that name."""
+        """Close a sink, which may take its time without stopping the loop; nothing happens when there is none of that name."""
         with self._sinks_lock:
             sink = self._sinks.pop(name, None)
-            if sink is not None:
-                self._guard(name, sink.close)
+        if sink is not None:
+            self._guard(name, sink.close)
 
     def has_sink(self, name: str) -> bool:
         """Whether a sink is attached and has not failed."""

@@ -43,6 +43,8 @@ SUFFIX = ".arrows"
 """What the Arrow project calls a stream in a file."""
 MAX_WAITING = 8
 """Frames that may wait for the disk: a quarter of a second at 30 frames/s."""
+CLOSE_S = 5.0
+"""A disk that needs longer than this for what waits is given up when the recording ends."""
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 MAX_SIDE_PX = 1 << 14
 _BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, MemoryError)
@@ -69,11 +71,12 @@ class SessionRecorder:
         """pictures: keep those as well, as JPEG. Raises InputError when `path` exists already, OSError when it cannot be written."""
         self.path, self.num_frames, self.num_dropped = path, 0, 0
         self.problem: str | None = None
+        self._closed = False
         self._info, self._pictures = info, pictures
         self._schema = schema_of(info, datetime.now(timezone.utc).isoformat(timespec="seconds"))
         self._file = _new_file(path)
         self._stream = pa.ipc.new_stream(self._file, self._schema)
-        self._queue: queue.Queue[Scene | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.SimpleQueue[Scene | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="session-recorder", daemon=True)
         self._thread.start()
 
@@ -85,18 +88,22 @@ class SessionRecorder:
 
     def write(self, scene: Scene) -> None:
         """Add one frame; times must grow. Dropped when the disk is MAX_WAITING frames behind or has failed."""
-        try:
-            self._queue.put_nowait(scene)
-        except queue.Full:
+        if self._queue.qsize() < MAX_WAITING:
+            self._queue.put(scene)
+        else:
             self.num_dropped += 1
             if self.num_dropped == 1:
                 log.warning("%s: the disk is too slow, frames are left out of the recording", self.path)
 
     def close(self) -> None:
-        """Write what waits and finish the file. Calling it twice does nothing."""
+        """Write what waits and finish the file; when the disk does not take it within CLOSE_S, `problem` says so. Twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join(CLOSE_S)
         if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+            self._give_up("the disk does not answer")
 
     def _run(self) -> None:
         while (scene := self._queue.get()) is not None:
@@ -122,9 +129,13 @@ class SessionRecorder:
             step()
         except Exception as error:
             log.debug("recording failed", exc_info=True)
-            if self.problem is None:
-                self.problem = f"the recording {self.path} stopped after {self.num_frames} frames: {error}"
-                log.warning("%s", self.problem)
+            self._give_up(error)
+
+    def _give_up(self, reason: object) -> None:
+        """Write nothing more; the first reason stands."""
+        if self.problem is None:
+            self.problem = f"the recording {self.path} stopped after {self.num_frames} frames: {reason}"
+            log.warning("%s", self.problem)
 
 
 def refuse_existing(path: Path) -> None:

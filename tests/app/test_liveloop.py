@@ -141,6 +141,26 @@ def test_a_failing_sink_is_told_once_and_the_loop_goes_on(caplog: pytest.LogCapt
     assert sum("disk full" in record.message for record in caplog.records) == 1
 
 
+def test_a_sink_that_takes_long_to_close_does_not_stop_the_loop() -> None:
+    class Slow(Kept):
+        def close(self) -> None:
+            self.closed = may_end.wait(60)
+
+    slow, kept, may_end = Slow(), Kept(), threading.Event()
+    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+        loop.attach("slow", slow)
+        loop.attach("kept", kept)
+        until(lambda: slow.scenes)
+        detaching = threading.Thread(target=loop.detach, args=("slow",), daemon=True)
+        detaching.start()
+        try:
+            until(lambda: len(kept.scenes) > len(slow.scenes) + 5, 20)
+        finally:
+            may_end.set()
+        detaching.join(10)
+    assert slow.closed
+
+
 def test_a_failing_model_ends_the_loop_and_reaches_the_main_thread() -> None:
     class Breaks(TubeEstimator):
         def from_crops(self, crops: list) -> list:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -170,6 +171,23 @@ def test_a_slow_disk_drops_frames_and_never_waits(tmp_path: Path, monkeypatch: p
     assert recorder.num_dropped > 40
     assert recorder.num_frames + recorder.num_dropped == 60
     assert SessionReader(recorder.path).num_frames == recorder.num_frames
+
+
+def test_a_disk_that_does_not_answer_lets_the_session_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.session.CLOSE_S", 0.05, raising=False)
+    recorder, answers = SessionRecorder(tmp_path / "a.arrows", INFO), threading.Event()
+    write = recorder._write
+    monkeypatch.setattr(recorder, "_write", lambda one: (answers.wait(60), write(one)))
+    for index in range(2 * MAX_WAITING):
+        recorder.write(scene(index=index))
+    closing = threading.Thread(target=recorder.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert recorder.problem == f"the recording {recorder.path} stopped after 0 frames: the disk does not answer"
+    answers.set()
+    recorder._thread.join(10)
+    assert "ends early" in SessionReader(recorder.path).warning
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
