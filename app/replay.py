@@ -19,7 +19,7 @@ from app.finished import already_done, drawing_settings
 from app.hud import STAGES, Hud
 from app.jobs import frames_phrase, max_under_way, people_phrase, result_folders, video_sinks, write_scenes
 from app.progress import MakeProgress, ProgressBar
-from app.session import SessionReader
+from app.session import SessionReader, covering
 from app.session_format import SessionInfo
 from app.settling import Settling
 from app.shapes import TrackShapes
@@ -29,7 +29,6 @@ from app.webcam import POLL_S, NoDisplayError, View, check_display, open_window
 from core.bodies import load_body
 from core.errors import InputError
 from core.fitters import FAITHFUL
-from core.geometry import project_pinhole, translation_onto
 from core.posing import posed_meshes
 from core.stopping import stop_on_signal
 
@@ -229,10 +228,5 @@ def _posture(mesh: SmoothedMesh) -> Posture:
 
 def _covering(mesh: SmoothedMesh, posture: Posture, joints_m: np.ndarray, intrinsics: Intrinsics) -> SmoothedMesh:
     """The mesh in another posture, where it covers the one before in the picture."""
-    camera = intrinsics.focal_px, intrinsics.principal_px
-    translation_m = translation_onto(joints_m, mesh.joints_px, *camera, posture.translation_m).astype(np.float32)
-    joints_px = project_pinhole(joints_m + translation_m, *camera).astype(np.float32)
-    return replace(
-        mesh, vertices_m=posture.vertices_m, joints_m=joints_m, joints_px=joints_px, translation_m=translation_m,
-        rotmats=posture.rotmats, shape=posture.shape,
-    )  # fmt: skip
+    place = covering(joints_m, mesh.joints_px, intrinsics, posture.translation_m)
+    return replace(mesh, vertices_m=posture.vertices_m, joints_m=joints_m, rotmats=posture.rotmats, shape=posture.shape, **place)

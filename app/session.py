@@ -36,6 +36,7 @@ from app.session_format import (
 )  # fmt: skip
 from app.types import Intrinsics, Scene
 from core.errors import InputError
+from core.geometry import project_pinhole, translation_onto
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +167,9 @@ class SessionReader:
     """A recorded session. Iterating gives its Scenes in order, each new loop from the start; nothing is held in memory.
 
     Frames are numbered from 0 and times start at 0, whatever the live source called them. Where no pictures were recorded, scenes
-    lie on a plain background.
+    lie on a plain background. Those of another size than the first are fitted into it, as its camera would see them.
 
-    info: what all frames share          size_px: width, height of the first frame; scenes of another size are fitted into it
+    info: what all frames share          size_px: width, height of the first frame
     num_frames, duration_s               fps: as rate_of, whatever pauses there are
     has_pictures
     warning: None, or one sentence about how the file ends early
@@ -187,6 +188,7 @@ class SessionReader:
             except _BROKEN as error:
                 raise InputError(f"{self.path}: not a recording that this version can read ({_line(error)})") from error
             self.size_px: tuple[int, int] = _size_px(first)
+            self._intrinsics = Intrinsics(first.column("focal_px")[0].as_py(), tuple(first.column("principal_px")[0].as_py()))
             self.has_pictures: bool = first.column("picture_jpeg")[0].is_valid
             times_s = [row.column("time_s")[0].as_py() for row in chain((first,), rows)]
         self.num_frames, self._start_s = len(times_s), times_s[0]
@@ -214,7 +216,7 @@ class SessionReader:
         if image is None:
             image = background if size_px == self.size_px else np.full((*size_px[::-1], 3), BACKGROUND_RGB, np.uint8)
         scene = scene_of(row, self.info, image, index, row.column("time_s")[0].as_py() - self._start_s)
-        return scene if scene.frame.size_px == self.size_px else fitted(scene, self.size_px)
+        return scene if scene.frame.size_px == self.size_px else fitted(scene, self.size_px, self._intrinsics)
 
     @contextlib.contextmanager
     def _rows(self) -> Iterator[Iterator[pa.RecordBatch]]:
@@ -258,7 +260,7 @@ def _check_row(row: pa.RecordBatch) -> None:
     width, height = _size_px(row)
     if not 0 < min(width, height) <= max(width, height) <= MAX_SIDE_PX:
         raise ValueError(f"a frame of {width} x {height} pixels")
-    if not all(map(math.isfinite, (row.column("time_s")[0].as_py(), row.column("focal_px")[0].as_py()))):
+    if not (math.isfinite(row.column("time_s")[0].as_py()) and 0 < row.column("focal_px")[0].as_py() < math.inf):
         raise ValueError("a frame without time or camera")
 
 
@@ -274,8 +276,11 @@ def _picture(row: pa.RecordBatch) -> np.ndarray | None:
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def fitted(scene: Scene, size_px: tuple[int, int]) -> Scene:
-    """The scene in a frame of another size: scaled as a whole and centred, with bars where the shape differs."""
+def fitted(scene: Scene, size_px: tuple[int, int], intrinsics: Intrinsics) -> Scene:
+    """The scene in a frame of another size and another camera: scaled as a whole and centred, with bars where the shape differs.
+
+    People stand where that camera sees them at the same place of the picture.
+    """
     width, height = scene.frame.size_px
     scale = min(size_px[0] / width, size_px[1] / height)
     inner = (min(size_px[0], max(1, round(width * scale))), min(size_px[1], max(1, round(height * scale))))
@@ -283,17 +288,26 @@ def fitted(scene: Scene, size_px: tuple[int, int]) -> Scene:
     image = np.full((size_px[1], size_px[0], 3), BACKGROUND_RGB, np.uint8)
     image[y0 : y0 + inner[1], x0 : x0 + inner[0]] = cv2.resize(scene.frame.image, inner, interpolation=cv2.INTER_AREA)
     shift = np.array([x0, y0], np.float32)
+    further = (1, 1, intrinsics.focal_px / (scene.intrinsics.focal_px * scale))
     meshes = tuple(
         replace(
             mesh,
             box_px=(mesh.box_px * scale + np.tile(shift, 2)).astype(np.float32),
-            joints_px=(mesh.joints_px * scale + shift).astype(np.float32),
+            **covering(mesh.joints_m, mesh.joints_px * scale + shift, intrinsics, mesh.translation_m * further),
         )
         for mesh in scene.meshes
     )
-    principal_px = tuple(float(value) for value in np.array(scene.intrinsics.principal_px) * scale + shift)
-    intrinsics = Intrinsics(scene.intrinsics.focal_px * scale, principal_px)
     return replace(scene, frame=replace(scene.frame, image=image), intrinsics=intrinsics, meshes=meshes)
+
+
+def covering(joints_m: np.ndarray, target_px: np.ndarray, intrinsics: Intrinsics, start_m: np.ndarray) -> dict[str, np.ndarray]:
+    """SmoothedMesh's translation_m (3,) with which joints_m (14, 3) come nearest to target_px (14, 2), and its joints_px (14, 2) there.
+
+    start_m: as of translation_onto
+    """
+    camera = intrinsics.focal_px, intrinsics.principal_px
+    translation_m = translation_onto(joints_m, target_px, *camera, start_m).astype(np.float32)
+    return {"translation_m": translation_m, "joints_px": project_pinhole(joints_m + translation_m, *camera).astype(np.float32)}
 
 
 def _line(error: BaseException) -> str:

@@ -15,11 +15,12 @@ import pytest
 
 from app.export import Parameters
 from app.rate import FALLBACK_FPS
-from app.session import MAX_WAITING, SessionReader, SessionRecorder, fitted, new_session_path
+from app.session import MAX_WAITING, SessionReader, SessionRecorder, new_session_path
 from app.session_format import BACKGROUND_RGB, MESH_FIELDS, SessionInfo
 from app.types import Scene
 from core.errors import InputError
-from tests.app.media import mesh, quarter_picture, scene
+from core.geometry import project_pinhole
+from tests.app.media import SPHERE_JOINTS_M, mesh, quarter_picture, scene
 from tests.toy import ToyBody
 
 BODY = ToyBody()
@@ -339,9 +340,18 @@ def test_another_size_is_fitted_into_the_first(tmp_path: Path) -> None:
     record(tmp_path / "a.arrows", [scene(person(1, 0)), big])
     first, second = SessionReader(tmp_path / "a.arrows")
     assert second.frame.size_px == first.frame.size_px == (64, 48)
-    again = fitted(big, (64, 48))
-    points_m = np.array([0.2, -0.1, 2.0])
-    for one, width in ((big, 128), (again, 64)):
-        x_px = points_m[0] / points_m[2] * one.intrinsics.focal_px + one.intrinsics.principal_px[0]
-        assert (x_px - width / 2) / one.intrinsics.focal_px == pytest.approx(0.1)
-    assert again.intrinsics.focal_px == pytest.approx(400 * 48 / 128)
+    assert second.intrinsics == first.intrinsics
+
+
+@pytest.mark.parametrize("focal_px", [150.0, 400.0])
+def test_after_another_size_people_are_still_where_the_first_camera_sees_them(tmp_path: Path, focal_px: float) -> None:
+    place_m = np.array([0.2, -0.1, 3.0], np.float32)
+    joints_px = project_pinhole(SPHERE_JOINTS_M + place_m, focal_px, (64, 64)).astype(np.float32)
+    someone = person(1, 1, joints_m=SPHERE_JOINTS_M, translation_m=place_m, joints_px=joints_px)
+    record(tmp_path / "a.arrows", [scene(), scene(someone, image=quarter_picture(128, 128), index=1, focal_px=focal_px)])
+    first, second = SessionReader(tmp_path / "a.arrows")
+    (seen,) = second.meshes
+    camera = first.intrinsics.focal_px, first.intrinsics.principal_px
+    np.testing.assert_allclose(project_pinhole(seen.joints_m + seen.translation_m, *camera), seen.joints_px, atol=1e-3)
+    np.testing.assert_allclose(seen.joints_px, joints_px * (48 / 128) + (8, 0), atol=0.3)
+    np.testing.assert_allclose(seen.translation_m, place_m * (1, 1, first.intrinsics.focal_px / (focal_px * 48 / 128)), rtol=0.02)
