@@ -40,19 +40,24 @@ class DistanceSmoother:
         return done
 
 
-def at_calm_distances(scenes: Iterable[Scene], config: SmoothConfig, run_s: float) -> Iterator[Scene]:
-    """The scenes, of which it holds back those of two runs of run_s at most."""
+def at_calm_distances(scenes: Iterable[Scene], config: SmoothConfig, run_s: float, max_run_frames: int) -> Iterator[Scene]:
+    """The scenes, of which it holds back max_held_scenes(max_run_frames); runs as in runs_of."""
     smoother = DistanceSmoother(config)
-    for run in runs_of(scenes, run_s):
+    for run in runs_of(scenes, run_s, max_run_frames):
         yield from smoother(run)
     yield from smoother.rest()
 
 
-def runs_of(scenes: Iterable[Scene], duration_s: float) -> Iterator[list[Scene]]:
-    """Scenes that follow each other, so many seconds at a time."""
+def max_held_scenes(max_run_frames: int) -> int:
+    """How many scenes `at_calm_distances` holds back at most: those of two runs, and the one that shows that the second is complete."""
+    return 2 * max_run_frames + 1
+
+
+def runs_of(scenes: Iterable[Scene], duration_s: float, max_frames: int) -> Iterator[list[Scene]]:
+    """Scenes that follow each other, so many seconds at a time, and at most `max_frames`."""
     run: list[Scene] = []
     for scene in scenes:
-        if run and scene.frame.time_s - run[0].frame.time_s >= duration_s:
+        if run and (scene.frame.time_s - run[0].frame.time_s >= duration_s or len(run) >= max_frames):
             yield run
             run = []
         run.append(scene)

@@ -136,12 +136,12 @@ def smoothed_as_live(scenes: Iterable[Scene], body: "Body", config: LiveConfig) 
 
 def smoothed_as_recorded(scenes: Iterable[Scene], body: "Body", config: LiveConfig) -> Iterator[tuple[Scene, list[Posture]]]:
     """The same in runs as long as the spans of a recording."""
-    run_s, said = config.detect.interval_s, deque[Scene]()
+    run_s, run_frames, said = config.detect.interval_s, config.detect.max_interval_frames, deque[Scene]()
 
     def calmed() -> Iterator[Scene]:
         smoother = RecordingSmoother(config.smoothing, config.smooth)
         held: deque[list[Scene]] = deque()
-        for run in runs_of(scenes, run_s):
+        for run in runs_of(scenes, run_s, run_frames):
             held.append(run)
             for postures in smoother([sample for scene in run for sample in samples_of(scene, body)]):
                 yield from taken(held.popleft(), postures)
@@ -155,7 +155,7 @@ def smoothed_as_recorded(scenes: Iterable[Scene], body: "Body", config: LiveConf
             meshes = zip(scene.meshes, islice(left, len(scene.meshes)), strict=True)
             yield replace(scene, meshes=tuple(_in_posture(mesh, posture) for mesh, posture in meshes))
 
-    for scene in calmed() if config.smoothing == "none" else at_calm_distances(calmed(), config.smooth, run_s):
+    for scene in calmed() if config.smoothing == "none" else at_calm_distances(calmed(), config.smooth, run_s, run_frames):
         yield said.popleft(), [Posture(mesh.vertices_m, mesh.translation_m.astype(np.float64)) for mesh in scene.meshes]
 
 

@@ -1,7 +1,6 @@
 """`--replay`: a recorded session is shown again in the window, or becomes the same files as a video."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.config import LiveConfig
-from app.distance import at_calm_distances
+from app.distance import at_calm_distances, max_held_scenes
 from app.engine import NO_FACES
 from app.export import Parameters, Recording, SinkGroup
 from app.finished import already_done, drawing_settings
@@ -23,6 +22,7 @@ from app.session import SessionReader, covering
 from app.session_format import SessionInfo
 from app.settling import Settling
 from app.shapes import TrackShapes
+from app.spans import max_span_frames
 from app.stages import each
 from app.types import Intrinsics, Posture, Scene, SmoothedMesh
 from app.webcam import POLL_S, NoDisplayError, View, check_display, open_window
@@ -162,11 +162,13 @@ def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress:
         settings=settings, parameters=bodies.parameters if bodies else info.parameters, show_hidden=config.show_hidden,
         settle=bodies.settle if bodies else None,
     )  # fmt: skip
-    stages, held, run_s = {}, 1, config.detect.interval_s
+    stages, held = {}, 1
     if bodies:
         stages["fit"] = each(bodies)
-        stages["distance"] = lambda scenes: at_calm_distances(scenes, config.smooth, run_s)
-        held = 2 * math.ceil(run_s * reader.fps) + 1
+        width, height = reader.size_px
+        run_frames = max_span_frames(width * height * 3, config.detect.max_interval_frames)
+        stages["distance"] = lambda scenes: at_calm_distances(scenes, config.smooth, config.detect.interval_s, run_frames)
+        held = max_held_scenes(run_frames)
     start_s = time.perf_counter()
     with SinkGroup(recording, video_sinks(config)) as sinks:
         if not len(info.faces):

@@ -1,12 +1,13 @@
 """Distances of a recording's people: calm, never late, and everybody stays in their place in the picture."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from app.config import SmoothConfig
-from app.distance import DistanceSmoother, at_calm_distances, local_lines
+from app.distance import DistanceSmoother, at_calm_distances, local_lines, max_held_scenes
 from app.types import Scene
 from core.geometry import project_pinhole
 from tests.app.media import FOCAL_PX, mesh, scene
@@ -82,7 +83,21 @@ def test_every_scene_comes_back_once_and_in_order(run: int) -> None:
 
 def test_scenes_one_by_one_are_what_runs_of_them_are() -> None:
     scenes = walk(5 * np.exp(np.random.default_rng(3).normal(0, 0.02, 35)))
-    np.testing.assert_array_equal(depths_of(list(at_calm_distances(scenes, CONFIG, 0.33))), depths_of(smoothed(scenes)))
+    np.testing.assert_array_equal(depths_of(list(at_calm_distances(scenes, CONFIG, 0.33, 16))), depths_of(smoothed(scenes)))
+
+
+def test_at_any_rate_only_so_many_scenes_are_held_back() -> None:
+    times_s = np.cumsum([1 / 7.5] * 20 + [1 / 240] * 100)
+    taken = []
+
+    def scenes() -> Iterator[Scene]:
+        for index, time_s in enumerate(times_s):
+            taken.append(index)
+            yield scene(index=index, time_s=time_s)
+
+    held = [len(taken) - number for number, _ in enumerate(at_calm_distances(scenes(), CONFIG, 0.33, 8))]
+    assert len(held) == 120
+    assert max(held) == max_held_scenes(8)
 
 
 def test_after_the_rest_nobody_is_remembered() -> None:

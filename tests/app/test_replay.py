@@ -10,7 +10,7 @@ import pytest
 
 from app.config import LiveConfig
 from app.export.bvh import write_people
-from app.replay import replay_in_window
+from app.replay import replay_in_window, replay_to_files
 from app.session_format import BACKGROUND_RGB, SessionInfo
 from app.sources import VideoSource
 from core.geometry import project_pinhole
@@ -80,6 +80,31 @@ def test_a_recorded_session_becomes_skeletons(tmp_path: Path, capsys: pytest.Cap
     if parametric:
         np.testing.assert_allclose(rows["translation_m"], table["translation_m"], atol=1e-3)
     assert json.loads((folder / "summary.json").read_text())["settings"]["mesh"] == "parametric"
+
+
+class Impatient:
+    """Progress that does not wait for ever."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self.num_waits = 0
+
+    def check(self) -> None:
+        self.num_waits += 1
+        assert self.num_waits < 200, "twenty seconds without a scene"
+
+    def update(self) -> None:
+        self.num_waits = 0
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_session_whose_rate_grows_becomes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.UNDER_WAY_BYTES", 0)  # as if the pictures were large
+    times_s = np.cumsum([1 / 7.5] * 60 + [1 / 30] * 40)
+    record(tmp_path / "live.arrows", [scene(index=i, time_s=time_s) for i, time_s in enumerate(times_s)], SessionInfo.of(BODY))
+    said = replay_to_files(tmp_path / "live.arrows", tmp_path, LiveConfig(glb=True, overlay=False), Impatient)
+    assert ": 100 frames, nobody, " in said
 
 
 def test_a_cut_session_is_replayed_as_far_as_it_goes(
