@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_SKIP_S = 0.25
+"""Time that late scenes may be left out for, one after the other."""
+
 OpenView = Callable[[LiveConfig, Path, Callable[[], None]], View]
 """(config, folder for screenshots, what the record key does) -> a window."""
 
@@ -85,12 +88,15 @@ def replay_in_window(path: Path, config: LiveConfig, open_view: OpenView = open_
 
 
 class _Player:
-    """Draws each scene when its time has come; where drawing is slower than the recording was, scenes are left out, never late."""
+    """Draws each scene when its time has come; where drawing is slower than the recording was, scenes are left out, never late.
+
+    Where reading is slower, leaving out does not help: then its clock waits, so that something is drawn every MAX_SKIP_S.
+    """
 
     def __init__(self, reader: SessionReader, view: View, stop: threading.Event) -> None:
         self._reader, self._view, self._stop = reader, view, stop
         self._position_s = 0.0
-        self._clock_s = self._first_s = time.perf_counter()
+        self._clock_s = self._first_s = self._drawn_s = time.perf_counter()
         self._num_drawn = 0
 
     def play(self, forever: bool) -> int:
@@ -103,17 +109,25 @@ class _Player:
         """False when the window was closed or a signal came."""
         scenes = iter(self._reader)
         for scene, is_last in _with_last(scenes):
-            late = self._advance() > scene.frame.time_s + POLL_S
-            if late and not is_last:
-                continue
             while self._advance() < scene.frame.time_s:
                 if self._stop.wait(POLL_S / 2) or not self._view.poll():
                     return False
-            self._view.show(scene, self._hud(scene), "replay")
-            self._num_drawn += 1
+            if is_last or not self._skips(scene):
+                self._view.show(scene, self._hud(scene), "replay")
+                self._num_drawn += 1
+                self._drawn_s = time.perf_counter()
             if self._stop.is_set() or not self._view.poll():
                 return False
         return True
+
+    def _skips(self, scene: Scene) -> bool:
+        """Whether a scene whose time has come is left out, for it is late. After MAX_SKIP_S without a drawing its time is now."""
+        if self._position_s <= scene.frame.time_s + POLL_S:
+            return False
+        if self._clock_s - self._drawn_s < MAX_SKIP_S:
+            return True
+        self._position_s = scene.frame.time_s
+        return False
 
     def _advance(self) -> float:
         """Seconds into the session: as time passes, except while the view is paused."""

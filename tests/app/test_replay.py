@@ -1,18 +1,23 @@
 """A recorded session becomes the same files as a video."""
 
 import json
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import app.replay
 from app.config import LiveConfig
 from app.export.bvh import write_people
-from app.replay import replay_in_window, replay_to_files
+from app.replay import _Player, replay_in_window, replay_to_files
 from app.session_format import BACKGROUND_RGB, SessionInfo
 from app.sources import VideoSource
+from app.types import Scene
 from core.geometry import project_pinhole
 from tests.app.gltf_player import Played
 from tests.app.launching import outcome
@@ -190,6 +195,48 @@ def test_a_slow_window_leaves_frames_out_and_keeps_the_time(session: Path) -> No
     assert view.drawn[-1].frame.index == 29
     late_s = np.array(view.times_s) - [one.frame.time_s for one in view.drawn]
     assert late_s.max() - late_s.min() < 0.4
+
+
+class SlowSession:
+    """40 scenes, 20 a second, that take `read_s` each on a pretended clock; calls `at_fifth` before number 5."""
+
+    path, fps, duration_s = Path("live.arrows"), 20.0, 2.0
+
+    def __init__(self, read_s: float, at_fifth: Callable[[], None] = lambda: None) -> None:
+        self.now_s, self.read_s, self.at_fifth, self.num_read = 0.0, read_s, at_fifth, 0
+
+    def __iter__(self) -> Iterator[Scene]:
+        for index in range(40):
+            if index == 5:
+                self.at_fifth()
+            self.now_s += self.read_s
+            self.num_read += 1
+            yield scene(index=index, time_s=index / 20)
+
+    def played(self, view: FakeView, stop: threading.Event, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Indices of what was drawn."""
+
+        def wait(time_s: float) -> bool:
+            self.now_s += time_s
+            return stop.is_set()
+
+        monkeypatch.setattr(app.replay, "time", SimpleNamespace(perf_counter=lambda: self.now_s))
+        _Player(self, view.open(None, None, None), SimpleNamespace(wait=wait, is_set=stop.is_set)).play(forever=False)
+        return [one.frame.index for one in view.drawn]
+
+
+def test_what_is_read_too_slowly_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = SlowSession(read_s=0.1).played(FakeView(), threading.Event(), monkeypatch)
+    assert drawn[-1] == 39
+    assert max(np.diff(drawn)) <= 4
+
+
+@pytest.mark.parametrize("asked_by", ["window", "signal"])
+def test_a_replay_that_is_behind_ends_when_asked(asked_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    view, stop = FakeView(), threading.Event()
+    session = SlowSession(read_s=0.1, at_fifth=stop.set if asked_by == "signal" else lambda: setattr(view, "ends_after", 0))
+    session.played(view, stop, monkeypatch)
+    assert session.num_read <= 7
 
 
 def test_pausing_stops_the_clock_and_closing_the_replay(session: Path) -> None:
