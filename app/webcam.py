@@ -325,7 +325,8 @@ class LiveSession:
         window.set_body(pipeline.body, body_joint_weights(pipeline.body))
 
     def _give_up(self, window: View) -> None:
-        """Go on without a window that cannot draw."""
+        """Go on without a window that cannot draw; the network need not rest for it any more."""
+        self._loop.governor = Governor(self._loop.governor.target_ms, draws=False)
         log.warning("the window is closed, the session goes on without it; Ctrl-C ends it")
         try:
             window.close()

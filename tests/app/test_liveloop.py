@@ -19,7 +19,7 @@ import pytest
 import app.webcam
 from app.camera import Camera
 from app.config import LiveConfig
-from app.governor import Governor
+from app.governor import Governor, Plan
 from app.hud import Hud, HudMeter
 from app.live import LivePipeline
 from app.liveloop import LiveLoop, Moment
@@ -229,11 +229,14 @@ def test_a_slower_way_to_run_the_network_is_shown() -> None:
 
 def test_a_failing_renderer_never_stops_inference(tmp_path: Path) -> None:
     window, kept, meter = FakeWindow(breaks_at=3), Kept(), HudMeter()
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), meter) as loop:
+    never_in_time = 0.001  # ms
+    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(never_in_time), meter) as loop:
         loop.attach("kept", kept)
         live, _ = session(loop, camera, tmp_path, duration_s=2.0)
         live.run(window)
         loop.check()
+        assert (loop.governor.target_ms, loop.governor.plan.draw_fps) == (never_in_time, Plan().draw_fps)
+        assert loop.governor.plan.infer_interval_ms == 0, "the network does not rest for a window that is gone"
         assert loop.hud().warnings == ("drawing failed: the graphics driver gave up",)
     assert window.closed, "a window that keeps failing is given up"
     assert len(window.drawn) == 3
