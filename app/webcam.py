@@ -319,10 +319,10 @@ class LiveSession:
         from app.engine import NO_FACES
         from app.visibility import body_joint_weights
 
-        self._body_known = True
         if not len(pipeline.body.faces) and self._loop.meter.warn(NO_FACES):
             log.warning("%s", NO_FACES)
         window.set_body(pipeline.body, body_joint_weights(pipeline.body))
+        self._body_known = True
 
     def _give_up(self, window: View) -> None:
         """Go on without a window that cannot draw; the network need not rest for it any more."""

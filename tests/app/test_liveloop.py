@@ -243,6 +243,22 @@ def test_a_failing_renderer_never_stops_inference(tmp_path: Path) -> None:
     assert kept.scenes[-1].frame.time_s > 1.5, "inference went on"
 
 
+def test_a_window_that_does_not_take_the_body_at_once_is_told_again(tmp_path: Path) -> None:
+    class Hesitates(FakeWindow):
+        def set_body(self, body: object, joint_weights: np.ndarray) -> None:
+            self.told = getattr(self, "told", 0) + 1
+            if self.told == 1:
+                raise RuntimeError("not now")
+            super().set_body(body, joint_weights)
+
+    window = Hesitates(closes_at=30)
+    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+        live, _ = session(loop, camera, tmp_path)
+        live.run(window)
+        assert loop.hud().warnings == ("drawing failed: not now",)
+    assert window.told == 2 and window.body is not None
+
+
 def test_the_window_gets_body_scenes_numbers_and_closing_it_ends(tmp_path: Path) -> None:
     window, meter = FakeWindow(closes_at=30), HudMeter()
     with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), meter) as loop:
