@@ -37,6 +37,7 @@ HUD_S = 0.25
 """The numbers change this often, to be readable."""
 STATUS_S, TERMINAL_STATUS_S = 5.0, 0.5
 MAX_DRAW_FAILURES = 5
+TOO_EARLY = "no recording yet: the network is still loading"
 
 
 class View(Protocol):
@@ -161,14 +162,14 @@ class Recorder:
     def __init__(self, loop: LiveLoop, config: LiveConfig, folder: Path) -> None:
         self._loop, self._config, self._folder = loop, config, folder
         self._current: SessionRecorder | None = None
-        self._wanted = config.record is not None
+        self._wanted, self._asked_early = config.record is not None, False
         self._recorders: list[SessionRecorder] = []
 
     @property
     def text(self) -> str:
-        """For the HUD; "" while nothing is recorded."""
+        """For the HUD; "" while nothing is recorded, or why not when the key asked for it."""
         if self._current is None:
-            return ""
+            return f"! {TOO_EARLY}" if self._asked_early and self._loop.pipeline is None else ""
         if self._current.problem:
             return f"! {self._current.problem}"
         return f"recording {self._current.path.name}, {self._current.num_frames} frames"
@@ -197,11 +198,14 @@ class Recorder:
             self._start(self._config.record)
 
     def toggle(self) -> None:
-        """The key."""
+        """The key. While the network loads it only says so."""
         if self._current is not None:
             self._loop.detach(RECORDING)
             self._current = None
-        elif self._loop.pipeline is not None:
+        elif self._loop.pipeline is None:
+            self._asked_early = True
+            log.warning("%s", TOO_EARLY)
+        else:
             from app.session import new_session_path
 
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -303,6 +303,20 @@ def test_the_record_key_starts_and_stops(tmp_path: Path) -> None:
         assert scenes[-1].meshes[0].vertices_m.shape == (30, 3)
 
 
+def test_the_record_key_says_when_it_is_too_early(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = threading.Event()
+    with fake_camera() as camera, LiveLoop(camera, lambda: loaded.wait(60) and open_fake(), Governor(), HudMeter()) as loop:
+        recorder = Recorder(loop, CONFIG, tmp_path / "sessions")
+        assert recorder.text == ""
+        recorder.toggle()
+        assert recorder.text == "! no recording yet: the network is still loading"
+        assert recorder.text[2:] in caplog.text
+        loaded.set()
+        until(lambda: somebody(loop))
+        assert recorder.text == ""
+    assert not (tmp_path / "sessions").exists()
+
+
 def test_a_recording_that_stops_is_no_whole_one_in_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(recorder: SessionRecorder, scene: Scene) -> None:
         if recorder.num_frames == 3:
