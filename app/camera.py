@@ -176,8 +176,8 @@ class Camera:
         self._connections: list[Connection] = []
         self._current: Connection | None = None
         self._start_s = self._heard_s = self._tried_s = time.perf_counter()
-        self._num_frames, self._num_dropped, self._last_time_s = 0, 0, -math.inf
-        self._size_px, self._file_start_s = (0, 0), math.nan
+        self._num_frames, self._last_time_s = 0, -math.inf
+        self._file_start_s = math.nan
         self._first, self._playing = threading.Event(), threading.Event()
         if not file_waits:
             self._playing.set()
@@ -213,11 +213,6 @@ class Camera:
     def ended(self) -> bool:
         """True once a file was played to its end and its last frame taken, or after `close`."""
         return self._mailbox.closed
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """Width, height of the latest frame."""
-        return self._size_px
 
     def play(self) -> None:
         """A file that waits goes on; nothing else changes."""
@@ -284,9 +279,8 @@ class Camera:
             self._last_time_s = frame_s
             frame = Frame(image, frame_s, self._num_frames)
             self._num_frames += 1
-            self._size_px = frame.size_px
             self._say("open", f"{self.address.shown} {frame.size_px[0]}x{frame.size_px[1]}")
-            self._num_dropped += self._mailbox.put(Captured(frame, now_s))
+            self._mailbox.put(Captured(frame, now_s))
         self._first.set()
 
     def _pace(self, connection: Connection, time_s: float) -> bool:

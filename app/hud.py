@@ -97,11 +97,6 @@ class HudMeter:
             self._warnings.append(text)
             return True
 
-    def clear(self, text: str) -> None:
-        """Take a warning back."""
-        with self._lock:
-            self._warnings = [warning for warning in self._warnings if warning != text]
-
     def read(self, now_s: float, governor: str = "", source: str = "", recording: str = "") -> Hud:
         """The last WINDOW_S seconds."""
         with self._lock:

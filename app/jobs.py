@@ -20,7 +20,7 @@ from app.parametric import shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.settling import Settling
-from app.sources import ImageSource, VideoSource, check_video, read_picture
+from app.sources import VideoSource, check_video, picture_files, read_picture
 from app.stages import Stage, Stages, each
 from app.threads import cores_shared
 from app.types import Frame, Scene
@@ -119,7 +119,7 @@ def run_pictures(paths: list[Path], folder: Path, config: LiveConfig, say: Say =
     report = Report()
     pictures: list[Path] = []
     for path in paths:
-        _accepted(report, lambda path=path: pictures.extend(ImageSource(path).paths))
+        _accepted(report, lambda path=path: pictures.extend(picture_files(path)))
     if not pictures:
         return report
     with open_engine(config) as engine:

@@ -113,11 +113,6 @@ class LiveLoop:
         if sink is not None:
             self._guard(name, sink.close)
 
-    def has_sink(self, name: str) -> bool:
-        """Whether a sink is attached and has not failed."""
-        with self._sinks_lock:
-            return name in self._sinks
-
     def hud(self, recording: str = "") -> Hud:
         """What to show now."""
         how = "loading the network" if self.pipeline is None else network_line(self.pipeline.checkpoint, self.governor.text)

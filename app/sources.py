@@ -1,4 +1,4 @@
-"""Recorded videos and pictures -> Frames. The only place that knows about containers, codecs, rotation tags and BGR."""
+"""Recorded videos -> Frames, and pictures. The only place that knows about containers, codecs, rotation tags and BGR."""
 
 import contextlib
 import itertools
@@ -43,14 +43,6 @@ HD_PX = 720
 
 _NOT_A_VIDEO_CODECS = ("ansi", "bintext", "xbin", "idf")
 """FFmpeg draws text files as pictures of a terminal; nobody means that."""
-
-
-def open_source(path: Path | str) -> "VideoSource | ImageSource":
-    """A folder or a picture file gives an ImageSource, anything else a VideoSource. Raises InputError with what is wrong."""
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES:
-        return ImageSource(path)
-    return VideoSource(path)
 
 
 @dataclass(frozen=True)
@@ -290,41 +282,6 @@ def _square_pixel_size_px(frame: av.VideoFrame, stream: VideoStream) -> tuple[in
     return max(1, round(frame.width * stretch)), frame.height
 
 
-class ImageSource:
-    """Pictures. Iterating gives one Frame each, in the order of `paths`; `index` counts in `paths`, `time_s` is 0.
-
-    Pictures that cannot be read are left out; `warnings` names each after the loop.
-    """
-
-    def __init__(self, *paths: Path | str) -> None:
-        """Files in the order given; a folder stands for its pictures, sorted by name. Raises InputError when there are none."""
-        self.paths: tuple[Path, ...] = tuple(file for path in paths for file in _picture_files(Path(path)))
-        self.warnings: list[str] = []
-        if not self.paths:
-            raise InputError(f"got no pictures; expected files or folders with {' '.join(PICTURE_SUFFIXES)}")
-
-    @property
-    def expected_frames(self) -> int:
-        """Number of pictures, readable or not."""
-        return len(self.paths)
-
-    def __iter__(self) -> Iterator[Frame]:
-        self.warnings = []
-        num_read = 0
-        for index, path in enumerate(self.paths):
-            try:
-                image = read_picture(path)
-            except InputError as error:
-                self.warnings.append(str(error))
-                log.warning("%s - left out", error)
-                continue
-            num_read += 1
-            yield Frame(image, 0.0, index)
-        if num_read == 0:
-            others = f" (and {len(self.warnings) - 1} more like it)" if len(self.warnings) > 1 else ""
-            raise InputError(f"{self.warnings[0]}{others}")
-
-
 def read_picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB, turned as its EXIF tag says. Raises InputError."""
     try:
@@ -341,7 +298,8 @@ def read_picture(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _picture_files(path: Path) -> list[Path]:
+def picture_files(path: Path) -> list[Path]:
+    """The file, or all pictures of a folder, sorted by name. Raises InputError when there are none."""
     if not path.is_dir():
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; expected a picture or a folder of pictures")

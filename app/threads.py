@@ -85,14 +85,12 @@ class Mailbox(Generic[T]):
         self._item: T | None = None
         self._closed = False
 
-    def put(self, item: T) -> bool:
-        """Replace what was not taken yet; True when something was thrown away: that, or after `close` the item itself."""
+    def put(self, item: T) -> None:
+        """Replace what was not taken yet; after `close` nothing is taken any more."""
         with self._news:
-            if self._closed:
-                return True
-            replaced, self._item = self._item is not None, item
-            self._news.notify()
-            return replaced
+            if not self._closed:
+                self._item = item
+                self._news.notify()
 
     def take(self, timeout_s: float | None = None) -> T | None:
         """The newest item, taken out; None when there is none within the time or the mailbox was closed empty."""

@@ -186,11 +186,6 @@ class Recorder:
         """Whether everything that was asked for is recorded."""
         return not self._wanted and not any(item.problem or item.num_dropped for item in self._recorders)
 
-    @property
-    def paths(self) -> list[Path]:
-        """Of what was recorded, and of what is being recorded."""
-        return [item.path for item in self._recorders]
-
     def start_if_wanted(self) -> None:
         """--record: begin as soon as the network is loaded."""
         if self._wanted and self._loop.pipeline is not None:

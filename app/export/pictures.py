@@ -12,25 +12,22 @@ from app.types import Scene
 
 @SINKS.register("overlay.png")
 class PictureSink(ClosingSink):
-    """One picture per scene: the first is overlay.png, later ones overlay-00001.png and so on (by their frame's index)."""
+    """A picture of the input's size."""
 
     def __init__(self, recording: Recording) -> None:
         self.path = recording.folder / "overlay.png"
         self.warnings: list[str] = []
         self._recording = recording
-        self._num_written = 0
 
     def write(self, scene: Scene) -> None:
         """Draw and save. Raises OSError when the file cannot be written."""
         image, problem = draw_or_plain(scene, self._recording)
         if problem:
             self.warnings.append(problem)
-        path = self.path if self._num_written == 0 else self.path.with_name(f"overlay-{scene.frame.index:05d}.png")
-        write_picture(path, image)
-        self._num_written += 1
+        write_picture(self.path, image)
 
     def close(self) -> None:
-        """Nothing is open between pictures."""
+        """Nothing is open."""
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:

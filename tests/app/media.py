@@ -116,6 +116,6 @@ def recording(folder: Path, **changes: object) -> Recording:
 
 def frame_of(clip: Path, index: int) -> np.ndarray:
     """(H, W, 3) one picture of a video."""
-    from app.sources import open_source
+    from app.sources import VideoSource
 
-    return next(frame.image for frame in open_source(clip) if frame.index == index)
+    return next(frame.image for frame in VideoSource(clip) if frame.index == index)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.sources import ImageSource, VideoSource, open_source
+from app.sources import VideoSource, picture_files, read_picture
 from core.errors import InputError
 from tests.app.media import quarter_picture, write_tone, write_video
 
@@ -258,26 +258,24 @@ def test_a_folder_of_pictures_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a.jpg", "c.webp", "d.bmp"):
         _save(tmp_path / name, quarter_picture(40, 30))
     (tmp_path / "notes.txt").write_text("no picture")
-    source = open_source(tmp_path)
-    assert isinstance(source, ImageSource)
-    frames = list(source)
-    assert [path.name for path in source.paths] == ["a.jpg", "b.png", "c.webp", "d.bmp"]
-    assert [frame.index for frame in frames] == [0, 1, 2, 3]
-    assert all(_red_corner(frame.image) == ("top", "left") and frame.size_px == (40, 30) for frame in frames)
+    paths = picture_files(tmp_path)
+    assert [path.name for path in paths] == ["a.jpg", "b.png", "c.webp", "d.bmp"]
+    images = [read_picture(path) for path in paths]
+    assert all(_red_corner(image) == ("top", "left") and image.shape == (30, 40, 3) for image in images)
 
 
 def test_hidden_files_of_a_folder_are_left_alone(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "._a.png").write_bytes(b"what a Mac leaves")
     (tmp_path / "._b.heic").write_bytes(b"what a Mac leaves")
-    assert [path.name for path in ImageSource(tmp_path).paths] == ["a.png"]
+    assert [path.name for path in picture_files(tmp_path)] == ["a.png"]
 
 
 def test_pictures_of_other_kinds_in_a_folder_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _save(tmp_path / "a.jpg", quarter_picture(40, 30))
     for name in ("b.HEIC", "c.heic", "d.gif", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in ImageSource(tmp_path).paths] == ["a.jpg"]
+    assert [path.name for path in picture_files(tmp_path)] == ["a.jpg"]
     assert caplog.messages == [f"{tmp_path}: pictures of other kinds left out (1 .gif, 2 .heic); save them as .jpg or .png"]
 
 
@@ -306,34 +304,25 @@ def test_exif_orientation(tmp_path: Path) -> None:
     tiff = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
     data = path.read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(tiff) + 2) + tiff + data[2:])
-    frame = next(iter(ImageSource(path)))
-    assert frame.size_px == (30, 40)
-    assert _red_corner(frame.image) == ("top", "right")
+    image = read_picture(path)
+    assert image.shape == (40, 30, 3)
+    assert _red_corner(image) == ("top", "right")
 
 
 def test_grey_transparent_and_deep_pictures(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((5, 7), 90, np.uint8))
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((5, 7, 3), 90 * 257, np.uint16))
     cv2.imwrite(str(tmp_path / "clear.png"), np.full((5, 7, 4), 90, np.uint8))
-    assert [frame.image.shape for frame in ImageSource(tmp_path)] == [(5, 7, 3)] * 3
-    assert all((frame.image == 90).all() for frame in ImageSource(tmp_path))
-
-
-def test_an_unreadable_picture_is_left_out_and_named(tmp_path: Path) -> None:
-    _save(tmp_path / "a.png", quarter_picture(8, 8))
-    (tmp_path / "b.png").write_bytes(b"no picture at all")
-    (tmp_path / "c.png").write_bytes(b"")
-    _save(tmp_path / "d.png", quarter_picture(8, 8))
-    source = ImageSource(tmp_path)
-    assert [frame.index for frame in source] == [0, 3]
-    assert ["b.png" in source.warnings[0], "c.png" in source.warnings[1], len(source.warnings)] == [True, True, 2]
+    images = [read_picture(path) for path in picture_files(tmp_path)]
+    assert [image.shape for image in images] == [(5, 7, 3)] * 3
+    assert all((image == 90).all() for image in images)
 
 
 def test_nothing_to_read_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures in this folder"):
-        ImageSource(tmp_path)
+        picture_files(tmp_path)
     with pytest.raises(InputError, match="no such file"):
-        ImageSource(tmp_path / "missing.jpg")
+        picture_files(tmp_path / "missing.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"12345")
     with pytest.raises(InputError, match="damaged, or no picture"):
-        list(ImageSource(tmp_path / "bad.jpg"))
+        read_picture(tmp_path / "bad.jpg")
