@@ -123,8 +123,8 @@ def config_of(state: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, str
     missing = [what for what, value in found.items() if value is None]
     if missing:
         raise InputError(
-            f"{path}: no official FastMETRO weights: {len(state)} tensors ({next(iter(state))} ...), but without {' and without '.join(missing)}; "
-            "give a FastMETRO-*_state_dict.bin of the release"
+            f"{path}: no official FastMETRO weights: {len(state)} tensors ({next(iter(state))} ...), "
+            f"but without {' and without '.join(missing)}; give a FastMETRO-*_state_dict.bin of the release"
         )
     for name, count in TOKEN_COUNTS.items():
         if name in state and state[name].shape[:1] != (count,):

@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused(state: dict[str, torch.Tensor], tmp_path: 
         r"no official FastMETRO weights.*without dim_reduce_enc_cam": {
             n: t for n, t in state.items() if not n.startswith("dim_reduce_enc_cam")
         },
-        r"no official FastMETRO weights.*without a ResNet-50": {"weight": torch.zeros(2)},
+        r"no official FastMETRO weights: .*without a ResNet-50": {"weight": torch.zeros(2)},
         r"NaN": {**state, "xyz_regressor.bias": torch.full((3,), torch.nan)},
         r"1 unknown \(transformer_1\.decoder": {**state, "transformer_1.decoder.layers.1.norm1.bias": torch.zeros(512)},
     }
