@@ -1,6 +1,7 @@
 """A training run on pictures, from a config: its parts put together."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from core.training.truth import TargetMaker
 log = logging.getLogger(__name__)
 
 RANDOM = "random"
+UNRECORDED = "not recorded"
+"""Origin of a run that goes on from a state of old."""
 LICENCES = {
     "smpl": "code MIT; the body SMPL is for non-commercial research, and so are the weights; so may be the training data",
     "anny": "code MIT; body Anny CC0 / Apache-2.0; the licence of the training data was not stated",
@@ -32,12 +35,16 @@ OURS = ("shards", "synthetic")
 
 
 def first_parts(config: RunConfig, resumed: bool = False) -> Parts:
-    """The network with the first weights that the config asks for; random ones where a state will fill it. Raises InputError."""
+    """The network with the first weights that the config asks for. Raises InputError.
+
+    resumed: a state will fill it and say where its first weights came from, so no file is read for them
+    """
     model = config.model
     mesh_dir = Path(model.mesh_dir) if model.mesh_dir else None
-    trunk = None if resumed or model.backbone in ("", RANDOM) else model.backbone
-    init = None if resumed or not model.init else model.init
-    return build_parts(model.config(), trunk, init, mesh_dir)
+    if resumed:
+        return replace(build_parts(model.config(), None, None, mesh_dir), origin=UNRECORDED)
+    trunk = None if model.backbone in ("", RANDOM) else model.backbone
+    return build_parts(model.config(), trunk, model.init or None, mesh_dir)
 
 
 def open_people(options: dict[str, Any], parts: Parts) -> SampleDataset:

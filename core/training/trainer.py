@@ -1,7 +1,7 @@
 """One training run: everything that changes while it goes, and how it is saved and taken up again."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -169,6 +169,7 @@ class Trainer:
         """Write everything needed to go on; the old state stays until the new one is complete."""
         state = {
             "config": self.identity(),
+            "origin": self.parts.origin,
             "model": {name: value.detach() for name, value in self.average.trained.items()},
             "buffers": self._buffers(),
             "optimizer": self.optimizer.state_dict(),
@@ -209,6 +210,7 @@ class Trainer:
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"state: {self.folder.state} does not fit this network ({reason}); choose another --out") from error
+        self.parts = replace(self.parts, origin=state.get("origin", self.parts.origin))  # states of old do not say
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.cursor = Cursor(**{**state["cursor"], "shard_names": tuple(state["cursor"]["shard_names"])})

@@ -152,6 +152,19 @@ def test_a_state_needs_no_other_file(tmp_path: Path, people: Path, validation: P
     same_weights(whole, run_all(place))
 
 
+def test_a_resumed_run_says_of_itself_what_an_uninterrupted_one_does(tmp_path: Path, people: Path) -> None:
+    first = run_all(write_config(tmp_path / "c.yaml", people, None), [f"out={tmp_path}/first"])
+    start = first.folder.last
+    place = write_config(tmp_path / "c.yaml", people, None, model={"variant": "tiny-normed", "backbone": "", "init": str(start)})
+    whole = load_checkpoint(run_all(place).folder.last).metadata
+    assert whole["origin"] == "checkpoint last.safetensors"
+    shutil.rmtree(tmp_path / "run")
+    run_all(place, stop_after=4)
+    start.unlink()
+    resumed = load_checkpoint(run_all(place).folder.last).metadata
+    assert {**resumed, "training_hours": 0} == {**whole, "training_hours": 0}
+
+
 def test_the_order_shows_everyone_once_an_epoch_and_goes_on_anywhere() -> None:
     def taken(order: Order, count: int) -> list:
         batches, cursors = iter(order), cursors_from(order.start, order.batches_per_epoch)
