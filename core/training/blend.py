@@ -15,6 +15,7 @@ from typing import Any
 
 from core.checkpoint import SUFFIX, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from core.errors import InputError, exit_code
+from core.training.sources import said_by
 
 
 def blend(before: Path, after: Path, out: Path, weight: float, half: bool = True, keep: Sequence[str] = ()) -> str:
@@ -53,8 +54,8 @@ def blend(before: Path, after: Path, out: Path, weight: float, half: bool = True
 
 def _said(name: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What a file says of itself, for the file made from it."""
-    kept = {key: checkpoint.metadata.get(key) for key in ("origin", "licence", "data", "samples_seen")}
-    return {"sha256": hashlib.sha256(find_checkpoint(name).read_bytes()).hexdigest(), **kept}
+    digest = hashlib.sha256(find_checkpoint(name).read_bytes()).hexdigest()
+    return {"sha256": digest, **said_by(checkpoint.model.config.to_dict(), checkpoint.metadata)}
 
 
 def main(arguments: list[str] | None = None) -> int:

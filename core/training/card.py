@@ -228,7 +228,7 @@ def training(facts: Facts, pictures: set[str]) -> str:
     metadata, data = facts.metadata, facts.metadata.get("data") or {}
     weights = metadata.get("loss_weights") or {}
     lines = {
-        "first weights": metadata.get("origin"),
+        "first weights": first_weights(metadata),
         "different pictures": _count(data.get("pictures")),
         "samples seen": _count(metadata.get("samples_seen")),
         "hours of training": metadata.get("training_hours"),
@@ -239,6 +239,12 @@ def training(facts: Facts, pictures: set[str]) -> str:
     }
     text = "\n".join(f"- {name}: {value}" for name, value in lines.items() if value is not None)
     return f"{text}\n\n![Learning curves]({CURVES})" if CURVES in pictures else text
+
+
+def first_weights(metadata: Mapping[str, Any]) -> str | None:
+    """Where they come from; of a checkpoint also what it said of its own."""
+    origin, start = metadata.get("origin"), metadata.get("start")
+    return f"{origin} ({start['origin']})" if start and start["origin"] else origin
 
 
 def settings_line(training_config: Mapping[str, Any]) -> str | None:

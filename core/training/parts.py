@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from core.bodies import Body, load_body
 from core.checkpoint import file_of, load_backbone, load_checkpoint
 from core.config import ModelConfig, variant
 from core.errors import InputError
 from core.model import FastMETRO, assemble
+from core.training.sources import said_by
 
 WHERE = {
     "resnet50": "get torchvision's ImageNet weights, https://download.pytorch.org/models/resnet50-0676ba61.pth, and give their path",
@@ -22,12 +24,16 @@ WHERE = {
 
 @dataclass(frozen=True)
 class Parts:
-    """A model, what it was built from, and where its first weights come from in words."""
+    """A model, what it was built from, and where its first weights come from in words.
+
+    start: what the checkpoint said of itself that it begins with (core.training.sources.said_by); None = it begins with none
+    """
 
     model: FastMETRO
     config: ModelConfig
     body: Body
     origin: str
+    start: dict[str, Any] | None = None
 
     @property
     def backbone_name(self) -> str:
@@ -78,7 +84,7 @@ def _continued(config: ModelConfig, init: str | Path, mesh_dir: Path | None) -> 
         model = assemble(config, loaded.body)
         fresh = {f"body_regressor.{name}": value for name, value in model.body_regressor.state_dict().items()}
         model.load_state_dict(loaded.model.state_dict() | fresh)
-    return Parts(model, config, loaded.body, f"checkpoint {Path(init).name}")
+    return Parts(model, config, loaded.body, f"checkpoint {Path(init).name}", said_by(found.to_dict(), loaded.metadata))
 
 
 def _differs(config: ModelConfig, found: ModelConfig, name: str) -> bool:

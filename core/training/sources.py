@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -107,30 +107,40 @@ def read_sources(folder: Path) -> list[Named]:
 
 
 def sources_of(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[Source]:
-    """What a checkpoint was made with, by its configuration and metadata: what it names itself, and what its parts imply.
+    """What a checkpoint was made with, by its configuration and metadata: what it names itself, what its parts imply, and the sources
+    of the checkpoints that it began with.
 
-    metadata["data"]["sources"] may name keys of SOURCES, or hold objects with Source's fields for others.
+    metadata["data"]["sources"] may name keys of SOURCES, or hold objects with Source's fields for others; metadata["start"] and
+    metadata["blend"]["before"] are of `said_by`.
     """
-    data = metadata.get("data") or {}
-    keys, origin = [str(config.get("body", ""))], str(metadata.get("origin", ""))
-    keys += [*MIX_SOURCES, "3dpw"] if origin.startswith(OFFICIAL) else []
-    if not origin.startswith("random"):
-        keys += [TRUNKS.get(trunk, "") for trunk in str(config.get("backbone", "")).split("+")]
-    others: list[Source] = []
-    named_sources = data.get("sources") or stream_sources(metadata)
-    for named in named_sources:
-        if isinstance(named, Mapping):
-            others.append(Source(*(str(named.get(name, UNKNOWN)) for name in ("name", "what", "licence", "commercial"))))
-        elif named in SOURCES:
-            keys.append(named)
-        else:
-            others.append(Source(str(named), UNKNOWN, UNKNOWN, UNKNOWN))
-    real = tsv_sources(metadata)
-    if not named_sources and not real and not origin.startswith(OFFICIAL):
-        others.append(Source(UNRECORDED, "poses, pictures behind people", "the file does not record them", UNKNOWN))
-    keys += real
-    unique = dict.fromkeys(key for key in keys if key in SOURCES)
-    return [SOURCES[key] for key in unique] + others
+    data, start, before = metadata.get("data") or {}, metadata.get("start"), (metadata.get("blend") or {}).get("before")
+    origin = str(metadata.get("origin", ""))
+    official = [*MIX_SOURCES, "3dpw"] if origin.startswith(OFFICIAL) else []
+    trunks = [] if start or origin.startswith("random") else [TRUNKS.get(name, "") for name in str(config.get("backbone", "")).split("+")]
+    parts = [key for key in (str(config.get("body", "")), *official, *trunks) if key in SOURCES]
+    people = [*(data.get("sources") or stream_sources(metadata)), *tsv_sources(metadata)]
+    if not people and not official:
+        people = [{"name": UNRECORDED, "what": "poses, pictures behind people", "licence": "the file does not record them"}]
+    earlier = [source for said in (start, before) if said for source in _earlier(config, said)]
+    return list(dict.fromkeys([*earlier, *map(_source, [*parts, *people])]))
+
+
+def _source(named: Named) -> Source:
+    if isinstance(named, Mapping):
+        return Source(*(str(named.get(name, UNKNOWN)) for name in ("name", "what", "licence", "commercial")))
+    return SOURCES[named] if named in SOURCES else Source(str(named), UNKNOWN, UNKNOWN, UNKNOWN)
+
+
+def _earlier(config: Mapping[str, Any], said: Mapping[str, Any]) -> list[Source]:
+    """Of what `said_by` gave; blends of old noted no sources there."""
+    return list(map(_source, said["sources"])) if "sources" in said else sources_of(config, said)
+
+
+def said_by(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of itself, for those that are made from it. Its sources are all there, those of earlier ones too."""
+    keys = {SOURCES[key]: key for key in SOURCES}
+    said = {key: metadata.get(key) for key in ("origin", "licence", "data", "samples_seen")}
+    return said | {"sources": [keys.get(source) or asdict(source) for source in sources_of(config, metadata)]}
 
 
 def training_set(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -170,6 +170,7 @@ class Trainer:
         state = {
             "config": self.identity(),
             "origin": self.parts.origin,
+            "start": self.parts.start,
             "model": {name: value.detach() for name, value in self.average.trained.items()},
             "buffers": self._buffers(),
             "optimizer": self.optimizer.state_dict(),
@@ -210,7 +211,8 @@ class Trainer:
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"state: {self.folder.state} does not fit this network ({reason}); choose another --out") from error
-        self.parts = replace(self.parts, origin=state.get("origin", self.parts.origin))  # states of old do not say
+        first = {name: state.get(name, getattr(self.parts, name)) for name in ("origin", "start")}  # states of old do not say
+        self.parts = replace(self.parts, **first)
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.cursor = Cursor(**{**state["cursor"], "shard_names": tuple(state["cursor"]["shard_names"])})
@@ -262,6 +264,7 @@ class Trainer:
         facts = {
             "licence": self.origin.licence,
             "origin": self.parts.origin,
+            "start": self.parts.start,
             "data": self.origin.data,
             "samples_seen": self.num_samples,
             "training_hours": round(self.elapsed_s / 3600, 3),

@@ -10,6 +10,7 @@ from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import ModelConfig
 from core.model import FastMETRO
 from core.training import blend
+from core.training.sources import sources_of
 from tests.toy import ToyBackbone, ToyBody
 
 CONFIG = ModelConfig("small", "toy", "toy", widths=(32, 16), num_heads=4)
@@ -44,6 +45,22 @@ def test_weights_lie_between_and_the_file_says_of_what(tmp_path: Path, capsys: p
     said = mixed.metadata["blend"]
     assert (said["weight"], said["before"]["samples_seen"], said["after"]["licence"]) == (0.25, 5, "MIT, too")
     assert len(said["before"]["sha256"]) == 64
+
+
+def test_sources_of_both_ends_are_kept(tmp_path: Path) -> None:
+    """What `before` learned from counts as well, also where a training from another checkpoint, or another blend, lies between."""
+    amass = {"origin": "random weights", "data": {"sources": ["amass"]}}
+    own = {"origin": "random weights", "data": {"sources": ["cmu"]}}
+    before, after = written(tmp_path / "a.safetensors", 0, amass), written(tmp_path / "b.safetensors", 1, own)
+    first, second = tmp_path / "c.safetensors", tmp_path / "d.safetensors"
+    assert blend.main([str(before), str(after), str(first)]) == 0
+    assert blend.main([str(first), str(after), str(second)]) == 0
+    for path in (first, second):
+        found = load_checkpoint(path)
+        names = [source.name for source in sources_of(found.model.config.to_dict(), found.metadata)]
+        assert names == ["AMASS", "CMU motion capture"]
+    blend_of_old = {**own, "blend": {"before": amass}}
+    assert [source.name for source in sources_of({}, blend_of_old)] == ["AMASS", "CMU motion capture"]
 
 
 def test_modules_that_are_kept_are_all_of_the_later_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from core.training.sources import (
     commercial_use,
     people_sources,
     read_sources,
+    said_by,
     sources_of,
     write_sources,
 )
@@ -249,6 +250,34 @@ def test_metros_mix_and_official_weights_are_research_only() -> None:
             s.name for s in sources
         }
         assert commercial_use(sources).startswith("no: ")
+
+
+def test_sources_outlive_training_from_a_checkpoint() -> None:
+    """Poses that may not be sold, then two trainings on our own people; official weights; and a network that began with random weights."""
+    config, own = {"body": "anny", "backbone": "blazepose"}, {"origin": "checkpoint a.safetensors", "data": {"sources": ["procedural"]}}
+    first = {"origin": "trunk", "data": {"sources": ["amass", {"name": "mine", "commercial": "yes"}]}}
+    second = {**own, "start": said_by(config, first)}
+    third = {**own, "start": said_by(config, second)}
+    assert third["start"]["sources"][:3] == ["anny", "blazepose", "amass"]
+    for metadata in (second, third):
+        sources = sources_of(config, metadata)
+        assert [source.name for source in sources[2:]] == ["AMASS", "mine", "procedural poses, clothes and rooms"]
+        assert commercial_use(sources) == "no: AMASS"
+    official = said_by({"body": "smpl", "backbone": "resnet50"}, {"origin": "official FastMETRO release, a.bin"})
+    assert {"Human3.6M", "3DPW"} <= {source.name for source in sources_of({"body": "smpl"}, {**own, "start": official})}
+    scratch = said_by(config, {"origin": "random weights", "data": {"sources": ["cmu"]}})
+    assert [source.name for source in sources_of(config, {**own, "start": scratch})] == [
+        "Anny", "CMU motion capture", "procedural poses, clothes and rooms",
+    ]  # fmt: skip
+
+
+def test_a_card_names_what_its_first_checkpoint_began_with(run: Path, tmp_path: Path) -> None:
+    start = said_by(TINY.to_dict(), {"origin": "official FastMETRO release, a.bin"})
+    metadata = {**METADATA, "origin": "checkpoint a.bin", "start": start}
+    save_checkpoint(run / "best.safetensors", tiny_model(), TINY, metadata)
+    text = card.write_card(run, tmp_path / "out").read_text()
+    assert "first weights: checkpoint a.bin (official FastMETRO release, a.bin)" in text
+    assert "Commercial use: no: Human3.6M" in text
 
 
 def test_every_source_says_whether_it_may_be_sold() -> None:

@@ -157,7 +157,7 @@ def test_a_resumed_run_says_of_itself_what_an_uninterrupted_one_does(tmp_path: P
     start = first.folder.last
     place = write_config(tmp_path / "c.yaml", people, None, model={"variant": "tiny-normed", "backbone": "", "init": str(start)})
     whole = load_checkpoint(run_all(place).folder.last).metadata
-    assert whole["origin"] == "checkpoint last.safetensors"
+    assert (whole["origin"], whole["start"]["origin"]) == ("checkpoint last.safetensors", "random weights")
     shutil.rmtree(tmp_path / "run")
     run_all(place, stop_after=4)
     start.unlink()
