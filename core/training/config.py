@@ -152,6 +152,8 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error(f"give a config file, or for cached features {' '.join(missing)}")
         if options.set:
             parser.error("--set changes a config file; without one use the flags")
+        if options.tail == "all":
+            parser.error("--tail all learns from pictures, which a config file names; of cached features only the last blocks learn")
         return
     mine = ("config", "set", "out", "dry_run")
     others = [name for name, value in vars(options).items() if name not in mine and value != parser.get_default(name)]

@@ -245,5 +245,21 @@ def _check_together(config: RunConfig, where: str) -> None:
         raise InputError(f"config {where}: model has neither backbone nor init; give one of them, or backbone: random")
     if model.init and model.backbone:
         raise InputError(f"config {where}: model has both backbone and init; a checkpoint holds its backbone, so leave backbone out")
-    if config.uses_features and (not config.validation or config.validation["kind"] != "features"):
+    if config.uses_features:
+        _check_features(config, where)
+
+
+def _check_features(config: RunConfig, where: str) -> None:
+    """What cannot be done on cached features."""
+    if not config.validation or config.validation["kind"] != "features":
         raise InputError(f"config {where}: cached features are validated on cached features; give data.validation the kind features")
+    for name, options in (("train", config.train), ("validation", config.validation)):
+        if options.keys() != {"kind", "path"}:
+            raise InputError(f"config {where}: data.{name}: got {', '.join(options)}; cached features have a kind and a path")
+    for refused, problem in (
+        (config.model.config().parametric, "model.parametric: cached people come without body parameters; set it to false"),
+        (config.augmentation != Augmentation(), "augmentation: is for pictures; cached features have training.feature_noise"),
+        (config.training.tail == "all", "training.tail: all learns from pictures; of cached features only the last blocks do"),
+    ):
+        if refused:
+            raise InputError(f"config {where}: {problem}")

@@ -27,6 +27,8 @@ from core.training.features import open_cache
 from core.training.loop import Source, run
 from core.training.losses import LossWeights
 from core.training.parts import build_for_training
+from core.training.picture_run import LICENCES, first_parts, open_picture_run
+from core.training.run_config import RunConfig, read_run_config
 from core.training.settings import from_flags
 from core.training.sources import read_sources
 from core.training.trainer import Origin, Scorer, Trainer, read_state
@@ -34,19 +36,17 @@ from core.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
-LICENCE = "MIT; backbone weights Apache-2.0 (MediaPipe); trained on synthetic people only"
-
 
 def open_run(
-    files: RunFiles, config: TrainConfig, weights: LossWeights, crew: Crew | None = None, recorded: dict | None = None
+    files: RunFiles, config: TrainConfig, weights: LossWeights, crew: Crew | None = None, asked: RunConfig | None = None
 ) -> tuple[Trainer, FeatureSource, Validation]:
     """A run on cached features: everything checked and loaded, an earlier state of it taken up. Raises InputError.
 
-    recorded: the content of the config file that asks for it, if one does
+    asked: the config file that asks for it, if one does; the network is as it says then
     """
     torch.manual_seed(config.seed)
     crew = crew or Crew()
-    parts = build_for_training(files.variant, files.trunk, files.init)
+    parts = first_parts(asked) if asked else build_for_training(files.variant, files.trunk, files.init)
     what = (parts.backbone_name, parts.model.backbone, parts.config.crop_scale)
     cache, validation_cache = open_cache(files.shards, *what), open_cache(files.validation, *what)
     validation = Validation(People(files.validation, validation_cache), config.validate_limit, files.coco)
@@ -54,7 +54,9 @@ def open_run(
     names = read_state(state)["cursor"]["shard_names"] if state.exists() else []
     people = People(files.shards, cache, list(names) or None)
     config = config.resolved(crew.size, len(people))
-    trainer = Trainer(parts, config, weights, files.folder, Origin({"validation": files.validation.name}, LICENCE, recorded), crew)
+    licence = (asked and asked.licence) or LICENCES.get(parts.body.name, "not stated")
+    origin = Origin({"validation": files.validation.name}, licence, asked and asked.to_dict())
+    trainer = Trainer(parts, config, weights, files.folder, origin, crew)
     if state.exists():
         trainer.load_state()
         log.info("going on from %d samples, epoch %d", trainer.num_samples, trainer.cursor.epoch)
@@ -127,8 +129,6 @@ def from_options(options: argparse.Namespace) -> None:
 def from_config(options: argparse.Namespace) -> None:
     """What a config file asks for."""
     from core.training.checks import check_everything
-    from core.training.picture_run import open_picture_run
-    from core.training.run_config import read_run_config
 
     config = read_run_config(options.config, [*options.set, *([f"out={options.out}"] if options.out else [])])
     if not config.out:
@@ -137,10 +137,9 @@ def from_config(options: argparse.Namespace) -> None:
     if config.uses_features:
         files = RunFiles(
             Path(config.train["path"]), Path(config.validation["path"]), Path(config.out), config.model.variant,
-            Path(config.model.backbone) if config.model.backbone else None, Path(config.model.init) if config.model.init else None,
-            Path(config.coco) if config.coco else None,
+            coco=Path(config.coco) if config.coco else None,
         )  # fmt: skip
-        trainer, source, validation = open_run(files, config.training, config.loss, Crew(), config.to_dict())
+        trainer, source, validation = open_run(files, config.training, config.loss, Crew(), config)
         if options.dry_run:
             dry_run(trainer, source, validation)
         else:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,22 +13,26 @@ import numpy as np
 import pytest
 import torch
 
-from core.checkpoint import load_checkpoint
+from core.checkpoint import load_checkpoint, save_backbone
+from core.config import VARIANTS
 from core.errors import InputError
 from core.stopping import StopRequest
 from core.training import loop
 from core.training.batches import Cursor
 from core.training.checks import parameter_problems
 from core.training.crew import Crew
+from core.training.features import cache_features, open_cache
 from core.training.picture_run import open_picture_run
 from core.training.pictures import Order, Seen, plain_batches
 from core.training.run_config import read_run_config
 from core.training.shard_people import ShardPeople
+from core.training.shards import list_shards
 from core.training.train import main, use_threads
 from core.training.trainer import Trainer, read_state
 from core.training.workers import cursors_from
-from tests.core.training.toy_people import write_toy_shards
+from tests.core.training.toy_people import TINY, write_toy_shards
 from tests.core.training.toy_run import PLAIN, register, write_config
+from tests.toy import ToyBackbone
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -139,7 +144,6 @@ def test_a_run_follows_from_its_checkpoint_alone(tmp_path: Path, people: Path, v
 
 def test_a_state_needs_no_other_file(tmp_path: Path, people: Path, validation: Path) -> None:
     """A frozen backbone is in the state, though its weights never change."""
-    from core.checkpoint import save_backbone
     from tests.core.training.toy_run import NormedBackbone
 
     torch.manual_seed(3)
@@ -163,6 +167,24 @@ def test_a_resumed_run_says_of_itself_what_an_uninterrupted_one_does(tmp_path: P
     start.unlink()
     resumed = load_checkpoint(run_all(place).folder.last).metadata
     assert {**resumed, "training_hours": 0} == {**whole, "training_hours": 0}
+
+
+def test_a_config_of_cached_features_decides_body_and_licence(
+    tmp_path: Path, people: Path, validation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VARIANTS._entries, "tiny-anny", replace(TINY, name="tiny-anny", body="anny"))
+    trunk = ToyBackbone()
+    save_backbone(tmp_path / "trunk.safetensors", trunk, "toy", half=False)
+    for folder in (people, validation):
+        cache_features(list_shards(folder), open_cache(folder, "toy", trunk), trunk, "fp32")
+    data = {"train": {"kind": "features", "path": str(people)}, "validation": {"kind": "features", "path": str(validation)}}
+    model = {"variant": "tiny-anny", "body": "toy", "backbone": str(tmp_path / "trunk.safetensors")}
+    others = {"augmentation": None, "licence": "mine"}
+    place = write_config(tmp_path / "c.yaml", people, None, model=model, data=data, training={"samples": 16}, **others)
+    assert main([str(place)]) == 0
+    loaded = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert (loaded.body.name, loaded.metadata["licence"]) == ("toy", "mine")
+    assert loaded.metadata["run"]["model"]["body"] == "toy"
 
 
 def test_the_order_shows_everyone_once_an_epoch_and_goes_on_anywhere() -> None:

@@ -12,6 +12,8 @@ from core.training.samples import DATASETS, MODULES
 from core.training.settings import from_flags, from_mapping
 
 MINIMAL = "model: {variant: fastmetro-s-r50, backbone: random}\ndata: {train: {kind: shards, path: x}}\n"
+FEATURES = "train: {kind: features, path: x}, validation: {kind: features, path: y}"
+CACHED = f"model: {{variant: fastmetro-xs-blazepose, backbone: a}}\ndata: {{{FEATURES}}}\n"
 
 
 def written(folder: Path, text: str, name: str = "c.yaml") -> str:
@@ -118,6 +120,11 @@ def test_toml_says_the_same(tmp_path: Path) -> None:
         ("model: {variant: fastmetro-s-r50, backbone: a}\ndata: {train: {path: x}}\n", [], "lacks its kind"),
         (MINIMAL, ["data.workers=many"], "data.workers"),
         (MINIMAL, ["data.train.kind=features"], "cached features are validated on cached features"),
+        (CACHED.replace(", path: y", ""), [], "data.validation: got kind; cached features have a kind and a path"),
+        (CACHED, ["data.train.crop_scale=1.0"], "data.train: got kind, path, crop_scale; cached features have"),
+        (CACHED, ["model.parametric=true"], "model.parametric: cached people come without"),
+        (CACHED, ["augmentation.flip=0.0"], "augmentation: is for pictures"),
+        (CACHED, ["training.tail=all"], "training.tail: all learns from pictures"),
         (MINIMAL, ["training.lr"], "expected KEY=VALUE"),
         (MINIMAL + "training: {lr: 1.0}\n", ["training.lr.x=1"], "is a value, not a section"),
         ("base: c\n" + MINIMAL, [], "circle"),
@@ -144,6 +151,7 @@ def test_flags_and_files_do_not_mix(capsys: pytest.CaptureFixture[str]) -> None:
         (["paper-s-r50", "--shards", "x"], "--shards does not go"),
         ([], "--shards --validation --out --variant"),
         (["--shards", "a", "--validation", "b", "--out", "c", "--variant", "d", "--set", "x=1"], "--set changes a config file"),
+        (["--shards", "a", "--validation", "b", "--out", "c", "--variant", "d", "--tail", "all"], "--tail all learns from pictures"),
     ):
         with pytest.raises(SystemExit) as stop:
             check_options(parser, parser.parse_args(arguments))
