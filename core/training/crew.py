@@ -80,6 +80,10 @@ class Crew:
         """This process's part of a batch's row numbers."""
         return np.asarray(rows)[self.rank :: self.size]
 
+    def stretch(self, rows: np.ndarray) -> np.ndarray:
+        """The same, of rows that follow each other."""
+        return rows.reshape(self.size, -1)[self.rank]
+
     def close(self) -> None:
         """Leave the crew."""
         if distributed.is_initialized():

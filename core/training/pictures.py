@@ -1,7 +1,7 @@
 """Batches of pictures for training: samples read and augmented by worker processes, in an order that a seed decides.
 
-What a sample looks like follows from (seed, epoch, its number) alone, and the order from (seed, epoch): neither the number of
-workers nor an interruption changes anything.
+What a sample looks like follows from (seed, epoch, its number) alone, and the order from (seed, epoch); people who are made come in
+that of their numbers. Neither the number of workers nor an interruption changes anything.
 """
 
 import logging
@@ -58,6 +58,7 @@ class Views(Dataset):
     ) -> None:
         """augmentation: None = plain crops; leaves_out: give nobody for a broken sample, instead of the next."""
         self.people, self.augmentation, self.sizes, self.seed, self.leaves_out = people, augmentation, sizes, seed, leaves_out
+        self.endless = getattr(people, "endless", False)
 
     def __len__(self) -> int:
         return len(self.people)
@@ -75,7 +76,7 @@ class Views(Dataset):
         for step in range(min(MAX_BROKEN_IN_A_ROW, len(self.people))):
             row = (number + step) % len(self.people)
             try:
-                sample = self.people[row + epoch * len(self.people) if getattr(self.people, "endless", False) else row]
+                sample = self.people[row + epoch * len(self.people) if self.endless else row]
             except BrokenSample as error:
                 broken.append(str(error))
                 if self.leaves_out:
@@ -103,8 +104,10 @@ def collate(items: "list[Seen | InputError]") -> "Loaded | InputError":
 class Order(Sampler):
     """Endless batches of (epoch, number) from a cursor on; this process's part of each."""
 
-    def __init__(self, num_people: int, batch_size: int, seed: int, start: Cursor, crew: Crew) -> None:
+    def __init__(self, num_people: int, batch_size: int, seed: int, start: Cursor, crew: Crew, in_turn: bool = False) -> None:
+        """in_turn: numbers follow each other, as is cheapest where people are made; else they are shuffled."""
         self.num_people, self.batch_size, self.seed, self.start, self.crew = num_people, batch_size, seed, start, crew
+        self.in_turn = in_turn
 
     @property
     def batches_per_epoch(self) -> int:
@@ -114,10 +117,13 @@ class Order(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, done = self.start.epoch, self.start.batches_done
         while True:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_people)
+            order = np.arange(self.num_people)
+            if not self.in_turn:
+                order = np.random.default_rng([self.seed, epoch]).permutation(order)
             for k in range(done, self.batches_per_epoch):
                 chosen = order[k * self.batch_size : (k + 1) * self.batch_size]
-                yield [(epoch, int(number)) for number in self.crew.share(chosen)]
+                share = self.crew.stretch(chosen) if self.in_turn else self.crew.share(chosen)
+                yield [(epoch, int(number)) for number in share]
             epoch, done = epoch + 1, 0
 
 
@@ -184,6 +190,6 @@ class PictureSource:
         """Batches from `start` on. Raises InputError when there are too few people for a batch."""
         if batch_size > len(self.people):
             raise InputError(f"batch: got {batch_size}, but the data set holds only {len(self.people)} people; lower the batch")
-        order = Order(len(self.people), batch_size, self.seed, start, crew)
+        order = Order(len(self.people), batch_size, self.seed, start, crew, self.views.endless)
         loader = _loader(self.views, order, self.num_workers, self.maker.device)
         return streamed(loader, cursors_from(start, order.batches_per_epoch), lambda loaded: on_device(loaded, self.maker, self._broken))

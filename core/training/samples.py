@@ -3,7 +3,7 @@
 A data set is map-style, as torch.utils.data has it: `len(set)` and `set[index] -> Sample`. It is opened in the main process and
 sent to worker processes, so it must pickle, and opens files where it first reads. A row that cannot be used raises BrokenSample:
 training takes the next one and counts. A set with `endless = True` makes people instead of reading them; it is asked for
-`index + epoch * len(set)`, so that every epoch shows new ones.
+`index + epoch * len(set)`, so that every epoch shows new ones, and in turn, a batch from each worker.
 """
 
 import importlib

@@ -18,21 +18,24 @@ from core.config import VARIANTS
 from core.errors import InputError
 from core.stopping import StopRequest
 from core.training import loop
+from core.training.augmentation import Augmentation
 from core.training.batches import Cursor
 from core.training.checks import parameter_problems
 from core.training.crew import Crew
 from core.training.features import cache_features, open_cache
 from core.training.picture_run import open_picture_run
-from core.training.pictures import Order, Seen, plain_batches
+from core.training.pictures import Order, PictureSource, Seen, plain_batches
 from core.training.run_config import read_run_config
+from core.training.samples import Sample
 from core.training.shard_people import ShardPeople
 from core.training.shards import list_shards
 from core.training.train import main, use_threads
 from core.training.trainer import Trainer, read_state
+from core.training.truth import TargetMaker
 from core.training.workers import cursors_from
 from tests.core.training.toy_people import TINY, write_toy_shards
 from tests.core.training.toy_run import PLAIN, register, write_config
-from tests.toy import ToyBackbone
+from tests.toy import ToyBackbone, ToyBody
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -198,6 +201,36 @@ def test_the_order_shows_everyone_once_an_epoch_and_goes_on_anywhere() -> None:
     assert [cursor.epoch for _, cursor in order] == [0] * 5 + [1] * 5 + [2] * 2
     assert {number for batch, _ in order[5:10] for _, number in batch} != set(first) or first != [n for b, _ in order[5:10] for _, n in b]
     assert taken(Order(21, 4, 3, order[6][1], Crew()), 5) == order[7:12]
+
+
+def test_people_who_are_made_are_asked_for_in_turn() -> None:
+    """Each process gets neighbours, who are posed together; both together get everybody, and another start goes on."""
+    crews = [Crew(), Crew()]
+    for rank, crew in enumerate(crews):
+        crew.rank, crew.size = rank, 2
+    orders = [iter(Order(50, 16, 3, Cursor(0, 1, ()), crew, in_turn=True)) for crew in crews]
+    batches = [[next(order) for order in orders] for _ in range(3)]
+    assert batches[0] == [[(0, number) for number in range(16, 24)], [(0, number) for number in range(24, 32)]]
+    assert [batch[0][0] for batch in batches] == [(0, 16), (0, 32), (1, 0)]
+
+
+def test_an_endless_set_is_read_in_turn(tmp_path: Path, people: Path) -> None:
+    asked = []
+
+    class Endless(ShardPeople):
+        endless = True
+
+        def __getitem__(self, index: int) -> Sample:
+            asked.append(index)
+            return super().__getitem__(index % len(self))
+
+    body = ToyBody()
+    maker = TargetMaker(body, ToyBackbone(), torch.device("cpu"))
+    source = PictureSource(Endless(body, people), Augmentation(**PLAIN), maker, seed=3, num_workers=0)
+    with source.stream(8, Cursor(1, 2, ()), Crew()) as batches:
+        for _ in range(5):
+            next(batches)
+    assert asked == list(range(48 + 16, 48 + 16 + 5 * 8))
 
 
 def test_other_settings_train(tmp_path: Path, people: Path, validation: Path) -> None:
