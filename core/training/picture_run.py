@@ -29,9 +29,8 @@ LICENCES = {
     "anny": "code MIT; body Anny CC0 / Apache-2.0; the licence of the training data was not stated",
 }
 
-
-OURS = ("shards", "synthetic")
-"""Kinds of data sets whose crops we cut ourselves."""
+SCALED = ("shards", "synthetic", "tsv")
+"""Kinds of data sets whose crops are as wide as is asked for."""
 
 
 def first_parts(config: RunConfig, resumed: bool = False) -> Parts:
@@ -48,8 +47,8 @@ def first_parts(config: RunConfig, resumed: bool = False) -> Parts:
 
 
 def open_people(options: dict[str, Any], parts: Parts) -> SampleDataset:
-    """The data set that a part of a config describes; our own people in crops as wide as the network's."""
-    scale = {"crop_scale": parts.config.crop_scale} if options["kind"] in OURS else {}
+    """The data set that a part of a config describes; in crops as wide as the network's, where it does not say how wide."""
+    scale = {"crop_scale": parts.config.crop_scale} if options["kind"] in SCALED else {}
     return open_dataset(options["kind"], parts.body, scale | {name: value for name, value in options.items() if name != "kind"})
 
 

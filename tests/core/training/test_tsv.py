@@ -8,14 +8,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from core.config import VARIANTS
 from core.errors import InputError
 from core.joints import JOINT_NAMES
 from core.training import tsv, tsv_sets
+from core.training.picture_run import open_people
 from core.training.samples import JOINTS_24, BrokenSample, open_dataset
 from core.training.tsv import TsvFile, index_path, make_index
 from core.training.tsv_labels import decode_picture, parse_label
@@ -309,6 +312,14 @@ def test_broken_samples_are_told_a_few_times_and_counted(caplog: pytest.LogCaptu
             broken.add(BrokenSample(f"row {number}"))
     assert broken.count == 20
     assert len(caplog.records) == tsv_sets.WARNED_ROWS + 1
+
+
+def test_in_training_too_the_crop_is_as_wide_as_the_network_asks(people: Path) -> None:
+    options = {"kind": "tsv", "path": str(people)}
+    for variant, side in (("fastmetro-s-r50", 1.0), ("fastmetro-s-blazepose", 1.35 / 1.2)):
+        parts = SimpleNamespace(config=VARIANTS[variant], body=SimpleNamespace(name="smpl"))
+        plain, wide = open_people(options | {"crop_scale": 1.2}, parts)[0], open_people(options, parts)[0]
+        assert wide.side_px == pytest.approx(side * plain.side_px)
 
 
 def test_a_config_opens_it_by_name(people: Path) -> None:
