@@ -105,7 +105,10 @@ def plain_view(sample: Sample) -> View:
 
 
 def changed(sample: Sample, change: Change) -> View:
-    """The crop and the truth after `change`: scaled and moved, then turned, then mirrored."""
+    """The crop and the truth after `change`: scaled and moved, then turned, then mirrored.
+
+    People whose camera is known were rendered: what of them leaves the crop is not visible. Other confidences stay, as in the release.
+    """
     turn = rotation_2d(change.angle_rad)
     crop_from_frame = _crop_from_frame(sample, change, turn)
     linear, offset = crop_from_frame[:, :2], crop_from_frame[:, 2]
@@ -113,11 +116,14 @@ def changed(sample: Sample, change: Change) -> View:
     frame_from_crop = np.concatenate([frame_from_crop, -(frame_from_crop @ offset)[:, None]], 1)
     joints_2d, joints_3d = sample.joints_2d, sample.joints_3d
     joints_crop = (joints_2d[:, :2] @ linear.T + offset) / HALF_CROP_PX - 1
+    believed = joints_2d[:, 2:]
+    if sample.camera is not None:
+        believed = believed * (np.abs(joints_crop) < 1).all(-1, keepdims=True)
     joints_m = _moved(joints_3d[:, :3], turn, change.flip)
     rows = MIRRORED_JOINTS if change.flip else slice(None)
     return View(
         picture=sample_crop(sample.image, frame_from_crop),
-        joints_crop=np.concatenate([joints_crop, joints_2d[:, 2:]], 1, dtype=np.float32)[rows],
+        joints_crop=np.concatenate([joints_crop, believed], 1, dtype=np.float32)[rows],
         joints_m=np.concatenate([joints_m, joints_3d[:, 3:]], 1, dtype=np.float32)[rows],
         pose=None if sample.pose is None else changed_pose(sample.pose, change),
         betas=None if sample.betas is None else sample.betas.astype(np.float32),

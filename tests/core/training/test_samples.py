@@ -67,6 +67,15 @@ def test_picture_and_truth_move_together(change: Change) -> None:
     assert view.joints_m.dtype == view.joints_crop.dtype == np.float32
 
 
+def test_what_leaves_the_crop_is_seen_of_photographed_people_alone() -> None:
+    change = Change(0.8, 0.3, True, (0.3, 0.0))
+    rendered, photographed = changed(sample(), change), changed(sample(camera=None), change)
+    inside = (np.abs(rendered.joints_crop[:, :2]) < 1).all(1)
+    assert 0 < inside.sum() < len(inside)
+    np.testing.assert_array_equal(rendered.joints_crop[:, 2], inside)
+    assert (photographed.joints_crop[:, 2] == 1).all()
+
+
 def test_depth_stays_and_the_mirror_image_mirrored_is_the_same() -> None:
     person = sample()
     turned = changed(person, Change(angle_rad=0.4))
