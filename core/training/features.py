@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,15 +30,28 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 POLL_S = 5.0
+NOTE = "backbone.json"
+"""In a cache's folder: which backbone it is of."""
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where the features of one backbone lie beside the shards. crop_scale: of the network; pictures cut wider are zoomed first."""
+    """Where the features of one backbone lie beside the shards.
+
+    made_with: what the folder notes of the backbone; crop_scale: of the network; pictures cut wider are zoomed first
+    """
 
     folder: Path
     num_tensors: int
+    made_with: dict[str, Any]
     crop_scale: float = CROP_SCALE
+
+    def begin(self) -> None:
+        """Make the folder, with its note, where there is none."""
+        note = self.folder / NOTE
+        if not note.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps(self.made_with, indent=1))
 
     def paths(self, shard: Path) -> list[Path]:
         """The files of a shard's features, finished or not."""
@@ -78,19 +92,16 @@ def fingerprint(backbone: torch.nn.Module) -> str:
 
 
 def open_cache(shards: Path, backbone_name: str, backbone: torch.nn.Module, crop_scale: float = CROP_SCALE) -> FeatureCache:
-    """The cache of a backbone; InputError when that folder was made with other frozen weights, or for another scale of crops."""
+    """The cache of a backbone; nothing is written. InputError for a folder of other frozen weights, or for another scale of crops."""
     folder = shards / f"features-{backbone_name}"
     with torch.inference_mode():
         kept = backbone.frozen(torch.zeros(1, 3, 224, 224))
     shapes = [list(tensor.shape[1:]) for tensor in kept]
     made_with = {"backbone": backbone_name, "weights": fingerprint(backbone), "shapes": shapes, "crop_scale": crop_scale}
-    description = folder / "backbone.json"
-    if not description.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        description.write_text(json.dumps(made_with, indent=1))
-    elif (found := {"crop_scale": CROP_SCALE, **json.loads(description.read_text())}) != made_with:
+    note = folder / NOTE
+    if note.exists() and (found := {"crop_scale": CROP_SCALE, **json.loads(note.read_text())}) != made_with:
         raise InputError(f"features: {folder} was made with {found}, got {made_with}; use that --trunk or delete the folder")
-    return FeatureCache(folder, len(kept), crop_scale)
+    return FeatureCache(folder, len(kept), made_with, crop_scale)
 
 
 def stored(tensor: Tensor) -> np.ndarray:
@@ -114,7 +125,8 @@ def features_of(
 
 
 def cache_features(paths: list[Path], cache: FeatureCache, backbone: torch.nn.Module, precision: str) -> list[Path]:
-    """Make what is missing. Returns the shards among `paths` that are broken; each was warned about."""
+    """Make what is missing, the cache's folder too. Returns the shards among `paths` that are broken; each was warned about."""
+    cache.begin()
     finished, broken = set(cache.finished(paths)), []
     for path in paths:
         if path in finished:

@@ -89,13 +89,22 @@ def test_the_batch_size_does_not_matter(tmp_path: Path) -> None:
 def test_other_frozen_weights_are_refused_but_a_trained_tail_is_welcome(tmp_path: Path) -> None:
     write_toy_shards(tmp_path, 1, 3)
     network = backbone()
-    open_cache(tmp_path, "toy", network)
+    open_cache(tmp_path, "toy", network).begin()
     with torch.no_grad():
         network.mix.weight.add_(1.0)
     open_cache(tmp_path, "toy", network)
     assert fingerprint(network) != fingerprint(backbone(1))
     with pytest.raises(InputError, match="delete the folder"):
         open_cache(tmp_path, "toy", backbone(1))
+
+
+def test_only_who_makes_features_writes(tmp_path: Path) -> None:
+    network = backbone()
+    (path,) = list_shards(write_toy_shards(tmp_path, 1, 3))
+    cache = open_cache(tmp_path, "toy", network)
+    assert list(tmp_path.iterdir()) == [path]
+    cache_features([path], cache, network, "fp32")
+    assert {file.name for file in cache.folder.iterdir()} == {"backbone.json", "shard-00000.0.npy"}
 
 
 def test_features_that_are_missing_damaged_or_of_another_shard_are_named(tmp_path: Path) -> None:
