@@ -2,9 +2,9 @@
 
 import torch
 
+from core.cpu import has_fast_bf16_cpu
 from core.errors import InputError
 from core.training.crew import Crew
-from core.training.features import best_precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,5 +31,5 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
         else:
-            precision = best_precision() if device.type == "cpu" else "fp32"
+            precision = "bf16" if device.type == "cpu" and has_fast_bf16_cpu() else "fp32"
     return DTYPES[precision]

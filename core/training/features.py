@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.cpu import has_fast_bf16_cpu
 from core.crop import CROP_SCALE, zoomed
 from core.errors import InputError, exit_code
 from core.pixels import Normaliser
@@ -159,12 +160,6 @@ def follow_shards(folder: Path, cache: FeatureCache, backbone: torch.nn.Module, 
         time.sleep(POLL_S)
 
 
-def best_precision() -> str:
-    """bf16 where the CPU multiplies it in hardware, else fp32."""
-    supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16" if supported else "fp32"
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = argparse.ArgumentParser(prog="python -m core.training.features", description=(__doc__ or "").split("\n")[0])
@@ -183,7 +178,8 @@ def make_features(options: argparse.Namespace) -> None:
 
     if not options.follow:
         list_shards(options.shards)  # raises when there are none
-    precision = best_precision() if options.precision == "auto" else options.precision
+    best = "bf16" if has_fast_bf16_cpu() else "fp32"
+    precision = best if options.precision == "auto" else options.precision
     parts = build_for_training(options.variant, trunk=options.trunk)
     backbone = parts.model.backbone.eval().to(memory_format=torch.channels_last)
     cache = open_cache(options.shards, parts.backbone_name, backbone, parts.config.crop_scale)

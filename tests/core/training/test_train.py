@@ -16,7 +16,7 @@ from core.training.averages import EVERY_STEPS, AveragedWeights
 from core.training.batches import Batch, BatchStream, Cursor, FeatureNoise, People
 from core.training.config import RunFiles, TrainConfig, build_parser
 from core.training.crew import Crew
-from core.training.devices import training_device
+from core.training.devices import training_device, training_dtype
 from core.training.features import cache_features, open_cache
 from core.training.losses import LossWeights
 from core.training.optimization import learning_rate_factor
@@ -234,6 +234,13 @@ def test_more_processes_than_gpus_may_train_on_the_cpu(monkeypatch: pytest.Monke
     assert training_device("cpu", crew).type == "cpu"
     with pytest.raises(train.InputError, match="process 1 has no GPU of its own, there are 1"):
         training_device("cuda", crew)
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_on_a_cpu_training_is_as_precise_as_the_app(native: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: native)
+    assert training_dtype("auto", torch.device("cpu")) == expected
 
 
 def test_averages_follow_slowly_and_give_the_weights_back() -> None:
