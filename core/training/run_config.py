@@ -188,8 +188,8 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in changes.items():
         old = base.get(name)
-        replaces = isinstance(value, dict) and "kind" in value
-        merged[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) and not replaces else value
+        mixes = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        merged[name] = _merged(old, value) if mixes else value
     return merged
 
 

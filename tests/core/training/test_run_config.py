@@ -77,6 +77,8 @@ def test_changes_and_bases(tmp_path: Path) -> None:
     assert (config.training.lr, config.training.batch, config.training.seed) == (1e-4, 16, 7)
     assert config.training.freeze == ("tokens",)
     assert config.train == {"kind": "tsv", "path": "y"}  # not mixed with the options of another kind
+    wider = read_run_config(written(tmp_path, "base: c\ndata: {train: {kind: tsv, crop_scale: 1.35}}\n", "wider.yaml"), [])
+    assert wider.train == {"kind": "tsv", "path": "y", "crop_scale": 1.35}
     assert (config.num_workers, config.model.body, config.model.variant) == (3, "smpl", "fastmetro-s-r50")
 
 
