@@ -1,6 +1,6 @@
 """OpenVINO networks whatever they say: converted from PyTorch, compiled, and kept on disk.
 
-A converted network is kept in the user's cache folder, named after its weights and the versions it depends on, with a digest of
+A converted network is kept in the user's cache folder, named after its weights, our code and the versions it depends on, with a digest of
 its files, what was compiled of it (core.openvino_compiled) and what the original says (core.answers) beside them. Those that were used
 longest ago go when the folder grows.
 """
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from core import answers
 from core.lean_imports import functions_later
 from core.openvino_compiled import SUFFIX, Compilation, Compiled, OtherNetwork
 from core.sealed import DRAFT
@@ -109,8 +110,8 @@ def traced(module: nn.Module, example: Tensor) -> "openvino.Model":
 
 
 def cached_file(model: nn.Module, version: str, folder: Path | None = None) -> Path:
-    """Where the converted network of these weights lies, or would; version: of OpenVINO."""
-    key = hashlib.sha256(f"{version} {torch.__version__} {digest_of_weights(model)}".encode()).hexdigest()
+    """Where the converted network of these weights and this code lies, or would; version: of OpenVINO."""
+    key = hashlib.sha256(f"{version} {torch.__version__} {answers.code_digest()} {digest_of_weights(model)}".encode()).hexdigest()
     return (folder or default_folder()) / f"{key[:24]}.xml"
 
 
@@ -142,6 +143,14 @@ def note_of(path: Path) -> str:
     return json.loads(path.with_suffix(".json").read_bytes())["note"]
 
 
+def code_of(path: Path) -> str:
+    """core.answers.code_digest of the code that wrote a network; nothing where that is not readable, and for networks of old."""
+    try:
+        return json.loads(path.with_suffix(".json").read_bytes()).get("code", "")
+    except (OSError, ValueError):
+        return ""
+
+
 def digest_of(path: Path) -> str:
     """sha256 of a network's two files."""
     digest = hashlib.sha256()
@@ -159,7 +168,8 @@ def write(openvino: Any, network: "openvino.Model", path: Path, note: str = "") 
             openvino.save_model(network, draft, compress_to_fp16=False)
         except RuntimeError as error:
             raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:200]})") from error
-        draft.with_suffix(".json").write_text(json.dumps({"sha256": digest_of(draft), "note": note}), encoding="utf-8")
+        about = {"sha256": digest_of(draft), "note": note, "code": answers.code_digest()}
+        draft.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
         for stale in path.parent.glob(f"{path.stem}.*{SUFFIX}"):
             stale.unlink(missing_ok=True)
         for suffix in (".json", ".bin", ".xml"):

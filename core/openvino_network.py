@@ -1,7 +1,7 @@
 """The network run by OpenVINO: the quickest way on a CPU, in one call a batch that leaves Python's lock to other threads.
 
-The converted network is kept (core.openvino_files) and compared with the original before it is used; one that is damaged or of
-another network is made again.
+The converted network is kept (core.openvino_files) and compared with the original before it is used; one that is damaged, of
+another network or of other code is made again.
 """
 
 import copy
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core import answers
 from core.errors import InputError
 from core.folding import fold_batch_norms
 from core.model import FastMETRO, Prediction
@@ -22,6 +23,7 @@ from core.openvino_files import (
     INT8,
     OpenVinoError,
     cached_file,
+    code_of,
     default_folder,
     digest_of_weights,
     note_of,
@@ -68,12 +70,14 @@ class OpenVinoNetwork:
         """model: on the CPU; it is left as it is, and only its up-sampling is held on to
 
         precision: fp32, bf16 or int8; cache: folder for the converted network, by default one in the user's cache folder.
-        Raises OpenVinoError, and InputError for int8 where core.quantize has not made that network yet.
+        Raises OpenVinoError, and InputError for int8 where core.quantize has not made that network yet, or with other code.
         """
         openvino = silent_openvino()
         made_once = quantised_file(model, cache) if precision == "int8" else None
         if made_once is not None and not os.path.isfile(made_once):
             raise InputError(f"precision int8: this network has no 8-bit version here yet; {MAKE_INT8}")
+        if made_once is not None and code_of(made_once) != answers.code_digest():
+            raise InputError(f"precision int8: the 8-bit version of this network here was made by other code than this; {MAKE_INT8}")
         path = made_once or cached_file(model, openvino.__version__, cache)
         self._compiled = checked(openvino, model, precision, path)
         self._upsampling = model.upsampling.eval()
