@@ -45,11 +45,6 @@ def joint_distances_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarra
     return np.linalg.norm(hip_centred(predicted_m) - hip_centred(true_m), axis=-1) * MM_PER_M
 
 
-def joint_errors_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
-    """Mean error of each joint after centring on the hips: (B, 14, 3) twice -> (14,)."""
-    return joint_distances_mm(predicted_m, true_m).mean(axis=0)
-
-
 def aligned_joint_distances_mm(predicted_m: np.ndarray, true_m: np.ndarray) -> np.ndarray:
     """Error of each joint of each person after similarity alignment of the person: (B, 14, 3) twice -> (B, 14)."""
     true = np.asarray(true_m, np.float64)

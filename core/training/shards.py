@@ -4,7 +4,6 @@
 """
 
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -210,22 +209,3 @@ def check_same_kind(shards: list[Shard]) -> None:
         ):
             if got != expected:
                 raise InputError(f"shards: {shard.path.name} has {what} {got}, {first.path.name} {expected}; keep them in separate folders")
-
-
-def write_shard(path: Path, truth: Truth, jpegs: list[bytes], family_names: tuple[str, ...], body: str, seed: int) -> None:
-    """Write a shard beside its final name first, then move it there, so that a reader never sees half a file."""
-    if len(jpegs) != len(truth):
-        raise ValueError(f"write_shard: got {len(jpegs)} pictures for {len(truth)} people")
-    offsets = np.concatenate([[0], np.cumsum([len(jpeg) for jpeg in jpegs])]).astype(np.int64)
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
-        np.savez(
-            file,
-            jpeg=np.frombuffer(b"".join(jpegs), np.uint8),
-            jpeg_offsets=offsets,
-            family_names=np.array(family_names),
-            body=np.array(body),
-            seed=np.array(seed),
-            **{name: getattr(truth, name) for name in TRUTH_FIELDS},
-        )
-    os.replace(unfinished, path)

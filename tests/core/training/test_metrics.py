@@ -8,7 +8,7 @@ from core.training.metrics import (
     correct_keypoints,
     facing_errors_deg,
     jitter_m_s2,
-    joint_errors_mm,
+    joint_distances_mm,
     mpjpe_mm,
     mpvpe_mm,
     pa_mpjpe_mm,
@@ -48,7 +48,7 @@ def test_mpjpe_is_centred_on_the_hips() -> None:
     off = true.copy()
     off[0, indices(("Head",))] += [0.03, 0.04, 0]  # 50 mm in one of 14 joints
     assert mpjpe_mm(off, true) == pytest.approx([50 / 14])
-    assert joint_errors_mm(off, true)[JOINT_NAMES.index("Head")] == pytest.approx(50)
+    assert joint_distances_mm(off, true)[0, JOINT_NAMES.index("Head")] == pytest.approx(50)
 
 
 def test_a_wrong_hip_moves_everything() -> None:

@@ -460,13 +460,13 @@ def test_a_dry_run_finds_nothing_and_writes_nothing(
 
 def wrong_meshes(folder: Path) -> Path:
     """Shards of a body that calls itself the toy, but has other vertices."""
-    from core.training.shards import Truth, write_shard
-    from tests.core.training.toy_people import FAMILIES, toy_jpegs, toy_truth
+    from core.training.shards import Truth
+    from tests.core.training.toy_people import toy_jpegs, toy_truth, write_shard
 
     truth, amount = toy_truth(24)
     longer = np.concatenate([truth.intermediate_m, truth.intermediate_m[:, :1]], 1)
     folder.mkdir()
-    write_shard(folder / "shard-00000.npz", Truth(**{**vars(truth), "intermediate_m": longer}), toy_jpegs(amount), FAMILIES, "toy", 0)
+    write_shard(folder / "shard-00000.npz", Truth(**{**vars(truth), "intermediate_m": longer}), toy_jpegs(amount), "toy", 0)
     return folder
 
 

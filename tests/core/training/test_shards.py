@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from core.training.shards import TRUTH_FIELDS, JpegPictures, Truth, list_shards, load_good_shards, load_pictures, load_shard, write_shard
-from tests.core.training.toy_people import FAMILIES, toy_jpegs, toy_truth, write_toy_shards
+from core.training.shards import TRUTH_FIELDS, JpegPictures, Truth, list_shards, load_good_shards, load_pictures, load_shard
+from tests.core.training.toy_people import FAMILIES, toy_jpegs, toy_truth, write_shard, write_toy_shards
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     truth, amount = toy_truth(5)
     path = tmp_path / "shard-00000.npz"
-    write_shard(path, truth, toy_jpegs(amount), FAMILIES, "toy", 7)
+    write_shard(path, truth, toy_jpegs(amount), "toy", 7)
     shard, pictures = load_shard(path), load_pictures(path)
     for name in TRUTH_FIELDS:
         np.testing.assert_array_equal(getattr(shard.truth, name), getattr(truth, name))
@@ -50,7 +50,7 @@ def test_only_broken_shards_are_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_array_and_an_unnamed_family_break_a_shard(tmp_path: Path) -> None:
     truth, amount = toy_truth(3)
-    write_shard(tmp_path / "shard-00000.npz", replace(truth, family=np.full(3, 9, np.uint8)), toy_jpegs(amount), FAMILIES, "toy", 0)
+    write_shard(tmp_path / "shard-00000.npz", replace(truth, family=np.full(3, 9, np.uint8)), toy_jpegs(amount), "toy", 0)
     with pytest.raises(ValueError, match="family 9"):
         load_shard(tmp_path / "shard-00000.npz")
     np.savez(tmp_path / "shard-00001.npz", camera=truth.camera)
@@ -61,7 +61,7 @@ def test_a_missing_array_and_an_unnamed_family_break_a_shard(tmp_path: Path) -> 
 def test_no_people_break_a_shard(tmp_path: Path) -> None:
     truth, _ = toy_truth(2)
     nobody = Truth(**{name: getattr(truth, name)[:0] for name in TRUTH_FIELDS})
-    write_shard(tmp_path / "shard-00000.npz", nobody, [], FAMILIES, "toy", 0)
+    write_shard(tmp_path / "shard-00000.npz", nobody, [], "toy", 0)
     with pytest.raises(ValueError, match="holds no people"):
         load_shard(tmp_path / "shard-00000.npz")
 
@@ -69,7 +69,7 @@ def test_no_people_break_a_shard(tmp_path: Path) -> None:
 def test_different_bodies_do_not_mix(tmp_path: Path) -> None:
     write_toy_shards(tmp_path, num_shards=1, count=3)
     truth, amount = toy_truth(3)
-    write_shard(tmp_path / "shard-00001.npz", truth, toy_jpegs(amount), FAMILIES, "another", 0)
+    write_shard(tmp_path / "shard-00001.npz", truth, toy_jpegs(amount), "another", 0)
     with pytest.raises(InputError, match="body another"):
         load_good_shards(list_shards(tmp_path))
 

@@ -10,7 +10,7 @@ from core.config import ModelConfig
 from core.geometry import rotmats_from_rotvecs
 from core.model import FastMETRO
 from core.training.parts import Parts
-from core.training.shards import Truth, write_shard
+from core.training.shards import Truth
 from tests.toy import ToyBackbone, ToyBody
 
 FAMILIES = ("upright", "tilted")
@@ -43,12 +43,19 @@ def toy_jpegs(amount: np.ndarray) -> list[bytes]:
     return [cv2.imencode(".jpg", np.full((224, 224, 3), color, np.uint8))[1].tobytes() for color in colors]
 
 
+def write_shard(path: Path, truth: Truth, jpegs: list[bytes], body: str, seed: int) -> None:
+    """A shard as core.training.synthesize leaves it, less what it knows beside the truth."""
+    offsets = np.concatenate([[0], np.cumsum([len(jpeg) for jpeg in jpegs])]).astype(np.int64)
+    about = {"family_names": np.array(FAMILIES), "body": np.array(body), "seed": np.array(seed)}
+    np.savez(path, jpeg=np.frombuffer(b"".join(jpegs), np.uint8), jpeg_offsets=offsets, **about, **vars(truth))
+
+
 def write_toy_shards(folder: Path, num_shards: int = 2, count: int = 24, seed: int = 0, body: str = "toy") -> Path:
     """A folder of toy shards."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_shards):
         truth, amount = toy_truth(count, seed + number)
-        write_shard(folder / f"shard-{number:05d}.npz", truth, toy_jpegs(amount), FAMILIES, body, seed + number)
+        write_shard(folder / f"shard-{number:05d}.npz", truth, toy_jpegs(amount), body, seed + number)
     return folder
 
 
