@@ -6,7 +6,7 @@ would have seen.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -23,6 +23,8 @@ from core.training.losses import Targets
 from core.training.shards import TRUTH_FIELDS, Shard, check_same_kind, list_shards, load_good_shards
 
 NUM_BATCHES_AHEAD = 4
+EPOCH_ENDS = "the epoch ends"
+"""Among the batches: who trains says now what the next epoch is made of."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Batch:
         return replace(self, features=tuple(map(change, self.features)), targets=Targets(**targets), family=change(self.family))
 
 
+def finished_names(folder: Path, cache: FeatureCache) -> list[str]:
+    """Of the shards whose features are complete by now. Raises InputError when there are no shards."""
+    return [path.name for path in cache.finished(list_shards(folder))]
+
+
 class People:
     """All people of a folder whose features are cached. Truth lies in memory, features are mapped from the disk's cache."""
 
@@ -68,7 +75,7 @@ class People:
         self.cache = cache
         self.shards: list[Shard] = []
         self.features: list[tuple[np.ndarray, ...]] = []
-        wanted = [folder / name for name in names] if names is not None else cache.finished(list_shards(folder))
+        wanted = [folder / name for name in (finished_names(folder, cache) if names is None else names)]
         if not wanted:
             raise InputError(f"features: none in {cache.folder}; make them with `python -m core.training.features --shards {folder}`")
         self.folder = folder
@@ -104,13 +111,12 @@ class People:
         """Names of the pose families."""
         return self.shards[0].family_names
 
-    def refresh(self) -> int:
-        """Take in shards whose features were finished since; returns how many."""
-        fresh = [path for path in self.cache.finished(list_shards(self.folder)) if path.name not in self._known]
+    def take_in(self, names: Sequence[str]) -> None:
+        """Use those of these shards as well that were not there before."""
+        fresh = [self.folder / name for name in names if name not in self._known]
         if fresh:
             self._known |= {path.name for path in fresh}
             self._add(load_good_shards(fresh))
-        return len(fresh)
 
     def gather(self, chosen: np.ndarray, dtype: torch.dtype = torch.float32) -> Batch:
         """The people of these indices (B,) as a batch; features in `dtype`, truth in float32."""
@@ -178,6 +184,8 @@ class FeatureNoise:
 class BatchStream:
     """Endless batches, gathered by a thread of its own. Iterating gives (cursor after the batch, batch).
 
+    At the end of an epoch shards join whose features were finished since. The processes agree on them where batches are taken, since
+    the thread of one may be some batches ahead of another's.
     A context manager: leaving it ends the thread. An error in the thread is raised where the batch is taken.
     """
 
@@ -190,6 +198,7 @@ class BatchStream:
         self.people, self.batch_size, self.seed, self.start = people, batch_size, seed, start
         self.dtype, self.noise, self.crew = dtype, noise, crew or Crew()
         self._ready: queue.Queue = queue.Queue(NUM_BATCHES_AHEAD)
+        self._names: queue.Queue = queue.Queue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
 
@@ -199,6 +208,7 @@ class BatchStream:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._names.put([])
         self._thread.join()
 
     def __iter__(self) -> Iterator[tuple[Cursor, Batch]]:
@@ -206,7 +216,10 @@ class BatchStream:
             item = self._ready.get()
             if isinstance(item, BaseException):
                 raise item
-            yield item
+            if item is EPOCH_ENDS:
+                self._names.put(self.crew.gathered(finished_names(self.people.folder, self.people.cache))[0])
+            else:
+                yield item
 
     def _work(self) -> None:
         try:
@@ -226,7 +239,7 @@ class BatchStream:
                 continue
         return False
 
-    def _batches(self) -> Iterator[tuple[Cursor, Batch]]:
+    def _batches(self) -> Iterator[tuple[Cursor, Batch] | str]:
         epoch, done = self.start.epoch, self.start.batches_done
         while True:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self.people))
@@ -239,7 +252,8 @@ class BatchStream:
                 features = self.noise.applied(batch.features, generator)
                 yield Cursor(epoch, k + 1, names), Batch(features, batch.targets, batch.family)
             epoch, done = epoch + 1, 0
-            self.people.refresh()
+            yield EPOCH_ENDS
+            self.people.take_in(self._names.get())
 
 
 class FeatureSource:

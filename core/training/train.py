@@ -20,7 +20,7 @@ import torch
 
 from core.errors import InputError, exit_code
 from core.stopping import stop_on_signal
-from core.training.batches import FeatureNoise, FeatureSource, People
+from core.training.batches import FeatureNoise, FeatureSource, People, finished_names
 from core.training.config import RunFiles, RunFolder, TrainConfig, build_parser, check_options
 from core.training.crew import Crew
 from core.training.features import open_cache
@@ -52,7 +52,7 @@ def open_run(
     validation = Validation(People(files.validation, validation_cache), config.validate_limit, files.coco)
     state = files.folder.state
     names = read_state(state)["cursor"]["shard_names"] if state.exists() else []
-    people = People(files.shards, cache, list(names) or None)
+    people = People(files.shards, cache, list(names) or crew.gathered(finished_names(files.shards, cache))[0])
     config = config.resolved(crew.size, len(people))
     licence = (asked and asked.licence) or LICENCES.get(parts.body.name, "not stated")
     origin = Origin({"validation": files.validation.name}, licence, asked and asked.to_dict())

@@ -149,6 +149,22 @@ def test_new_shards_join_at_the_end_of_an_epoch(files: RunFiles) -> None:
     assert max(c.batches_done for c in seen if c.epoch == 2) == 9  # 72 people in batches of 8
 
 
+def test_processes_take_in_what_the_leader_sees(files: RunFiles) -> None:
+    people = People(files.shards, open_cache(files.shards, "toy", toy_parts().model.backbone))
+    crew = Crew()
+    leaders = [path.name for path in list_shards(files.shards)]
+    crew.gathered = lambda mine: [leaders, mine]
+    with BatchStream(people, 8, 0, Cursor(0, 0, ()), torch.float32, FeatureNoise(), crew) as stream:
+        batches = iter(stream)
+        write_toy_shards(files.shards, num_shards=4)
+        give_features(files.shards)
+        first = [next(batches)[0] for _ in range(12)]
+        leaders.append("shard-00002.npz")  # not yet the fourth
+        second = [next(batches)[0] for _ in range(10)]
+    assert {len(cursor.shard_names) for cursor in first} == {2}
+    assert {(cursor.epoch, len(cursor.shard_names)) for cursor in second} == {(2, 3), (3, 3)}
+
+
 def test_each_epoch_shows_everyone_once(files: RunFiles) -> None:
     people = People(files.shards, open_cache(files.shards, "toy", toy_parts().model.backbone))
     with BatchStream(people, 8, 3, Cursor(0, 0, ()), torch.float32, FeatureNoise()) as stream:
