@@ -56,12 +56,12 @@ class Crew:
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def agree(self, *numbers: float) -> list[float]:
-        """The means of these numbers over the crew."""
+        """The sums of these numbers over the crew, the same in all of it."""
         if self.size == 1:
             return list(numbers)
         together = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(together)
-        return (together / self.size).tolist()
+        return together.tolist()
 
     def follow_leader(self, tensors: Iterable[torch.Tensor]) -> None:
         """Let these hold what the leader's hold."""

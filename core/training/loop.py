@@ -45,10 +45,8 @@ def run(trainer: Trainer, source: Source, validation: Scorer | None, stop: StopR
     ):
         pace = Pace(trainer)
         for cursor, batch in stream:
-            trainer.elapsed_s += pace.passed_s()
-            journal.add(checked_step(trainer, batch, stop.is_set()), trainer.num_samples)
+            journal.add(checked_step(trainer, batch, stop.is_set(), pace.passed_s()), trainer.num_samples)
             trainer.cursor = cursor
-            trainer.elapsed_s += pace.passed_s()
             ended = trainer.finished or trainer.stopping
             if trainer.crew.leads and (pace.passes(config.log_samples) or ended):
                 journal.write(pace.record(source, journal.means()))
@@ -148,9 +146,9 @@ def validate(trainer: Trainer, source: Source, validation: Scorer | None, journa
         journal.draw(validation.panels, trainer.parts.body.faces, trainer.num_samples)
 
 
-def checked_step(trainer: Trainer, batch: Batch, stop: bool) -> dict[str, Tensor]:
+def checked_step(trainer: Trainer, batch: Batch, stop: bool, passed_s: float) -> dict[str, Tensor]:
     """A step, `checked`."""
-    return checked(trainer, batch, lambda: trainer.step(batch, stop))
+    return checked(trainer, batch, lambda: trainer.step(batch, stop, passed_s))
 
 
 def checked(trainer: Trainer, batch: Batch, work: Callable[[], T]) -> T:

@@ -99,11 +99,13 @@ class Trainer:
         self.best: float | None = None
         self.samples_per_epoch = config.samples
 
-    def step(self, batch: Batch, stop: bool = False) -> dict[str, Tensor]:
+    def step(self, batch: Batch, stop: bool = False, passed_s: float = 0.0) -> dict[str, Tensor]:
         """One step of the optimiser; returns the loss and its terms. Raises NotFiniteError, in all of the crew alike.
 
         On a GPU the error is about the step before, see core.training.watch; `settle` asks about the last one.
-        stop: this process was asked to end; all of the crew then see `stopping` after the same step.
+        stop: this process was asked to end; all of the crew then see `stopping` after the same step
+        passed_s: what this process trained since the last step. The leader's is added to everybody's `elapsed_s`, which the learning
+        rate of the next step follows.
         """
         self._learn_mode()
         factor = learning_rate_factor(self.config, self.num_samples, self.elapsed_s, self.samples_per_epoch)
@@ -112,7 +114,7 @@ class Trainer:
         # Dropout follows from the seed and the place in the run alone, so that a resumed run needs no other random state.
         torch.manual_seed(((self.config.seed * 1_000_003 + self.num_steps) * 1_009 + self.crew.rank) % 2**63)
         self.optimizer.zero_grad()
-        measured = self._gradients(batch.to(self.device), stop)
+        measured = self._gradients(batch.to(self.device), stop, passed_s)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.clip_norm)
         scaled = self.scaler.is_enabled()  # the scaler skips a step whose gradient is no number, and scales less
@@ -139,7 +141,7 @@ class Trainer:
         for module in self.frozen:
             module.eval()
 
-    def _gradients(self, batch: Batch, stop: bool) -> dict[str, Tensor]:
+    def _gradients(self, batch: Batch, stop: bool, passed_s: float) -> dict[str, Tensor]:
         """Forward and backward in parts; the gradients of all processes are averaged with the last one."""
         parts, measured, finite = batch.parts(self.config.accumulate), {}, True
         for number, part in enumerate(parts, start=1):
@@ -152,8 +154,8 @@ class Trainer:
             finite = finite and (self.watch.late or bool(torch.isfinite(loss)))
             for name, value in {"loss": loss, **terms}.items():
                 measured[name] = measured.get(name, 0.0) + value.detach() / len(parts)
-        broken, stops, self.elapsed_s = self.crew.agree(float(not finite), float(stop), self.elapsed_s)
-        self.stopping = stops > 0
+        broken, stops, passed_s = self.crew.agree(float(not finite), float(stop), passed_s * self.crew.leads)
+        self.stopping, self.elapsed_s = stops > 0, self.elapsed_s + passed_s
         if broken:
             where = f"{measured['loss'].item()}" if not finite else "not finite in another process"
             raise NotFiniteError(f"the loss is {where} after {self.num_samples} samples")

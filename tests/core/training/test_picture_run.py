@@ -65,8 +65,8 @@ def run_all(place: Path, changes: list[str] | None = None, stop_after: int | Non
     if stop_after is not None:
         step = trainer.step
 
-        def counted(batch: object, stopping: bool = False) -> dict:
-            return step(batch, stopping or trainer.num_steps + 1 == stop_after)
+        def counted(batch: object, stopping: bool = False, passed_s: float = 0.0) -> dict:
+            return step(batch, stopping or trainer.num_steps + 1 == stop_after, passed_s)
 
         trainer.step = counted
     loop.run(trainer, source, scorer, stop)
@@ -401,9 +401,9 @@ def test_a_signal_to_the_whole_process_group_saves_too(tmp_path: Path, people: P
     assert read_state(tmp_path / "run" / "state.pt")["counts"]["num_samples"] > 0
 
 
-def in_two_processes(place: Path, out: str) -> subprocess.CompletedProcess:
+def in_two_processes(place: Path, out: str, program: str = "toy_run") -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d",
-               "--rdzv-endpoint=localhost:0", "-m", "tests.core.training.toy_run", str(place), "--set", out]  # fmt: skip
+               "--rdzv-endpoint=localhost:0", "-m", f"tests.core.training.{program}", str(place), "--set", out]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(2):  # seen once on a busy machine: a process aborts in a thread of Gloo's after its work is done
         shutil.rmtree(out.removeprefix("out="), ignore_errors=True)
@@ -436,6 +436,19 @@ def test_two_processes_train_as_one(tmp_path: Path, people: Path, validation: Pa
     for first, second in zip(*scores, strict=True):
         assert first["num_people"] == second["num_people"] == 12
         assert first["mpjpe_mm"] == pytest.approx(second["mpjpe_mm"], rel=1e-3)
+
+
+def test_processes_share_one_clock(tmp_path: Path, people: Path) -> None:
+    """Hours end a run: while the leader alone pauses longer than that, nobody else's clock runs, and all learn at the same rate."""
+    training = {"samples": 8_000_000, "hours": 1 / 3600, "validate_samples": 32}
+    place = write_config(tmp_path / "c.yaml", people, None, training=training)
+    done = in_two_processes(place, f"out={tmp_path}/run", "pausing_run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    leader, other = ((tmp_path / "run" / f"steps-{rank}.txt").read_text().splitlines() for rank in range(2))
+    assert leader == other
+    counts = read_state(tmp_path / "run" / "state.pt")["counts"]
+    assert counts["num_steps"] == len(leader) > 4
+    assert counts["elapsed_s"] >= 1
 
 
 def test_processes_validate_with_the_batch_statistics_that_are_saved(tmp_path: Path, people: Path, validation: Path) -> None:

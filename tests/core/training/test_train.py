@@ -130,9 +130,9 @@ class StopAfter:
     def __init__(self, num_steps: int) -> None:
         self.left, self.step = num_steps, loop.checked_step
 
-    def __call__(self, trainer: train.Trainer, batch: Batch, stop: bool) -> dict:
+    def __call__(self, trainer: train.Trainer, batch: Batch, stop: bool, passed_s: float) -> dict:
         self.left -= 1
-        return self.step(trainer, batch, stop or self.left == 0)
+        return self.step(trainer, batch, stop or self.left == 0, passed_s)
 
 
 def test_new_shards_join_at_the_end_of_an_epoch(files: RunFiles) -> None:
