@@ -81,8 +81,9 @@ class FastMETRO(nn.Module):
         """features: (B, C, 7, 7) from the backbone. num_levels = 2 leaves the full mesh out, as training may."""
         camera, joints, coarse = self.points(features)
         levels = self.upsample(coarse, num_levels)
-        parameters = self.body_regressor(levels[1]) if self.body_regressor is not None and levels[1] is not None else (None, None)
-        return Prediction(camera, joints, levels, *parameters)
+        if self.body_regressor is None or levels[1] is None:
+            return Prediction(camera, joints, levels)
+        return Prediction(camera, joints, levels, *self.body_regressor.reading(self._exactly(self.body_regressor.numbers, levels[1])))
 
     def points(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, 7, 7) -> camera (B, 3), joints (B, 14, 3), coarse mesh (B, 431, 3): what the transformers say."""
@@ -100,8 +101,8 @@ class FastMETRO(nn.Module):
             return camera, joints, coarse
         return self.feedback(features, image, second.positions(), torch.cat(rest, 1), self.mask, camera, joints, coarse)
 
-    def _exactly(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
-        """What one of the small last layers says, in float32 under autocast as well: bfloat16 would round metres to millimetres."""
+    def _exactly(self, layer: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What one of the last layers says, in float32 under autocast as well: bfloat16 would round metres to millimetres."""
         device = inputs[0].device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -111,8 +112,8 @@ class FastMETRO(nn.Module):
 
     def upsample(self, coarse: Tensor, num_levels: int = 3) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, 431, 3) -> coarse, intermediate (B, 1723, 3), full (B, V, 3)."""
-        intermediate = self.upsampling[0](coarse) if num_levels > 1 else None
-        full = self.upsampling[1](intermediate) if intermediate is not None and num_levels > 2 else None
+        intermediate = self._exactly(self.upsampling[0], coarse) if num_levels > 1 else None
+        full = self._exactly(self.upsampling[1], intermediate) if intermediate is not None and num_levels > 2 else None
         return coarse, intermediate, full
 
     def constants(self) -> tuple[Tensor, Tensor]:

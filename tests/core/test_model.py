@@ -190,6 +190,15 @@ def test_autocast_leaves_coordinates_in_float32(camera: str) -> None:
         assert (exact != exact.bfloat16().float()).float().mean() > 0.5
 
 
+def test_autocast_leaves_meshes_and_body_parameters_in_float32() -> None:
+    model = toy_model(replace(SMALL, upsampling=("learned", "learned"), parametric=True)).eval()
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            said = model.decode(torch.rand(2, 8, 7, 7))
+        exact = (*model.upsample(said.levels[0])[1:], *model.body_regressor(said.levels[1]))
+    torch.testing.assert_close((*said.levels[1:], said.rotmats, said.betas), exact, rtol=0, atol=0)
+
+
 def test_upsampling_equals_the_sparse_product() -> None:
     for matrix in toy_levels().upsample:
         vertices = torch.randn(3, matrix.shape[1], 3)
