@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.geometry import nearest_rotations
+from core.geometry import nearest_orthogonal, nearest_rotations
 from core.registry import Registry
 
 WIDTH = 1024
@@ -29,9 +29,8 @@ def released_rotations(matrices: Tensor) -> Tensor:
 
     That is a rotation, but not the nearest one. An upstream quirk, kept because the official weights were trained with it.
     """
-    u, _, vh = torch.linalg.svd(matrices)
-    orthogonal = u @ vh
-    return orthogonal * torch.linalg.det(orthogonal)[..., None, None]
+    orthogonal = nearest_orthogonal(matrices)
+    return orthogonal * torch.linalg.det(orthogonal.detach())[..., None, None]
 
 
 class Residual(nn.Sequential):

@@ -1,7 +1,7 @@
 """Rotations, cameras, projection, Procrustes. Axes: x right, y down, z away."""
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -156,9 +156,40 @@ def rotmats_from_rotvecs(rotvecs: Tensor) -> Tensor:
 
 def nearest_rotations(matrices: Tensor) -> Tensor:
     """The rotations nearest to any (..., 3, 3) in the Frobenius norm. Source: Kabsch 1976; Levinson et al. 2020"""
-    u, _, vh = torch.linalg.svd(matrices)
-    sign = torch.linalg.det(u @ vh)
-    return torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1) @ vh
+    return NearestOrthogonal.apply(matrices, False)
+
+
+def nearest_orthogonal(matrices: Tensor) -> Tensor:
+    """The rotations or reflections nearest to any (..., 3, 3) in the Frobenius norm."""
+    return NearestOrthogonal.apply(matrices, True)
+
+
+class NearestOrthogonal(torch.autograd.Function):
+    """U V^T of matrices M = U S V^T (..., 3, 3); where reflections are not wanted, the last column of such a U and its s are negated first.
+
+    An SVD's own gradient divides by differences of singular values, and those of a rotation are all 1. The gradient of R = U V^T is
+    U [(U^T G V - V^T G^T U) / (s_i + s_j)] V^T, with G the loss's gradient in R.
+    Source: M = R P with the symmetric P = V S V^T, so that W = R^T dR is the skew matrix with R^T dM - dM^T R = W P + P W
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, reflections: bool) -> Tensor:
+        """As the class says."""
+        u, singular, vh = torch.linalg.svd(matrices)
+        if not reflections:
+            sign = torch.linalg.det(u @ vh)
+            u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1)
+            singular = torch.cat([singular[..., :2], singular[..., 2:] * sign[..., None]], -1)
+        ctx.save_for_backward(u, singular, vh)
+        return u @ vh
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Finite also where the rotation jumps, at s_i + s_j = 0."""
+        u, singular, vh = ctx.saved_tensors
+        turn = u.mT @ gradient @ vh.mT
+        sums = singular[..., :, None] + singular[..., None, :]
+        return u @ ((turn - turn.mT) / sums.clamp(min=torch.finfo(sums.dtype).eps)) @ vh, None
 
 
 def rotvecs_from_rotmats(rotmats: Tensor) -> Tensor:

@@ -33,6 +33,38 @@ def test_nearest_is_nearest_and_the_releases_way_is_not_for_reflections() -> Non
     torch.testing.assert_close(released, slow)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("name", list(ROTATIONS))
+def test_rotations_have_the_gradient_of_small_steps(name: str, mirrored: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    stretch = torch.tensor([1.5, 1.0, -0.4 if mirrored else 0.4], dtype=torch.float64)
+    turns = rotmats_from_rotvecs(torch.randn(2, 6, 3, generator=generator, dtype=torch.float64))
+    matrices = (turns[0] * stretch @ turns[1].mT).requires_grad_()
+    assert torch.autograd.gradcheck(ROTATIONS[name], matrices)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize("name", list(ROTATIONS))
+def test_the_gradient_is_exact_at_rotations(name: str, noise: float) -> None:
+    """Where training leads, and where singular values are equal. There the nearest rotation forgets the symmetric part of a step."""
+    generator = torch.Generator().manual_seed(3)
+    rotations = torch.cat([torch.eye(3)[None], rotmats_from_rotvecs(torch.randn(20, 3, generator=generator))])
+    matrices = (rotations + noise * torch.randn(21, 3, 3, generator=generator)).requires_grad_()
+    wanted = torch.randn(21, 3, 3, generator=generator)
+    (ROTATIONS[name](matrices) * wanted).sum().backward()
+    exact = (wanted - rotations @ wanted.mT @ rotations) / 2
+    torch.testing.assert_close(matrices.grad, exact, atol=1e-6 + 10 * noise, rtol=0)
+    if not noise:
+        assert torch.autograd.gradcheck(ROTATIONS[name], rotations.double().requires_grad_())
+
+
+@pytest.mark.parametrize("name", list(ROTATIONS))
+def test_the_gradient_is_finite_where_rotations_jump(name: str) -> None:
+    matrices = torch.stack([torch.zeros(3, 3), torch.diag(torch.tensor([1.0, 0.0, 0.0])), -torch.eye(3)]).requires_grad_()
+    ROTATIONS[name](matrices)[..., 0].sum().backward()
+    assert matrices.grad.isfinite().all()
+
+
 def test_the_mesh_does_not_learn_from_the_regressor() -> None:
     regressor = BodyRegressor(7, 2, 3, "nearest")
     mesh = torch.randn(4, 7, 3, requires_grad=True)
