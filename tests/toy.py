@@ -108,6 +108,7 @@ class ToyBackbone(nn.Module):
 
     channels, stride = 8, 32
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    unused = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,6 +137,7 @@ class ToySeer(nn.Module):
     num_keypoints = len(KEYPOINT_NAMES)
     channels, stride = 8 + 3 * num_keypoints, 32
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    unused = ()
     keypoint_channels = KeypointChannels(8, 2.0)
 
     def __init__(self) -> None:

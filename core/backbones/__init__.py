@@ -7,6 +7,7 @@ A backbone is an nn.Module with
     frozen(images)       what training computes once per picture and keeps: a tuple of tensors
     tail(*kept)          the rest, trained together with the transformer
     tail_parameters()    the parameters of that rest
+    unused               names of its modules that no feature passes through
     keypoint_channels    of those that see keypoints: where in their features
 """
 
@@ -32,6 +33,7 @@ class Backbone(Protocol):
     stride: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    unused: tuple[str, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, H/32, W/32)."""

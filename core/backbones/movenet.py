@@ -38,6 +38,7 @@ class MoveNet(Trunk):
     stride = 32
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
+    unused = ()
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)

@@ -21,6 +21,7 @@ class Pair(nn.Module):
         super().__init__()
         self.first, self.second, self.num_kept = first, second, num_kept
         self.channels = first.channels + second.channels
+        self.unused = tuple(f"{name}.{module}" for name, trunk in self.named_children() for module in trunk.unused)
         found = getattr(second, "keypoint_channels", None)
         self.keypoint_channels = None if found is None else KeypointChannels(first.channels + found.first, found.scale)
 

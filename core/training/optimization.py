@@ -41,15 +41,17 @@ def learning_rate_factor(config: TrainConfig, num_samples: int, elapsed_s: float
 def freeze(model: nn.Module, config: TrainConfig, trains_regressor: bool) -> list[nn.Module]:
     """Switch off what shall not learn; returns the frozen modules, which also keep their statistics and drop nothing.
 
-    The backbone learns where `tail_parameters` says, or with `tail` "all" everywhere, if `tail_lr_scale` is above 0; `config.freeze`
-    names further modules.
+    The backbone learns where `tail_parameters` says, or with `tail` "all" wherever features pass through, if `tail_lr_scale` is above 0;
+    `config.freeze` names further modules.
     Raises InputError for a name that the model does not have, and when nothing is left to learn.
     """
-    learning = model.backbone.parameters() if config.tail == "all" else model.backbone.tail_parameters()
-    tail = {id(parameter) for parameter in learning} if config.tail_lr_scale else set()
-    for parameter in model.backbone.parameters():
+    backbone = model.backbone
+    unused = {id(parameter) for name in backbone.unused for parameter in backbone.get_submodule(name).parameters()}
+    learning = backbone.parameters() if config.tail == "all" else backbone.tail_parameters()
+    tail = {id(parameter) for parameter in learning} - unused if config.tail_lr_scale else set()
+    for parameter in backbone.parameters():
         parameter.requires_grad_(id(parameter) in tail)
-    frozen = [] if config.tail_lr_scale else [model.backbone]
+    frozen = [] if config.tail_lr_scale else [backbone]
     known = dict(model.named_modules())
     for name in config.freeze:
         if name not in known or not name:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.backbones import BACKBONES
 from core.checkpoint import save_checkpoint
 from core.config import ABLATIONS
 from core.stopping import StopRequest
@@ -19,7 +20,7 @@ from core.training.crew import Crew
 from core.training.devices import training_device, training_dtype
 from core.training.features import cache_features, open_cache
 from core.training.losses import LossWeights
-from core.training.optimization import learning_rate_factor
+from core.training.optimization import freeze, learning_rate_factor
 from core.training.parts import Parts
 from core.training.settings import from_flags
 from core.training.shards import list_shards
@@ -202,6 +203,19 @@ def test_only_the_frozen_part_stays(files: RunFiles) -> None:
     assert {name for name in moved if name.startswith("backbone.mix")}
     rates = {group["lr"] for group in trainer.optimizer.param_groups}
     assert min(rates) == pytest.approx(0.4 * max(rates))
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_all_of_a_backbone_is_what_features_pass_through(name: str) -> None:
+    """DistributedDataParallel wants a gradient for everything that learns."""
+    with torch.device("meta"):
+        model = torch.nn.Module()
+        model.backbone, model.body_regressor = BACKBONES[name](), None
+        freeze(model, TrainConfig(tail="all"), trains_regressor=False)
+        model.backbone(torch.rand(1, 3, 224, 224)).sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), parameter_name
+    assert sum(parameter.requires_grad for parameter in model.parameters()) > 10
 
 
 def test_learning_rate_rises_then_falls() -> None:
