@@ -1,5 +1,6 @@
 """One training run: everything that changes while it goes, and how it is saved and taken up again."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -233,7 +234,7 @@ class Trainer:
     def validate(self, validation: Scorer) -> dict[str, Any]:
         """Score the averaged weights and keep them as RUN/last, and as RUN/best when they are: by the mesh that is learned.
 
-        Where the body's parameters are learned that is the one that they pose.
+        Where the body's parameters are learned that is the one that they pose. Where nobody has all joints there is no score to be best by.
         """
         from core.checkpoint import save_checkpoint
 
@@ -247,7 +248,7 @@ class Trainer:
             judged = validation.parametric or people
             total = judged.mpjpe_mm + judged.pa_mpjpe_mm
             targets = [self.folder.last]
-            if self.best is None or total < self.best:
+            if math.isfinite(total) and (self.best is None or not self.best <= total):  # the best of a state of old may be NaN
                 self.best = total
                 targets.append(self.folder.best)
             for path in targets if self.crew.leads else []:

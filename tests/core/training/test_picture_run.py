@@ -24,6 +24,7 @@ from core.training.checks import parameter_problems
 from core.training.crew import Crew
 from core.training.features import cache_features, open_cache
 from core.training.picture_run import open_picture_run
+from core.training.picture_validation import MEASURES, scores_of
 from core.training.pictures import Order, PictureSource, Seen, plain_batches
 from core.training.run_config import read_run_config
 from core.training.samples import Sample
@@ -352,6 +353,20 @@ def test_waiting_for_data_counts_as_training_and_validating_does_not(tmp_path: P
     started_s = time.monotonic()
     trainer = run_all(write_config(tmp_path / "c.yaml", people, None), ["training.samples=48", "training.validate_samples=48"])
     assert 48 * 0.05 < trainer.elapsed_s < time.monotonic() - started_s - 3
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path, people: Path) -> None:
+    """As where nobody has all joints; also when a state holds it."""
+    trainer = open_picture_run(read_run_config(str(write_config(tmp_path / "c.yaml", people, None)), []), Crew())[0]
+    trainer.folder.run.mkdir()
+    validation = SimpleNamespace(shared=False, parametric=None, panels=())
+    for best, scored, expected in ((None, np.nan, None), (np.nan, 20.0, 40.0), (40.0, np.nan, 40.0), (40.0, 30.0, 40.0)):
+        trainer.best = best
+        trainer.folder.best.unlink(missing_ok=True)
+        validation.scores = lambda *_, scored=scored: (scores_of(np.full((5, len(MEASURES)), scored)), None)
+        trainer.validate(validation)
+        assert trainer.best == expected
+        assert trainer.folder.best.exists() == (scored == 20.0)
 
 
 def test_a_batch_larger_than_the_set_is_refused(tmp_path: Path, people: Path) -> None:
