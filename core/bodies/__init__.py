@@ -39,7 +39,7 @@ class Body(Protocol):
         ...
 
     def to(self, device: torch.device | str) -> "Body":
-        """Move what posing on that device needs there; returns itself."""
+        """The body for posing on that device; this one stays where it is."""
 
     def vertices(self, pose: Tensor, shape: Tensor) -> Tensor:
         """Pose (B, num_bones, 3, 3) and shape (B, num_shape) -> (B, V, 3) metres."""

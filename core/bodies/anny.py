@@ -5,6 +5,7 @@ mesh that is linear in products of phenotype values, and linear blend skinning o
 axes (x right, y down, z away); with identity rotations the body stands in an A-pose and faces the camera.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ AVERAGE_ADULT = torch.tensor([[0.5, 0.67, 0.5, 0.5, 0.5, 0.5]])
 
 
 class AnnyBody:
-    """Anny behind the body contract. Tensors are float32 on the CPU until `to(device)`.
+    """Anny behind the body contract. Tensors are float32, on the CPU unless it comes from `to(device)`.
 
     bone_names: 104 names; parents: index of each bone's parent, -1 for the root
     phenotype_names: gender, age, muscle, weight, height, proportions, each 0..1 (age from -1/3, newborn, to 1, old)
@@ -51,11 +52,11 @@ class AnnyBody:
         self._kept: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def to(self, device: torch.device | str) -> "AnnyBody":
-        """Move the data that posing needs; returns itself."""
-        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
-        self._joints = self._joints.to(device)
-        self._kept = None
-        return self
+        """A copy with the data that posing needs there."""
+        moved = copy.copy(self)
+        moved._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+        moved._joints, moved._kept = self._joints.to(device), None
+        return moved
 
     def tensors(self) -> dict[str, Tensor]:
         """None: Anny's file ships with us."""

@@ -76,9 +76,9 @@ class Trainer:
         self.device = training_device(config.device, self.crew)
         self.dtype = training_dtype(config.precision, self.device)
         criterion = Criterion(parts.body, weights)
-        parametric = ParametricCriterion(parts.body, self.regressor_weights, criterion) if self.regressor_weights.any else None
-        if parametric is not None:
-            parts.body.to(self.device)
+        parametric = None
+        if self.regressor_weights.any:
+            parametric = ParametricCriterion(parts.body.to(self.device), self.regressor_weights, criterion)
         self.frozen = freeze(parts.model, config, parametric is not None)
         self.model = parts.model.to(self.device)
         if self.device.type == "cuda":

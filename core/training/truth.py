@@ -98,7 +98,7 @@ class TargetMaker:
     """Views -> pictures as the backbone wants them, and targets. Poses bodies on the batch's device."""
 
     def __init__(self, body: Body, backbone: torch.nn.Module, device: torch.device) -> None:
-        self.body, self.device = body, device
+        self.body, self.device = body.to(device), device
         self.num_bones = body.num_bones
         _, self.num_intermediate, self.num_full = body.levels.sizes
         self.intermediate_ids = torch.from_numpy(np.asarray(body.levels.intermediate_ids, np.int64)).to(device)

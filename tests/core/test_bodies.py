@@ -31,6 +31,12 @@ def test_unknown_body_lists_the_known_ones():
         BODIES["mannequin"]
 
 
+def test_the_body_that_all_share_stays_where_it_is(body):
+    moved = body.to("meta")
+    assert {moved.skinning.device.type, moved.joints(torch.zeros(1, 13718, 3, device="meta")).device.type} == {"meta"}
+    assert body.skinning.device.type == body.joints(torch.zeros(1, 13718, 3)).device.type == "cpu"
+
+
 def test_sizes_and_names_are_those_of_anny(body):
     assert body.faces.shape == (27420, 3)
     assert body.levels.sizes == (431, 1723, 13718)
