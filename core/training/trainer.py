@@ -180,13 +180,17 @@ class Trainer:
             "average": self.average.state(),
             "scaler": self.scaler.state_dict(),
             "cursor": {**asdict(self.cursor), "shard_names": list(self.cursor.shard_names)},
-            "counts": {"num_samples": self.num_samples, "num_steps": self.num_steps, "elapsed_s": self.elapsed_s, "best": self.best},
+            "counts": self.counts(),
         }
         if self.origin.run is not None:
             state |= {"run": self.origin.run, "frozen": {name: value.detach() for name, value in self._frozen_weights().items()}}
         unfinished = self.folder.state.with_suffix(".tmp")
         torch.save(state, unfinished)
         unfinished.replace(self.folder.state)
+
+    def counts(self) -> dict[str, Any]:
+        """How far the run is: attributes by name."""
+        return {"num_samples": self.num_samples, "num_steps": self.num_steps, "elapsed_s": self.elapsed_s, "best": self.best}
 
     def _buffers(self) -> dict[str, Tensor]:
         """What changes in training without being trained: the statistics of batch normalisation."""

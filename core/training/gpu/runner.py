@@ -129,14 +129,18 @@ class RecipeTrainer(Trainer):
         return pieces
 
     def progress(self) -> dict[str, Any]:
-        """Where the run stands."""
-        return {
-            "cursor": asdict(self.cursor), "num_samples": self.num_samples, "num_steps": self.num_steps, "elapsed_s": self.elapsed_s,
-            "best": self.best,
-        }  # fmt: skip
+        """Which run it is, and where it stands."""
+        return {"run": self.identity(), "cursor": asdict(self.cursor), **self.counts()}
+
+    def counts(self) -> dict[str, Any]:
+        """As Trainer's, with the last scores."""
+        return {**super().counts(), "scores": self.scores}
 
     def go_on_from(self, progress: dict[str, Any]) -> None:
-        """Take up counts and place of a run whose weights are already here. Raises InputError when they are not sound."""
+        """Take up counts and place of a run whose weights are already here. Raises InputError when they are not sound or not this run's."""
+        run = progress.get("run", self.identity())  # checkpoints of old do not say it
+        if run != self.identity():
+            raise InputError(f"--from: the checkpoint is of a run with {run}, got {self.identity()}; pack it as --init instead")
         try:
             cursor = progress["cursor"]
             self.cursor = Cursor(int(cursor["epoch"]), int(cursor["batches_done"]), ())
@@ -144,9 +148,9 @@ class RecipeTrainer(Trainer):
                 setattr(self, name, int(progress[name]))
             self.average.num_updates = self.num_steps // EVERY_STEPS  # at 0 the average would soon be forgotten
             self.elapsed_s, self.best = float(progress["elapsed_s"]), progress["best"]
+            self.scores = progress.get("scores")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"--from: the checkpoint does not say where its run stood ({error}); pack it as --init instead") from error
-        self.scores = None
 
 
 def checked(settings: dict[str, Any]) -> RunConfig:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +22,14 @@ from core.config import VARIANTS
 from core.errors import InputError
 from core.training import gpu_recipe
 from core.training.averages import EVERY_STEPS, AveragedWeights
+from core.training.batches import Cursor
+from core.training.config import RunFolder, TrainConfig
 from core.training.gpu.bundle import Wanted, pack
 from core.training.gpu.pieces import join, split
 from core.training.gpu.runner import DEFAULTS, RecipeTrainer, read_settings
+from core.training.losses import LossWeights
+from core.training.trainer import Origin
+from tests.core.training.toy_people import toy_parts
 
 BARE = Path(__file__).with_name("bare.py")
 TOY = [
@@ -145,7 +151,7 @@ def test_nothing_else_is_imported(machine: Path) -> None:
 
 def test_an_average_that_is_taken_up_keeps_its_weight() -> None:
     """With no update behind it, it would give nine tenths to the next weights."""
-    trainer = SimpleNamespace(average=AveragedWeights(torch.nn.Linear(1, 1), 0.999))
+    trainer = SimpleNamespace(average=AveragedWeights(torch.nn.Linear(1, 1), 0.999), identity=dict)
     progress = {"cursor": {"epoch": 1, "batches_done": 2}, "num_samples": 64_000, "num_steps": 1000, "elapsed_s": 9.0, "best": None}
     RecipeTrainer.go_on_from(trainer, progress)
     before = trainer.average.values["weight"].clone()
@@ -154,6 +160,24 @@ def test_an_average_that_is_taken_up_keeps_its_weight() -> None:
     trainer.average.update()
     assert (trainer.average.values["weight"] - before).item() == pytest.approx(1 - 0.999**EVERY_STEPS, abs=0.04)
     assert trainer.average.num_updates == 1000 // EVERY_STEPS + 1
+
+
+def test_scores_and_place_outlive_a_call(tmp_path: Path) -> None:
+    def opened(**changes: int) -> RecipeTrainer:
+        config = replace(TrainConfig(batch=2, seed=5, samples=8, device="cpu", precision="fp32"), **changes)
+        return RecipeTrainer(toy_parts(), config, LossWeights(), RunFolder(tmp_path), Origin({}, "MIT"))
+
+    before, resumed, fresh = opened(), opened(), opened()
+    before.num_samples, before.cursor = 4, Cursor(0, 2, ())
+    before.scores = {"synthetic": {"num_people": 2, "mpjpe_mm": 90.5, "mpvpe_mm": None}, "keypoints": None}
+    before.save_state()
+    resumed.load_state()
+    fresh.go_on_from(json.loads(json.dumps(before.progress())))
+    for trainer in (resumed, fresh):
+        assert (trainer.num_samples, trainer.cursor, trainer.scores) == (4, before.cursor, before.scores)
+    for other in ({"batch": 4}, {"seed": 6}):
+        with pytest.raises(InputError, match="--from: the checkpoint is of a run with"):
+            opened(**other).go_on_from(before.progress())
 
 
 def test_pieces_round_trip_and_notice_damage(tmp_path: Path) -> None:
