@@ -121,11 +121,13 @@ class KeypointFeedback(nn.Module):
             scale = camera[:, :1].detach().clamp(min=SMALLEST_SCALE)
             measured, refit = self._measure(evidence, camera.detach(), points.detach())
             tokens = self.layer(tokens + self.spread @ self.entry(measured.to(self.spread.dtype)), image, position, mask)
-            moved = self.move(self.norm(tokens).to(self.move.weight.dtype)).float()
-            followed = self.spread.float() @ self.follow(measured).float()
+            said = self.norm(tokens).to(self.move.weight.dtype)
+            with torch.autocast(said.device.type, enabled=False):
+                moved = self.move(said).float()
+                followed = self.spread.float() @ self.follow(measured).float()
+                # As rows of one: OpenVINO 2026.4 dies while it compiles two dense layers on a single vector for one thread.
+                change = self.camera(torch.cat([measured.flatten(1), refit], 1)[:, None])[:, 0].float() + self.refit * refit
             points = points + moved + followed / (OFFSET_SCALE * scale[..., None])
-            # As rows of one: OpenVINO 2026.4 dies while it compiles two dense layers on a single vector for one thread.
-            change = self.camera(torch.cat([measured.flatten(1), refit], 1)[:, None])[:, 0].float() + self.refit * refit
             camera = torch.cat([camera[:, :1] * (1 + change[:, :1]), camera[:, 1:] + change[:, 1:] / scale], 1)
         return camera, points[:, : joints.shape[1]], points[:, joints.shape[1] :]
 

@@ -99,6 +99,22 @@ def test_the_camera_follows_keypoints() -> None:
     torch.testing.assert_close(same_coarse, coarse)
 
 
+def test_corrections_are_float32_under_autocast() -> None:
+    """Those that follow the evidence do not depend on the tokens, and so on nothing that autocast may round."""
+    torch.manual_seed(0)
+    feedback = FastMETRO(SMALL, ToySeer(), ToyBody()).feedback.eval()
+    for last in (feedback.follow, feedback.camera[-1]):
+        torch.nn.init.normal_(last.weight)
+    joints, coarse, camera = torch.rand(2, 14, 3) - 0.5, torch.rand(2, 6, 3) - 0.5, torch.tensor([[0.9, 0.0, 0.1]] * 2)
+    features, image, tokens = torch.rand(2, 59, 7, 7), torch.rand(2, 49, 16), torch.rand(2, 20, 16)
+    with torch.inference_mode():
+        exact = feedback(features, image, torch.zeros(49, 16), tokens, None, camera, joints, coarse)
+        with torch.autocast("cpu", torch.bfloat16):
+            said = feedback(features, image, torch.zeros(49, 16), tokens, None, camera, joints, coarse)
+    torch.testing.assert_close(said, exact, atol=0, rtol=0)
+    assert (said[2] - coarse).abs().max() > 0.01
+
+
 @pytest.mark.parametrize(("config", "said"), [
     (SMALL, "got feedback 2, but its backbone 'toy' sees no keypoints"),
     (replace(SMALL, camera="decoder"), "expected it in the encoder"),
