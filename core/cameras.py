@@ -19,7 +19,7 @@ class Camera(nn.Module):
     """The contract.
 
     num_encoder_tokens, num_decoder_tokens: how many tokens it has there, 0 or 1, before all others
-    tokens(dtype): (1, that many, wide)
+    encoder_tokens, decoder_tokens: these, (1, 0 or 1, wide) and (0 or 1, wide)
     forward(encoded, decoded, coarse): its tokens (B, 0 or 1, narrow) after encoder and decoder, and the coarse mesh (B, C, 3) -> (B, 3)
     """
 

@@ -74,14 +74,6 @@ def edges_of(faces: np.ndarray) -> np.ndarray:
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
-def adjacency_of(faces: np.ndarray, num_vertices: int) -> np.ndarray:
-    """(V, V) bool, True for vertices that share an edge and on the diagonal. For small meshes."""
-    adjacency = np.eye(num_vertices, dtype=bool)
-    edges = edges_of(faces)
-    adjacency[edges[:, 0], edges[:, 1]] = adjacency[edges[:, 1], edges[:, 0]] = True
-    return adjacency
-
-
 def tube_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
     """(M, 3) int32 triangles between rows of points that follow each other."""
     spoke = np.arange(columns if closed else columns - 1)

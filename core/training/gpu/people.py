@@ -35,7 +35,7 @@ class BatchPeople:
     """Makes the people of plans on one device."""
 
     def __init__(self, body: AnnyBody, device: torch.device, size_px: int = CROP_SIZE_PX, crop_scale: float = CROP_SCALE) -> None:
-        """body: on the CPU; its tensors are moved here. size_px: of the pictures; crop_scale: as in ModelConfig."""
+        """body: on the CPU. size_px: of the pictures; crop_scale: as in ModelConfig."""
         self.wardrobe = BatchWardrobe(body, device)
         self.body, self.device, self.size, self.crop_scale = body.to(device), device, size_px, crop_scale
         self.intermediate_ids = torch.from_numpy(body.levels.intermediate_ids).to(device)
