@@ -44,9 +44,9 @@ NUM_CHECKED = 2
 
 
 class Exported(nn.Module):
-    """What is converted: crops (B, 224, 224, 3) uint8 -> camera, joints, coarse mesh, and the body regressor's numbers where it has one.
+    """What is converted: crops (B, 224, 224, 3) uint8 -> camera, joints and coarse mesh.
 
-    What follows, up-sampling and rotations, stays outside: coordinates in bfloat16 would be millimetres off, and it takes no time.
+    What follows, up-sampling and the body's parameters, stays outside: in bfloat16 coordinates would be millimetres off.
     """
 
     def __init__(self, model: FastMETRO) -> None:
@@ -54,11 +54,8 @@ class Exported(nn.Module):
         self.model, self.normalise = model, Normaliser(model.backbone)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3), (B, 14, 3), (B, 431, 3), and (B, 9 J + S) or nothing."""
-        camera, joints, coarse = self.model.points(self.model.backbone(self.normalise(crops)))
-        if self.model.body_regressor is None:
-            return camera, joints, coarse
-        return camera, joints, coarse, self.model.body_regressor.numbers(self.model.upsampling[0](coarse))
+        """(B, 3), (B, 14, 3), (B, 431, 3)."""
+        return self.model.points(self.model.backbone(self.normalise(crops)))
 
 
 class OpenVinoNetwork:
@@ -67,7 +64,7 @@ class OpenVinoNetwork:
     max_batch = MAX_BATCH
 
     def __init__(self, model: FastMETRO, precision: str, cache: Path | None = None) -> None:
-        """model: on the CPU; it is left as it is, and only its up-sampling is held on to
+        """model: on the CPU; it is left as it is, and only its up-sampling and the regressor of body parameters are held on to
 
         precision: fp32, bf16 or int8; cache: folder for the converted network, by default one in the user's cache folder.
         Raises OpenVinoError, and InputError for int8 where core.quantize has not made that network yet, or with other code.
@@ -81,7 +78,7 @@ class OpenVinoNetwork:
         path = made_once or cached_file(model, openvino.__version__, cache)
         self._compiled = checked(openvino, model, precision, path)
         self._upsampling = model.upsampling.eval()
-        self._reading = None if model.body_regressor is None else model.body_regressor.reading
+        self._body_regressor = None if model.body_regressor is None else model.body_regressor.eval()
         self.precision = "int8" if precision == "int8" else runs_in(precision)
         self.words = f"OpenVINO {openvino.__version__.split('-')[0]}"
         if made_once is not None:
@@ -90,11 +87,11 @@ class OpenVinoNetwork:
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray) -> Prediction:
         """As Runtime's."""
-        camera, joints, coarse, *numbers = self._compiled[len(crops) == 1](crops)
+        camera, joints, coarse = self._compiled[len(crops) == 1](crops)
         levels = [coarse]
         for layer in self._upsampling:
             levels.append(layer(levels[-1]))
-        parameters = (None, None) if self._reading is None else self._reading(numbers[0])
+        parameters = (None, None) if self._body_regressor is None else self._body_regressor(levels[1])
         return Prediction(camera, joints, tuple(levels), *parameters)
 
 

@@ -84,6 +84,14 @@ def test_every_architecture(changes: dict[str, object], tmp_path: Path) -> None:
     assert_near(OpenVinoNetwork(model, "fp32", tmp_path)(CROPS), original(model, CROPS), 1e-5)
 
 
+def test_meshes_and_body_parameters_are_float32_in_every_precision(tmp_path: Path) -> None:
+    model = toy(upsampling=("learned", "learned"), parametric=True)
+    said = OpenVinoNetwork(model, "bf16", tmp_path)(CROPS)
+    with torch.inference_mode():
+        exact = (*model.upsample(said.levels[0])[1:], *model.body_regressor(said.levels[1]))
+    torch.testing.assert_close((*said.levels[1:], said.rotmats, said.betas), exact, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["fastmetro-xs-blazepose-heavy", "fastmetro-xs-movenet-thunder", "fastmetro-s-r50"])
 def test_real_networks(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
