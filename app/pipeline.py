@@ -36,7 +36,7 @@ from app.shapes import TrackShapes
 from app.smooth import RecordingSmoother
 from app.spans import Span, max_span_frames, split_spans
 from app.stages import Stage, each
-from app.track import Track, Tracker, known_boxes
+from app.track import DUPLICATE_IOU, Track, Tracker, known_boxes
 from app.types import Frame, Posture, Scene, intrinsics_of
 from core.bodies import Body
 from core.types import MeshEstimate, PersonCrop
@@ -155,7 +155,7 @@ class VideoPipeline:
         elif span.starts_scene:
             self._tracker.confirm_all()
         found = self._found(span)
-        pairs = self._follow_unfound(span, clock)
+        pairs = self._follow_unfound(span, found, clock)
         return _Sight(span, found, pairs, clock.take(len(span.frames)))
 
     def _estimated(self, sight: _Sight) -> _Sight:
@@ -212,8 +212,11 @@ class VideoPipeline:
         placements = [placement_of(track, frame) for frame in span.frames for track in tracks]
         return [placement for placement in placements if side_px(placement.box_px) >= MIN_BOX_PX]
 
-    def _follow_unfound(self, span: Span, clock: Clock) -> list[tuple[Placement, MeshEstimate]]:
-        """Everybody known at the start but not found at the end: the box comes from the mesh of the frame before, for hold_s at most."""
+    def _follow_unfound(self, span: Span, found: list[Placement], clock: Clock) -> list[tuple[Placement, MeshEstimate]]:
+        """Everybody known at the start but not found at the end: the box comes from the mesh of the frame before, for hold_s at most.
+
+        found: the others; whoever is followed onto one of them is nobody else.
+        """
         start, end = span.frames[0].time_s, span.closing.time_s
         keys = {track.key for track in self._tracker.shown if track.observed_at(start) and not track.seen_at(end)}
         pairs: list[tuple[Placement, MeshEstimate]] = []
@@ -222,10 +225,11 @@ class VideoPipeline:
             placements = [self._followed(track, frame) for track in tracks]
             kept = [item for item in placements if self._can_be_followed(item)]
             estimates = dict(zip([item.track_id for item in kept], self._estimate(kept, self._followed_rolls, clock), strict=True))
+            others_px = np.array([item.box_px for item in found if item.frame is frame]).reshape(-1, 4)
             for track, placement in zip(tracks, placements, strict=True):
                 estimate = estimates.get(placement.track_id)
                 mesh_box = None if estimate is None else mesh_box_px(estimate, frame.size_px)
-                if mesh_box is None or box_iou(mesh_box[None], placement.box_px[None])[0, 0] < MIN_FOLLOW_IOU:
+                if mesh_box is None or not is_theirs(mesh_box, placement.box_px, others_px):
                     self._tracker.lose(track.key)
                 else:
                     self._tracker.follow(track.key, frame.time_s, mesh_box)
@@ -262,6 +266,12 @@ class VideoPipeline:
                 rolls.learn(item.track_id, estimate)
             estimates += found
         return estimates
+
+
+def is_theirs(mesh_box_px: np.ndarray, box_px: np.ndarray, others_px: np.ndarray) -> bool:
+    """Whether a mesh lies in the box (4,) where somebody is expected and not in one of others (N, 4)."""
+    overlaps = box_iou(mesh_box_px[None], np.concatenate([box_px[None], others_px]))[0]
+    return bool(overlaps[0] >= MIN_FOLLOW_IOU and (overlaps[1:] <= DUPLICATE_IOU).all())
 
 
 def scene_of_picture(frame: Frame, detector: Detector, estimator: Estimator, config: LiveConfig) -> Scene:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.config import LiveConfig
-from app.pipeline import VideoPipeline, scene_of_picture
+from app.pipeline import VideoPipeline, is_theirs, scene_of_picture
 from app.spans import split_spans
 from app.stages import Stages
 from app.types import Frame, Scene
@@ -101,6 +101,14 @@ def test_somebody_no_longer_found_fades_for_as_long_as_they_are_held(fps: int) -
     seen = [float(scene.meshes[0].joint_visibility.max()) for scene in scenes if scene.meshes]
     assert seen[-1] <= HIDDEN_BELOW
     assert all(one >= other for one, other in itertools.pairwise(seen[-3:]))
+
+
+def test_whoever_is_followed_onto_somebody_found_is_nobody_else() -> None:
+    mesh, expected, beside = (np.array([x, 40, x + 60, 200], np.float32) for x in (100, 112, 190))
+    assert is_theirs(mesh, expected, np.zeros((0, 4), np.float32))
+    assert is_theirs(mesh, expected, np.stack([expected, beside])), "the other one is near, but not the same"
+    assert not is_theirs(mesh, expected, np.stack([beside, mesh + 4]))
+    assert not is_theirs(beside, mesh, np.zeros((0, 4), np.float32)), "the mesh has gone elsewhere"
 
 
 @pytest.mark.parametrize("num_frames", range(15, 28))
