@@ -29,8 +29,8 @@ def test_the_backbone_equals_the_tflite_graph(shared: Path, name: str, size_px: 
         features = backbone.tail(*kept)
     expected = [values[index] for index in (*KEPT_OUTPUTS[name], FEATURE_OUTPUTS[name])]
     for got, wanted in zip((*kept, features), expected, strict=True):
-        torch.testing.assert_close(got, wanted, atol=2e-3, rtol=0)  # values reach 12
-        assert (got - wanted).abs().mean() < 2e-5
+        torch.testing.assert_close(got, wanted, atol=2e-3, rtol=0)  # values reach 25
+        assert (got - wanted).abs().mean() < 5e-5  # 1e-5 to 2.1e-5, by processor and number of threads
 
 
 def test_another_network_is_refused(shared: Path) -> None:

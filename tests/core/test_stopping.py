@@ -10,7 +10,9 @@ from core.stopping import ASKING, stop_on_signal
 
 
 @pytest.mark.parametrize("number", ASKING)
-def test_a_signal_only_asks(number: int) -> None:
+def test_a_signal_only_asks(number: int, request: pytest.FixtureRequest) -> None:
+    inherited = signal.signal(number, signal.SIG_DFL)  # a run under nohup inherits that hang-ups are ignored
+    request.addfinalizer(lambda: signal.signal(number, inherited))
     before = signal.getsignal(number)
     with stop_on_signal() as stop:
         assert (stop.is_set(), stop.reason) == (False, "")
