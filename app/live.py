@@ -15,7 +15,7 @@ import numpy as np
 
 from app.boxes import box_iou, clipped, side_px
 from app.config import LiveConfig
-from app.detect import MIN_BOX_PX, Detector, tiles
+from app.detect import Detector, tiles
 from app.governor import Plan
 from app.lookout import LOOKOUTS, SAME_IOU, Answer, Question
 from app.pipeline import MIN_FOLLOW_IOU, Estimator
@@ -235,7 +235,7 @@ class LivePipeline:
         for track in self._tracker.shown:
             trust = self._people.trust(track, frame.time_s, self._config.track.hold_s)
             placement = placement_of(track, frame, trust)
-            if trust > 0 and side_px(placement.box_px) >= MIN_BOX_PX and min(placement.box_px[2:] - placement.box_px[:2]) > 1:
+            if placement.can_be_followed:
                 present.append((track, placement))
             else:
                 self._lose(track)

@@ -223,7 +223,7 @@ class VideoPipeline:
         for frame in span.frames:
             tracks = [track for track in self._tracker.shown if track.key in keys]
             placements = [self._followed(track, frame) for track in tracks]
-            kept = [item for item in placements if self._can_be_followed(item)]
+            kept = [item for item in placements if item.can_be_followed]
             estimates = dict(zip([item.track_id for item in kept], self._estimate(kept, self._followed_rolls, clock), strict=True))
             others_px = np.array([item.box_px for item in found if item.frame is frame]).reshape(-1, 4)
             for track, placement in zip(tracks, placements, strict=True):
@@ -243,10 +243,6 @@ class VideoPipeline:
         for track in self._tracker.shown:
             if track.key in keys:
                 self._tracker.follow(track.key, time_s, track.box_at(time_s))
-
-    def _can_be_followed(self, placement: Placement) -> bool:
-        """Whether there is anything left to look at, and any trust."""
-        return placement.trust > 0 and side_px(placement.box_px) >= MIN_BOX_PX and min(placement.box_px[2:] - placement.box_px[:2]) > 1
 
     def _followed(self, track: Track, frame: Frame) -> Placement:
         trust = 1 - (frame.time_s - track.last_seen_s) / max(self._config.track.hold_s, 1e-6)

@@ -8,6 +8,7 @@ import numpy as np
 
 from app.boxes import box_around, clipped, side_px
 from app.config import LiveConfig
+from app.detect import MIN_BOX_PX
 from app.parametric import Sighting, chosen_fitter, fitted
 from app.proportions import soundness
 from app.shapes import TrackShapes
@@ -30,6 +31,11 @@ class Placement:
     score: float
     landmark_visibility: np.ndarray | None
     trust: float = 1.0
+
+    @property
+    def can_be_followed(self) -> bool:
+        """Whether there is anything left to look at, and any trust."""
+        return self.trust > 0 and side_px(self.box_px) >= MIN_BOX_PX and min(self.box_px[2:] - self.box_px[:2]) > 1
 
 
 @dataclass

@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from app.files import check_file
-from app.rate import FALLBACK_FPS
+from app.rate import FALLBACK_FPS, rate_of
 from app.types import Frame
 from core.errors import InputError
 
@@ -98,10 +98,12 @@ class VideoSource:
         check_video(self.path)
         with _open_video(self.path) as (container, stream):
             self.start_time_s = max(container.start_time or 0, 0) / av.time_base
+            counted_frames = _counted_frames(stream)
             self.fps, fps_problem = _average_fps(stream)
+            if self.fps > SUSPECT_FPS and counted_frames is None:
+                self.fps = _shown_fps(self.path) or self.fps
             own_s = own_duration_s(container, stream)
             self.duration_s = own_s or _whole_duration_s(container, self.start_time_s)
-            counted_frames = _counted_frames(stream)
             self.expected_frames = counted_frames or (round(self.duration_s * self.fps) if self.duration_s else None)
             self.has_audio = bool(container.streams.audio)
             self._duration_is_its_own = own_s is not None or not self.has_audio
@@ -112,9 +114,6 @@ class VideoSource:
                 f"{self.path}: not one frame could be read ({_describe(self.path)}); the file is damaged - copy or download it again"
             )
         self._count_is_exact = counted_frames is not None
-        if self.fps > SUSPECT_FPS and not self._count_is_exact:
-            self.fps = _shown_fps(self.path) or self.fps
-            self.expected_frames = round(self.duration_s * self.fps) if self.duration_s else None
         self._orientation = _orientation(first)
         width, height = self._decoded_size_px
         self.size_px: tuple[int, int] = (height, width) if self._orientation.swap_axes else (width, height)
@@ -248,9 +247,8 @@ def _shown_fps(path: Path) -> float | None:
     """The rate of the first frames, by their times; None where these say nothing."""
     with _open_video(path) as (container, stream):
         packets = itertools.islice((packet for packet in container.demux(stream) if packet.pts is not None), RATED_FRAMES)
-        times_s = np.sort([float(packet.pts * packet.time_base) for packet in packets])
-    steps_s = np.diff(times_s)
-    return 1 / float(np.median(steps_s)) if len(steps_s) and np.median(steps_s) > 0 else None
+        times_s = sorted({float(packet.pts * packet.time_base) for packet in packets})
+    return rate_of(times_s) if len(times_s) > 1 else None
 
 
 def _damage(broken: Counter[str]) -> str | None:

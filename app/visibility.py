@@ -71,12 +71,17 @@ class VisibilityFilter:
         return np.where(self._seen, np.maximum(measured, SHOWN_ABOVE), np.minimum(measured, HIDDEN_BELOW))
 
 
+def shown_share(visibility: np.ndarray) -> np.ndarray:
+    """How far what has such a visibility is shown: 0 from HIDDEN_BELOW down, 1 from SHOWN_ABOVE up, evenly between."""
+    return np.clip((visibility - HIDDEN_BELOW) / (SHOWN_ABOVE - HIDDEN_BELOW), 0, 1)
+
+
 def vertex_visibility(joints: np.ndarray, vertex_weights: np.ndarray) -> np.ndarray:
     """(V,) float32: 0 where the joints around are hidden, 1 where they are seen, smooth between.
 
     joints: (14,) 0..1; vertex_weights: (V, 14) from vertex_joint_weights
     """
-    t = np.clip((vertex_weights @ joints - HIDDEN_BELOW) / (SHOWN_ABOVE - HIDDEN_BELOW), 0, 1)
+    t = shown_share(vertex_weights @ joints)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 

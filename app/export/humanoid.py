@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.export.bones import turned_up
 from app.export.sink import UP_FROM_CAMERA
-from app.visibility import HIDDEN_BELOW, SHOWN_ABOVE
+from app.visibility import shown_share
 from core.joints import ANKLES, JOINT_NAMES
 from core.rotations import about_z, frame, unit
 
@@ -73,14 +74,14 @@ class Humanoid:
         self._take(mesh.shape)
         turns = self._turns(mesh.rotmats)
         local = np.stack([turns[bone] if above < 0 else turns[above].T @ turns[bone] for bone, above in enumerate(self._above)])
-        seen = np.append(np.clip((mesh.joint_visibility - HIDDEN_BELOW) / (SHOWN_ABOVE - HIDDEN_BELOW), 0, 1), 1.0)
+        seen = np.append(shown_share(mesh.joint_visibility), 1.0)
         share = seen[self._shown_by][:, None]
         quaternions = quaternions_of(local)
         quaternions *= np.where((quaternions * self._unseen).sum(1, keepdims=True) < 0, -1, 1)
         quaternions = unit(share * quaternions + (1 - share) * self._unseen)
-        positions_m = self._offsets_m.copy()
-        positions_m[0] = UP_FROM_CAMERA * mesh.translation_m + turns[0] @ self._hips_m
-        grounded_m = mesh.vertices_m[:, 1].max() + (turns[0] @ self._hips_m)[1]
+        positions_m, hips_m = self._offsets_m.copy(), turns[0] @ self._hips_m
+        positions_m[0] = UP_FROM_CAMERA * mesh.translation_m + hips_m
+        grounded_m = mesh.vertices_m[:, 1].max() + hips_m[1]
         positions_m[0, 1] = self._standing_m + seen[ANKLES].min() * (grounded_m - self._standing_m)
         return HumanoidPose(positions_m * MIRROR, quaternions * [1, -1, -1, 1])
 
@@ -90,7 +91,7 @@ class Humanoid:
         for bone in self._chains:
             turned[bone] = turned[self._body.parents[bone]] @ rotmats[bone]
         posed = np.stack([turned[bone] for bone in self._bones]) @ self._alignments
-        return _turned_up(posed) @ self._t_pose.transpose(0, 2, 1)
+        return turned_up(posed) @ self._t_pose.transpose(0, 2, 1)
 
     def _take(self, shape: np.ndarray) -> None:
         """What follows from the shape, which is found while somebody is seen and rests then."""
@@ -137,10 +138,6 @@ def _shown_by(name: str) -> int:
 def _unseen(name: str) -> np.ndarray:
     """(3, 3) how a bone is turned while nothing is seen of it."""
     return about_z({"LeftUpperArm": -HANGING_DEG, "RightUpperArm": HANGING_DEG}.get(name, 0.0))
-
-
-def _turned_up(rotmats: np.ndarray) -> np.ndarray:
-    return UP_FROM_CAMERA[:, None] * rotmats * UP_FROM_CAMERA
 
 
 def _to_t_pose(body: "AnnyBody", heads_m: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
