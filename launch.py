@@ -162,6 +162,8 @@ def run_replay(asked: Asked) -> int:
     from app.replay import replay_in_window, replay_to_files
 
     session, folder = asked.flags.replay, asked.flags.out
+    if folder and asked.config.vmc:
+        raise InputError("--vmc: with --replay it is sent while the window shows the session; leave --out away")
     print(replay_to_files(session, folder, asked.config) if folder else replay_in_window(session, asked.config))
     return 0
 

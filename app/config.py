@@ -111,8 +111,8 @@ class LiveConfig:
         False, "with --record: keep the camera's pictures as well (about 2 MB/s at 640x480)", action="store_true"
     )
     vmc: str | None = setting(
-        None, "with --webcam: send everybody's motion to a program that animates avatars, by the VMC protocol; alone: to port "
-        f"{VMC_PORT} of this machine; the next person goes to the next port; see docs/animation.md",
+        None, "with --webcam, and --replay without --out: send everybody's motion to a program that animates avatars, by the VMC "
+        f"protocol; alone: to port {VMC_PORT} of this machine; the next person goes to the next port; see docs/animation.md",
         nargs="?", const=f"127.0.0.1:{VMC_PORT}", metavar="HOST:PORT",
     )  # fmt: skip
     overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
@@ -203,7 +203,7 @@ MODE_FLAGS: dict[str, tuple[str, ...]] = {
     "demo": (*ESTIMATING, "overlay", "glb"),
     "webcam": (*ESTIMATING, "vmc", "record", "record_pictures", "headless", "mirror", "loop", "duration_s", "target_ms"),
     "page": (*ESTIMATING, "overlay", "target_ms"),
-    "replay": ("show_hidden", "overlay", "glb", "overwrite", "loop"),
+    "replay": ("show_hidden", "overlay", "glb", "overwrite", "loop", "vmc"),
     "bench": (*ESTIMATING, "glb"),
     "check": ("mesh_dir", "device", "precision"),
 }

@@ -67,11 +67,13 @@ class _RecordedBody:
 def replay_in_window(path: Path, config: LiveConfig, open_view: OpenView = open_window) -> str:
     """Show a session at the speed it was recorded, once or with --loop for ever; returns the line to print.
 
-    Raises InputError when `path` is no session or there is no display.
+    With --vmc the people of each scene that is shown are sent as well. Raises InputError when `path` is no session, there is no display,
+    or nothing can be sent.
     """
     reader = SessionReader(path)
     if reader.warning:
         log.warning("%s", reader.warning)
+    send = _sender(reader.info, config)
     try:
         if open_view is open_window:
             check_display()
@@ -81,10 +83,23 @@ def replay_in_window(path: Path, config: LiveConfig, open_view: OpenView = open_
     try:
         view.set_body(_RecordedBody.of(reader.info), reader.info.vertex_joint_weights)
         with stop_on_signal() as stop:
-            num_drawn = _Player(reader, view, stop).play(config.loop)
+            num_drawn = _Player(reader, view, stop, send).play(config.loop)
     finally:
         view.close()
     return f"{path}: {num_drawn} of {reader.num_frames} frames shown"
+
+
+def _sender(info: SessionInfo, config: LiveConfig) -> Callable[[Scene], None] | None:
+    """What --vmc does with each scene; None without it. Raises InputError for bodies without such bones and for unknown hosts."""
+    if config.vmc is None:
+        return None
+    from app.export.vmc import VmcSender
+
+    bodies = _Bodies.of(info)
+    if bodies is None:
+        raise InputError(f"--vmc: this session's body is {info.body!r}, expected one whose bones can be found ({', '.join(FAITHFUL)})")
+    sender = VmcSender(config.vmc_address, lambda: bodies.body)
+    return lambda scene: sender.write(bodies(scene))
 
 
 class _Player:
@@ -93,8 +108,8 @@ class _Player:
     Where reading is slower, leaving out does not help: then its clock waits, so that something is drawn every MAX_SKIP_S.
     """
 
-    def __init__(self, reader: SessionReader, view: View, stop: threading.Event) -> None:
-        self._reader, self._view, self._stop = reader, view, stop
+    def __init__(self, reader: SessionReader, view: View, stop: threading.Event, send: Callable[[Scene], None] | None = None) -> None:
+        self._reader, self._view, self._stop, self._send = reader, view, stop, send
         self._position_s = 0.0
         self._clock_s = self._first_s = self._drawn_s = time.perf_counter()
         self._num_drawn = 0
@@ -113,6 +128,8 @@ class _Player:
                 if self._stop.wait(POLL_S / 2) or not self._view.poll():
                     return False
             if is_last or not self._skips(scene):
+                if self._send is not None:
+                    self._send(scene)
                 self._view.show(scene, self._hud(scene), "replay")
                 self._num_drawn += 1
                 self._drawn_s = time.perf_counter()
@@ -205,7 +222,7 @@ class _Bodies:
     """
 
     def __init__(self, body: "Body") -> None:
-        self._body, self._shapes = body, TrackShapes()
+        self.body, self._shapes = body, TrackShapes()
         self.parameters = Parameters.of(body)
         self.settle = Settling(body, self.parameters, posed=True)
 
@@ -227,11 +244,11 @@ class _Bodies:
             Sighting(mesh.track_id, _posture(mesh), mesh.joints_m, float(mesh.joint_visibility.mean()), scene.intrinsics)
             for mesh in scene.meshes
         ]
-        return fitted(sightings, self._shapes, self._body, LiveConfig(parametric=True, mesh="free"))  # posed by _posed, once
+        return fitted(sightings, self._shapes, self.body, LiveConfig(parametric=True, mesh="free"))  # posed by _posed, once
 
     def _posed(self, scene: Scene, postures: list[Posture]) -> tuple[SmoothedMesh, ...]:
         rotmats, shapes = np.stack([one.rotmats for one in postures]), np.stack([one.shape for one in postures])
-        vertices_m, joints_m = posed_meshes(self._body, rotmats, shapes)
+        vertices_m, joints_m = posed_meshes(self.body, rotmats, shapes)
         return tuple(
             _covering(mesh, replace(posture, vertices_m=vertices), joints, scene.intrinsics)
             for mesh, posture, vertices, joints in zip(scene.meshes, postures, vertices_m, joints_m, strict=True)

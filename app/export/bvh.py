@@ -11,9 +11,8 @@ and faces are not in it: nobody has seen them.
 Source of the format: Meredith, Maddock: Motion Capture File Formats Explained, 2001.
 """
 
-import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
@@ -22,18 +21,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.export.bones import BODY, NAMES, PARAMETERS, turned_up
-from app.export.motion import skeleton_motion
-from app.export.npz import columns_of, map_rows, reading
+from app.export import cast
+from app.export.bones import NAMES, turned_up
+from app.export.cast import Actor, Cast
 from app.export.sink import UP_FROM_CAMERA
-from app.export.tracks import Track, frame_s_of, from_0, people_of, rows_of
-from app.export.world import World
-from app.files import distinct
-from core.errors import InputError, exit_code
 
 if TYPE_CHECKING:
     from core.bodies.anny import AnnyBody
 
+SUFFIX = ".bvh"
 ORDER = "ZXY"
 """Of a joint's rotations, the last first, as BVH files mostly have them."""
 HEAD_M = 0.18
@@ -70,46 +66,14 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
     Raises InputError for files that are no meshes.npz, without body parameters, of another body or with nobody in them, OSError for what
     cannot be written.
     """
-    from core.bodies.anny import AnnyBody
-
-    table = _read(npz_path)
-    with reading(npz_path):
-        world = World.of(table, map_rows(npz_path, "vertices_m"))
-    body = AnnyBody()
-    frame_s = frame_s_of(table)
-    num_frames = 1 + round(max(track.times_s[-1] for track in world.tracks) / frame_s)
-    folder = npz_path.parent if folder is None else folder
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for track_id, own in people_of(world.tracks).items():
-        last = own[-1].rows[-1]
-        skeleton = skeleton_of(body, table["bone_rotmats"][last].astype(np.float64), table["phenotype"][last], world.sizes[track_id])
-        motion = motion_of(body, skeleton, own, world, table, frame_s, num_frames)
-        paths.append(folder / f"person-{track_id}.bvh")
-        text = "\n".join([*_hierarchy(skeleton), *_frames(motion), ""])
-        unfinished = paths[-1].with_suffix(".partial")
-        unfinished.write_text(text)
-        unfinished.replace(paths[-1])
-    return paths
+    return cast.write_people(npz_path, folder, SUFFIX, bvh_of)
 
 
-ROWS = ("frame_index", "track_id", "time_s", "joints_m", "translation_m", "joint_visibility", *PARAMETERS)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with reading(path), np.load(path, allow_pickle=False) as file:
-        if str(file["body"]) != BODY:
-            raise InputError(f"{path}: got the body {str(file['body'])!r}, expected {BODY!r}; for SMPL use its own tools")
-        if "bone_rotmats" not in file:
-            raise InputError(
-                f"{path}: it holds no bone rotations; make it again with --overwrite --glb and without --mesh free, from the video or, "
-                "with --replay, from the recorded session"
-            )
-        rows = columns_of(file, (*ROWS, "fps"))
-    if not len(rows["track_id"]):
-        raise InputError(f"{path}: nobody was found, so there is nothing to animate")
-    rows["time_s"] = from_0(rows["time_s"])
-    return rows
+def bvh_of(scene: Cast, actor: Actor) -> bytes:
+    """The file of one person."""
+    skeleton = skeleton_of(scene.body, actor.rest_rotmats, actor.phenotype, actor.size)
+    motion = motion_of(scene, actor, skeleton)
+    return "\n".join([*_hierarchy(skeleton), *_frames(motion), ""]).encode()
 
 
 def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray, size: float) -> Skeleton:
@@ -149,24 +113,18 @@ def skeleton_of(body: "AnnyBody", rotmats: np.ndarray, phenotype: np.ndarray, si
     return Skeleton(tuple(names), tuple(chains), tuple(parents), np.array(offsets) * UP_FROM_CAMERA, ends)
 
 
-def motion_of(
-    body: "AnnyBody", skeleton: Skeleton, tracks: Sequence[Track], world: World, table: dict[str, np.ndarray], frame_s: float,
-    num_frames: int,
-) -> Motion:  # fmt: skip
-    """A person from 0 s on. tracks: all of theirs, in order; table: columns of meshes.npz by name."""
+def motion_of(scene: Cast, actor: Actor, skeleton: Skeleton) -> Motion:
+    """The person's from 0 s on."""
     from scipy.spatial.transform import Rotation, Slerp
 
-    rows = rows_of(tracks)
-    times_s = table["time_s"][rows]
-    root_m, turns = skeleton_motion(body, world, tracks[0].track_id, table["bone_rotmats"], rows, table["phenotype"][rows[-1]])
-    places_m = world.camera.world_m(root_m)
-    along_chains = [reduce(np.matmul, [turns.of(bone).astype(np.float64) for bone in chain]) for chain in skeleton.chains]
+    frame_s, num_frames, times_s, places_m = scene.frame_s, scene.num_frames, actor.times_s, actor.root_m
+    along_chains = [reduce(np.matmul, [actor.turns.of(bone).astype(np.float64) for bone in chain]) for chain in skeleton.chains]
     rotations = turned_up(np.stack(along_chains, 1))
-    rotations[:, 0] = world.camera.turn @ rotations[:, 0]
+    rotations[:, 0] = scene.world.camera.turn @ rotations[:, 0]
     if len(times_s) == 1:
         return Motion(places_m.repeat(num_frames, 0), rotations.repeat(num_frames, 0), frame_s)
     at_s = np.clip(np.arange(num_frames) * frame_s, times_s[0], times_s[-1])
-    for before, after in pairwise(tracks):
+    for before, after in pairwise(actor.tracks):
         at_s[(at_s > before.times_s[-1]) & (at_s < after.times_s[0] - frame_s / 2)] = before.times_s[-1]
     between = [Slerp(times_s, Rotation.from_matrix(rotations[:, joint]))(at_s).as_matrix() for joint in range(rotations.shape[1])]
     along = np.stack([np.interp(at_s, times_s, column) for column in places_m.T], 1)
@@ -211,31 +169,9 @@ def _numbers(values: np.ndarray, digits: int = 6) -> str:
     return " ".join(f"{value:.{digits}f}" for value in np.round(values, digits) + 0.0)  # + 0.0 for there is no -0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    parser = argparse.ArgumentParser(prog="python -m app.export.bvh", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="MESHES_NPZ", help="meshes.npz of runs with --glb or --parametric")
-    parser.add_argument("--out", type=Path, help="folder for the .bvh files (default: beside each meshes.npz)")
-    return parser
-
-
-def write_all(files: list[Path], out: Path | None) -> None:
-    """The command: every person of every file. Raises InputError and OSError.
-
-    out: folder for the .bvh files, and of several files for a folder of each, called as the file's own; None: beside each file
-    """
-    folders = [out] * len(files)
-    if out is not None and len(files) > 1:
-        folders = [out / name for name in distinct(file.resolve().parent.name for file in files)]
-    for file, folder in zip(files, folders, strict=True):
-        for path in write_people(file, folder):
-            print(path)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry point; the exit code."""
-    options = build_parser().parse_args(arguments)
-    return exit_code(lambda: write_all(options.files, options.out))
+    return cast.run_command("app.export.bvh", __doc__ or "", SUFFIX, bvh_of, arguments)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,12 @@ def vertex_normals(points_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def quaternions(rotmats: np.ndarray) -> np.ndarray:
-    """(T, 3, 3) rotations -> (T, 4) x, y, z, w; each is the one of two that lies nearer to that before."""
-    values = Rotation.from_matrix(rotmats).as_quat()
+    """(T, 3, 3) rotations -> (T, 4) x, y, z, w, continuous."""
+    return continuous(Rotation.from_matrix(rotmats).as_quat())
+
+
+def continuous(values: np.ndarray) -> np.ndarray:
+    """(T, 4) quaternions -> of the two of each rotation the one that lies nearer to that before."""
     turned = np.cumprod(np.append(1.0, np.sign(np.sum(values[1:] * values[:-1], axis=1) + 1e-12)))
     return values * turned[:, None]
 
@@ -55,36 +59,18 @@ def held(times_s: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.insert(times_s, last + 1, until_s), np.insert(np.arange(len(times_s)), last + 1, last)
 
 
-class GltfScene:
-    """People in motion, before a camera that stands where the video's did. start_s: of the animation."""
+class GltfFile:
+    """Nodes, one animation and the bytes behind them."""
 
-    def __init__(self, start_s: float, camera: CameraPlace) -> None:
+    def __init__(self) -> None:
         import pygltflib
 
-        self.lib, self.gltf, self.start_s = pygltflib, pygltflib.GLTF2(), start_s
+        self.lib, self.gltf = pygltflib, pygltflib.GLTF2()
         self.gltf.asset.generator = "FastMETRO Live"
         self._chunks: list[bytes] = []
         self._num_bytes = 0
-        self._people: dict[int, tuple[int, int]] = {}  # track id -> its node and its material
         self._animation = pygltflib.Animation(name="motion")
         self._shared: dict[bytes, int] = {}  # faces and times -> their accessor
-        self._roots: list[int] = []
-        self._camera = camera
-        self._camera_moves: list[tuple[str, np.ndarray, np.ndarray, str]] = []
-
-    @property
-    def num_people(self) -> int:
-        """Those of whom something is to be seen."""
-        return len(self._people)
-
-    def person(self, track_id: int) -> tuple[int, int]:
-        """The person's node, in the camera's space, and material."""
-        if track_id not in self._people:
-            color = [((value / 255) ** 2.2) for value in track_color(track_id)]  # glTF wants linear light
-            surface = self.lib.PbrMetallicRoughness(baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.75)
-            self.gltf.materials.append(self.lib.Material(name=f"person {track_id}", pbrMetallicRoughness=surface, doubleSided=True))
-            self._people[track_id] = self.add_node(name=f"person {track_id}"), len(self.gltf.materials) - 1
-        return self._people[track_id]
 
     def add_node(self, parent: int | None = None, **fields: Any) -> int:
         """A node below `parent`; its index."""
@@ -94,46 +80,12 @@ class GltfScene:
             self.gltf.nodes[parent].children = [*(self.gltf.nodes[parent].children or []), index]
         return index
 
-    def add_root(self, **fields: Any) -> int:
-        """A node of the scene itself, in no space but the world's; its index."""
-        self._roots.append(self.add_node(**fields))
-        return self._roots[-1]
-
-    def move_camera(self, times_s: np.ndarray, rotmats: np.ndarray, places_m: np.ndarray, views: np.ndarray) -> None:
-        """Turn it as the video's did, and let it jump where that cuts from one view to another.
-
-        times_s: (K,) float32, increasing; views: (K,) numbers of theirs
-        rotmats: (K, 3, 3) from its axes to those at the start, y down; places_m: (K, 3) in the axes at the start
-        """
-        times_s, keys = held(times_s, views)
-        self._camera_moves = [("rotation", times_s, quaternions(turned_up(rotmats))[keys], "LINEAR")]
-        if places_m.any():
-            self._camera_moves.append(("translation", times_s, places_m[keys] * UP_FROM_CAMERA, "STEP"))
-
     def animate(self, node: int, path: str, times_s: np.ndarray, values: np.ndarray, interpolation: str = "LINEAR") -> None:
         """Add a channel. values: (K, 3), (K, 4) for rotations, or (K * targets, 1) for weights."""
         times, result = self._once(times_s.astype(np.float32)[:, None], limits=True), self.accessor(values.astype(np.float32))
         self._animation.samplers.append(self.lib.AnimationSampler(input=times, output=result, interpolation=interpolation))
         target = self.lib.AnimationChannelTarget(node=node, path=path)
         self._animation.channels.append(self.lib.AnimationChannel(sampler=len(self._animation.samplers) - 1, target=target))
-
-    def show(self, node: int, spans_s: list[tuple[float, float]]) -> None:
-        """Scale a node to nothing outside of these spans, which begin one after the other. An end at infinity is none.
-
-        Its own scale, without the animation, stays 1: Blender's importer divides by that of a skeleton.
-        """
-        keys: list[tuple[float, float]] = []
-        for begin_s, end_s in spans_s:
-            if keys and begin_s <= keys[-1][0]:
-                keys.pop()  # it goes on
-            else:
-                keys.append((begin_s, 1.0))
-            keys.append((end_s, 0.0))
-        keys = [key for key in keys if math.isfinite(key[0])]
-        if keys[0][0] > self.start_s:
-            keys.insert(0, (self.start_s, 0.0))
-        if len(keys) > 1:
-            self.animate(node, "scale", np.array([t for t, _ in keys]), np.repeat([[s] for _, s in keys], 3, axis=1), "STEP")
 
     def triangles(self, faces: np.ndarray) -> int:
         """The accessor of (F, 3) indices; the same faces share one."""
@@ -153,37 +105,16 @@ class GltfScene:
         stride = values.itemsize * values.shape[1] if target == ARRAY_BUFFER else None
         return self._accessor(self._view(values.tobytes(), target, stride), values, 0, limits)
 
-    def save(self, path: Path, focal_px: float, size_px: np.ndarray) -> int:
-        """Write the file: under another name first, so that a finished name means a finished file. Returns its size in bytes."""
-        lib, gltf = self.lib, self.gltf
-        gltf.cameras.append(
-            lib.Camera(
-                name="camera", type="perspective",
-                perspective=lib.Perspective(
-                    yfov=2 * math.atan(size_px[1] / (2 * focal_px)), aspectRatio=float(size_px[0] / size_px[1]), znear=0.05
-                ),
-            )
-        )  # fmt: skip
-        camera = self.add_node(name="camera", camera=0)
-        for move in self._camera_moves:
-            self.animate(camera, *move)
-        children = [*(node for node, _ in self._people.values()), camera]
-        turn = Rotation.from_matrix(self._camera.turn).as_quat().tolist()
-        space = self.add_node(
-            name="camera space", translation=self._camera.place_m.tolist(), rotation=turn,
-            children=children, extras={"pitch_deg": round(self._camera.pitch_deg, 1), "roll_deg": round(self._camera.roll_deg, 1)},
-        )  # fmt: skip
-        gltf.scenes.append(lib.Scene(name="people", nodes=[space, *self._roots]))
+    def data(self, name: str, nodes: list[int]) -> bytes:
+        """The finished file. name: of its scene; nodes: that lie in it and below no other."""
+        gltf = self.gltf
+        gltf.scenes.append(self.lib.Scene(name=name, nodes=nodes))
         gltf.scene = 0
         if self._animation.channels:
             gltf.animations.append(self._animation)
-        gltf.buffers.append(lib.Buffer(byteLength=self._num_bytes))
+        gltf.buffers.append(self.lib.Buffer(byteLength=self._num_bytes))
         gltf.set_binary_blob(b"".join(self._chunks))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-        partial.write_bytes(b"".join(gltf.save_to_bytes()))
-        partial.replace(path)
-        return path.stat().st_size
+        return b"".join(gltf.save_to_bytes())
 
     def _once(self, values: np.ndarray, target: int | None = None, limits: bool = False) -> int:
         data = values.tobytes()
@@ -209,3 +140,89 @@ class GltfScene:
             )
         )  # fmt: skip
         return len(self.gltf.accessors) - 1
+
+
+class GltfScene(GltfFile):
+    """People in motion, before a camera that stands where the video's did. start_s: of the animation."""
+
+    def __init__(self, start_s: float, camera: CameraPlace) -> None:
+        super().__init__()
+        self.start_s = start_s
+        self._people: dict[int, tuple[int, int]] = {}  # track id -> its node and its material
+        self._roots: list[int] = []
+        self._camera = camera
+        self._camera_moves: list[tuple[str, np.ndarray, np.ndarray, str]] = []
+
+    @property
+    def num_people(self) -> int:
+        """Those of whom something is to be seen."""
+        return len(self._people)
+
+    def person(self, track_id: int) -> tuple[int, int]:
+        """The person's node, in the camera's space, and material."""
+        if track_id not in self._people:
+            color = [((value / 255) ** 2.2) for value in track_color(track_id)]  # glTF wants linear light
+            surface = self.lib.PbrMetallicRoughness(baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.75)
+            self.gltf.materials.append(self.lib.Material(name=f"person {track_id}", pbrMetallicRoughness=surface, doubleSided=True))
+            self._people[track_id] = self.add_node(name=f"person {track_id}"), len(self.gltf.materials) - 1
+        return self._people[track_id]
+
+    def add_root(self, **fields: Any) -> int:
+        """A node of the scene itself, in no space but the world's; its index."""
+        self._roots.append(self.add_node(**fields))
+        return self._roots[-1]
+
+    def move_camera(self, times_s: np.ndarray, rotmats: np.ndarray, places_m: np.ndarray, views: np.ndarray) -> None:
+        """Turn it as the video's did, and let it jump where that cuts from one view to another.
+
+        times_s: (K,) float32, increasing; views: (K,) numbers of theirs
+        rotmats: (K, 3, 3) from its axes to those at the start, y down; places_m: (K, 3) in the axes at the start
+        """
+        times_s, keys = held(times_s, views)
+        self._camera_moves = [("rotation", times_s, quaternions(turned_up(rotmats))[keys], "LINEAR")]
+        if places_m.any():
+            self._camera_moves.append(("translation", times_s, places_m[keys] * UP_FROM_CAMERA, "STEP"))
+
+    def show(self, node: int, spans_s: list[tuple[float, float]]) -> None:
+        """Scale a node to nothing outside of these spans, which begin one after the other. An end at infinity is none.
+
+        Its own scale, without the animation, stays 1: Blender's importer divides by that of a skeleton.
+        """
+        keys: list[tuple[float, float]] = []
+        for begin_s, end_s in spans_s:
+            if keys and begin_s <= keys[-1][0]:
+                keys.pop()  # it goes on
+            else:
+                keys.append((begin_s, 1.0))
+            keys.append((end_s, 0.0))
+        keys = [key for key in keys if math.isfinite(key[0])]
+        if keys[0][0] > self.start_s:
+            keys.insert(0, (self.start_s, 0.0))
+        if len(keys) > 1:
+            self.animate(node, "scale", np.array([t for t, _ in keys]), np.repeat([[s] for _, s in keys], 3, axis=1), "STEP")
+
+    def save(self, path: Path, focal_px: float, size_px: np.ndarray) -> int:
+        """Write the file: under another name first, so that a finished name means a finished file. Returns its size in bytes."""
+        lib, gltf = self.lib, self.gltf
+        gltf.cameras.append(
+            lib.Camera(
+                name="camera", type="perspective",
+                perspective=lib.Perspective(
+                    yfov=2 * math.atan(size_px[1] / (2 * focal_px)), aspectRatio=float(size_px[0] / size_px[1]), znear=0.05
+                ),
+            )
+        )  # fmt: skip
+        camera = self.add_node(name="camera", camera=0)
+        for move in self._camera_moves:
+            self.animate(camera, *move)
+        children = [*(node for node, _ in self._people.values()), camera]
+        turn = Rotation.from_matrix(self._camera.turn).as_quat().tolist()
+        space = self.add_node(
+            name="camera space", translation=self._camera.place_m.tolist(), rotation=turn,
+            children=children, extras={"pitch_deg": round(self._camera.pitch_deg, 1), "roll_deg": round(self._camera.roll_deg, 1)},
+        )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        partial.write_bytes(self.data("people", [space, *self._roots]))
+        partial.replace(path)
+        return path.stat().st_size

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
@@ -20,12 +20,15 @@ from pythonosc.udp_client import UDPClient
 
 from app.config import MAX_PORT
 from app.export.bones import BODY
-from app.export.humanoid import Humanoid, HumanoidPose
-from app.types import Scene
+from app.export.humanoid import NAMES, Humanoid, with_unseen
+from app.export.sink import UP_FROM_CAMERA
+from app.types import Scene, SmoothedMesh
+from app.visibility import shown_share
 from core.errors import InputError
 
 if TYPE_CHECKING:
     from core.bodies import Body
+    from core.bodies.anny import AnnyBody
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,38 @@ MAX_BYTES = 1400
 """Of a datagram, so that networks need not cut it."""
 HEADER_BYTES, LENGTH_BYTES = 16, 4
 """Of a bundle, and before each message in it."""
+MIRROR = np.array([-1.0, 1.0, 1.0])
+"""Unity's axes are left-handed: ours seen in a mirror."""
+
+
+class BonePose(NamedTuple):
+    """positions_m: (B, 3) of each bone in the one above it, of the hips in space; quaternions: (B, 4) x, y, z, w, likewise."""
+
+    positions_m: np.ndarray
+    quaternions: np.ndarray
+
+
+class Performer:
+    """Somebody's bones in Unity's axes, of their own size."""
+
+    def __init__(self, body: "AnnyBody") -> None:
+        self._body = body
+        self._shape: np.ndarray | None = None
+
+    def pose(self, mesh: SmoothedMesh) -> BonePose:
+        """Of somebody with rotmats and shape.
+
+        The lowest point of the mesh stands at height 0; x and z are as the camera sees them. Limbs that are not seen hang and stand.
+        """
+        if self._shape is None or not np.array_equal(self._shape, mesh.shape):  # it is found while somebody is seen, and rests then
+            self._shape, self._humanoid = mesh.shape, Humanoid(self._body, mesh.shape)
+        humanoid, seen = self._humanoid, shown_share(mesh.joint_visibility)
+        rotations = humanoid.rotations(lambda bone: mesh.rotmats[bone])
+        hips_m = rotations[0] @ humanoid.root_m
+        positions_m = humanoid.offsets_m.copy()
+        positions_m[0] = UP_FROM_CAMERA * mesh.translation_m + hips_m
+        positions_m[0, 1] = humanoid.hips_height_m(mesh.vertices_m[:, 1].max() + hips_m[1], seen)
+        return BonePose(positions_m * MIRROR, with_unseen(rotations, seen) * [1, -1, -1, 1])
 
 
 @dataclass
@@ -41,7 +76,7 @@ class _Place:
 
     number: int
     client: UDPClient
-    humanoid: Humanoid
+    performer: Performer
     origin_m: np.ndarray | None = None
 
 
@@ -63,11 +98,11 @@ class VmcSender:
         present = [mesh for mesh in scene.meshes if mesh.rotmats is not None]
         for mesh in present:
             place = self._places.get(mesh.track_id) or self._enter(mesh.track_id, {mesh.track_id for mesh in present})
-            pose = place.humanoid.pose(mesh)
+            pose = place.performer.pose(mesh)
             if place.origin_m is None:
                 place.origin_m = pose.positions_m[0] * [1, 0, 1]
             pose.positions_m[0] -= place.origin_m
-            self._send(place.client, self._messages(place.humanoid, pose))
+            self._send(place.client, self._messages(pose))
 
     def close(self) -> None:
         """Nothing more is sent."""
@@ -85,16 +120,16 @@ class VmcSender:
         for other in [other for other, place in self._places.items() if place.number == number]:
             self._places.pop(other).client.close()
         port = min(self._port + number, MAX_PORT)
-        self._places[track_id] = _Place(number, UDPClient(self._ip, port), Humanoid(body))
+        self._places[track_id] = _Place(number, UDPClient(self._ip, port), Performer(body))
         log.info("--vmc: person %d goes to %s, port %d", track_id, self._host, port)
         return self._places[track_id]
 
-    def _messages(self, humanoid: Humanoid, pose: HumanoidPose) -> Iterator[OscMessage]:
+    def _messages(self, pose: BonePose) -> Iterator[OscMessage]:
         """A performer's frame."""
         yield _message("/VMC/Ext/OK", 1)
         yield _message("/VMC/Ext/T", time.perf_counter() - self._start_s)
         yield _message("/VMC/Ext/Root/Pos", "root", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-        for name, position_m, quaternion in zip(humanoid.names, pose.positions_m.tolist(), pose.quaternions.tolist(), strict=True):
+        for name, position_m, quaternion in zip(NAMES, pose.positions_m.tolist(), pose.quaternions.tolist(), strict=True):
             yield _message("/VMC/Ext/Bone/Pos", name, *position_m, *quaternion)
 
     def _send(self, client: UDPClient, messages: Iterator[OscMessage]) -> None:

@@ -1,6 +1,7 @@
 """A recorded session becomes the same files as a video."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +19,14 @@ from app.replay import _Player, replay_in_window, replay_to_files
 from app.session_format import BACKGROUND_RGB, SessionInfo
 from app.sources import VideoSource
 from app.types import Scene
+from core.errors import InputError
 from core.geometry import project_pinhole
 from tests.app.gltf_player import Played
 from tests.app.launching import outcome
 from tests.app.media import mesh, quarter_picture, scene
 from tests.app.test_bvh import BODY, NUM_FRAMES, PEOPLE, table_of
 from tests.app.test_session import person, record
+from tests.app.vmc_receiver import received
 
 
 def people(num_frames: int, pictures: bool = False):
@@ -61,8 +64,8 @@ def test_files_are_those_of_a_video(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (code, "already done" in out) == (0, True)
 
 
-@pytest.mark.parametrize("parametric", [False, True])
-def test_a_recorded_session_becomes_skeletons(tmp_path: Path, capsys: pytest.CaptureFixture[str], parametric: bool) -> None:
+def posed_scenes(parametric: bool = False) -> list[Scene]:
+    """Somebody of the Anny body, 20 frames a second; with bones or without."""
     table = table_of(PEOPLE[:1])
     scenes = []
     for i in range(NUM_FRAMES):
@@ -72,6 +75,12 @@ def test_a_recorded_session_becomes_skeletons(tmp_path: Path, capsys: pytest.Cap
         scenes.append(scene(someone, index=i, time_s=i / 20))
         joints_px = project_pinhole(joints_m + place, scenes[i].intrinsics.focal_px, scenes[i].intrinsics.principal_px)
         scenes[i] = replace(scenes[i], meshes=(replace(someone, joints_px=joints_px.astype(np.float32)),))
+    return scenes
+
+
+@pytest.mark.parametrize("parametric", [False, True])
+def test_a_recorded_session_becomes_skeletons(tmp_path: Path, capsys: pytest.CaptureFixture[str], parametric: bool) -> None:
+    table, scenes = table_of(PEOPLE[:1]), posed_scenes(parametric)
     record(tmp_path / "live.arrows", scenes, SessionInfo.of(BODY, {"checkpoint": "toy"}, parametric=parametric))
     code, _, _ = outcome(capsys, "--replay", tmp_path / "live.arrows", "--out", tmp_path / "out", "--glb", "--no-overlay")
     assert code == 0
@@ -250,6 +259,24 @@ def test_pausing_stops_the_clock_and_closing_the_replay(session: Path) -> None:
     assert indices[indices.index(29) + 1] < 5
     assert len(view.drawn) == 40
     assert view.closed
+
+
+def test_what_the_window_shows_is_sent_with_bones(tmp_path: Path, receivers: list[socket.socket]) -> None:
+    record(tmp_path / "live.arrows", posed_scenes(), SessionInfo.of(BODY, {"checkpoint": "toy"}, parametric=False))
+    view = FakeView()
+    host, port = receivers[0].getsockname()
+    replay_in_window(tmp_path / "live.arrows", LiveConfig(vmc=f"{host}:{port}"), view.open)
+    messages = received(receivers[0])
+    hips = [message for message in messages if message[:2] == ("/VMC/Ext/Bone/Pos", "Hips")]
+    assert 1 <= len(view.drawn) == len(hips)
+    assert not received(receivers[1])
+
+
+def test_what_has_no_bones_is_not_sent(session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="--vmc: this session's body is 'toy', expected one whose bones can be found"):
+        replay_in_window(session, LiveConfig(vmc="127.0.0.1"), FakeView().open)
+    code, _, err = outcome(capsys, "--replay", session, "--out", tmp_path / "out", "--vmc")
+    assert (code, "leave --out away" in err) == (1, True)
 
 
 def test_without_a_display_one_line_says_what_else_to_do(

@@ -2,20 +2,18 @@
 
 import logging
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pythonosc.osc_bundle import OscBundle
 from pythonosc.udp_client import UDPClient
 from scipy.spatial.transform import Rotation
 
 from app.config import LiveConfig, idle_flags
-from app.export.humanoid import Humanoid, HumanoidPose
-from app.export.vmc import MAX_BYTES, VmcSender
+from app.export.humanoid import ABOVE, NAMES
+from app.export.vmc import Performer, VmcSender
 from app.types import SmoothedMesh
 from core.bodies.anny import AVERAGE_ADULT, AnnyBody
 from core.errors import InputError
@@ -24,6 +22,7 @@ from core.joints import JOINT_NAMES
 from core.rotations import about_y, about_z
 from tests.app.launching import outcome
 from tests.app.media import mesh, scene, write_video
+from tests.app.vmc_receiver import received
 
 BODY = AnnyBody()
 REST = fitter_for(BODY).rig.rest_rotmats.numpy()
@@ -44,13 +43,14 @@ def somebody(turns: dict[str, np.ndarray] | None = None, **changes: object) -> S
     )  # fmt: skip
 
 
-def placed(humanoid: Humanoid, pose: HumanoidPose) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def placed(positions_m: np.ndarray, quaternions: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Forward kinematics as Unity does it: each bone's place and turn in space."""
     places, turns = {}, {}
-    for name, above, offset_m, quaternion in zip(humanoid.names, humanoid.above, pose.positions_m, pose.quaternions, strict=True):
+    for name, above, offset_m, quaternion in zip(NAMES, ABOVE, positions_m, quaternions, strict=True):
         turn = Rotation.from_quat(quaternion).as_matrix()
-        places[name] = places[above] + turns[above] @ offset_m if above else offset_m
-        turns[name] = turns[above] @ turn if above else turn
+        over = NAMES[above]
+        places[name] = places[over] + turns[over] @ offset_m if above >= 0 else offset_m
+        turns[name] = turns[over] @ turn if above >= 0 else turn
     return places, turns
 
 
@@ -73,8 +73,8 @@ def test_limbs_point_where_those_of_the_mesh_do(seed: int) -> None:
     random = np.random.default_rng(seed)
     bones = [f"{bone}.{side}" for bone in ("upperarm01", "lowerarm01", "upperleg01", "lowerleg01", "clavicle") for side in "LR"]
     turns = {bone: Rotation.from_rotvec(random.normal(0, 0.4, 3)).as_matrix() for bone in ["root", "spine03", *bones]}
-    person, humanoid = somebody(turns), Humanoid(BODY)
-    places, _ = placed(humanoid, humanoid.pose(person))
+    person, performer = somebody(turns), Performer(BODY)
+    places, _ = placed(*performer.pose(person))
     for upper, lower, start, end in LIMBS:
         limb_m = person.joints_m[JOINT_NAMES.index(end)] - person.joints_m[JOINT_NAMES.index(start)]
         found_m = places[lower] - places[upper]
@@ -83,10 +83,10 @@ def test_limbs_point_where_those_of_the_mesh_do(seed: int) -> None:
 
 
 def test_a_body_in_t_pose_turns_no_bone() -> None:
-    humanoid = Humanoid(BODY)
-    apart = humanoid.pose(somebody())
-    names = list(humanoid.names)
-    _, turns = placed(humanoid, apart)
+    performer = Performer(BODY)
+    apart = performer.pose(somebody())
+    names = list(NAMES)
+    _, turns = placed(*apart)
     hanging = {name: turns[name] @ (MIRROR * [1 if "Left" in name else -1, 0, 0]) for name in names if "Arm" in name}
     for name, along in hanging.items():  # the A-pose: arms hang by 40 to 55 degrees, elbows bend to the front
         assert -0.85 < along[1] < -0.45, name
@@ -101,10 +101,10 @@ def test_a_body_in_t_pose_turns_no_bone() -> None:
 
 def test_arms_raised_to_the_sides_are_the_t_pose() -> None:
     """What turns the upper arms is undone by hand; forearms and hands then lie along them but for the bent elbow."""
-    humanoid = Humanoid(BODY)
-    humanoid.pose(somebody())
+    performer = Performer(BODY)
+    performer.pose(somebody())
     raised = {f"upperarm01.{side}": about_z(sign * 51.6) for side, sign in (("L", -1), ("R", 1))}
-    places, _ = placed(humanoid, humanoid.pose(somebody(raised)))
+    places, _ = placed(*performer.pose(somebody(raised)))
     for side, outwards in (("Left", -1), ("Right", 1)):
         upper_m = places[f"{side}LowerArm"] - places[f"{side}UpperArm"]
         assert degrees_between(upper_m, np.array([outwards, 0, 0])) < 8
@@ -112,69 +112,38 @@ def test_arms_raised_to_the_sides_are_the_t_pose() -> None:
 
 
 def test_who_turns_to_their_left_turns_to_unitys_left() -> None:
-    humanoid = Humanoid(BODY)
-    _, turns = placed(humanoid, humanoid.pose(somebody({"root": about_y(-60)})))  # about the camera's y, which points down
+    performer = Performer(BODY)
+    _, turns = placed(*performer.pose(somebody({"root": about_y(-60)})))  # about the camera's y, which points down
     looks = turns["Hips"] @ [0, 0, 1]
     np.testing.assert_allclose(looks, [-np.sin(np.radians(60)), 0, np.cos(np.radians(60))], atol=1e-5)
 
 
 def test_the_lowest_point_stands_on_the_ground() -> None:
-    humanoid = Humanoid(BODY)
-    standing = humanoid.pose(somebody())
+    performer = Performer(BODY)
+    standing = performer.pose(somebody())
     bent = {"upperleg01": -1.5, "lowerleg01": 2.2}
     knees = {f"{bone}.{side}": Rotation.from_rotvec([angle, 0, 0]).as_matrix() for side in "LR" for bone, angle in bent.items()}
-    crouching = humanoid.pose(somebody(knees))
-    places, _ = placed(humanoid, standing)
+    crouching = performer.pose(somebody(knees))
+    places, _ = placed(*standing)
     assert places["LeftFoot"][1] == pytest.approx(0.09, abs=0.05)
     assert places["Head"][1] > 1.3
     assert crouching.positions_m[0, 1] < standing.positions_m[0, 1] - 0.25
 
 
 def test_what_is_not_seen_hangs_and_stands() -> None:
-    humanoid = Humanoid(BODY)
+    performer = Performer(BODY)
     lifted = {"upperarm01.L": about_z(-100), "upperarm01.R": about_z(100), "upperleg01.L": Rotation.from_rotvec([-1.5, 0, 0]).as_matrix()}
     unseen = np.array([name in ("Neck", "Head", "L_Shoulder", "R_Shoulder") for name in JOINT_NAMES], np.float32)
-    hidden = humanoid.pose(somebody(lifted, visibility=unseen))
-    places, _ = placed(humanoid, hidden)
+    hidden = performer.pose(somebody(lifted, visibility=unseen))
+    places, _ = placed(*hidden)
     for side in ("Left", "Right"):
         assert places[f"{side}Hand"][1] < places["Hips"][1] + 0.1
         assert abs(places[f"{side}Foot"][1] - places["RightFoot"][1]) < 0.02
-    assert hidden.positions_m[0, 1] == pytest.approx(humanoid.pose(somebody()).positions_m[0, 1], abs=0.06)
-    seen, half = humanoid.pose(somebody(lifted)), humanoid.pose(somebody(lifted, visibility=np.full(14, 0.45)))
-    arm = humanoid.names.index("LeftUpperArm")
+    assert hidden.positions_m[0, 1] == pytest.approx(performer.pose(somebody()).positions_m[0, 1], abs=0.06)
+    seen, half = performer.pose(somebody(lifted)), performer.pose(somebody(lifted, visibility=np.full(14, 0.45)))
+    arm = NAMES.index("LeftUpperArm")
     angles = [Rotation.from_quat(pose.quaternions[arm]).as_rotvec(degrees=True)[2] for pose in (hidden, half, seen)]
     assert angles[0] > angles[1] + 20 > angles[2] + 40  # it passes from one to the other
-
-
-@pytest.fixture
-def receivers() -> Iterator[list[socket.socket]]:
-    """Three that listen at ports in a row."""
-    for port in range(41000, 42000, 3):
-        found = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
-        try:
-            for number, one in enumerate(found):
-                one.bind(("127.0.0.1", port + number))
-                one.settimeout(0.2)
-        except OSError:
-            for one in found:
-                one.close()
-            continue
-        break
-    yield found
-    for one in found:
-        one.close()
-
-
-def received(receiver: socket.socket) -> list[tuple]:
-    """(address, values...) of every message that came; datagrams are as small as networks like them."""
-    messages = []
-    while True:
-        try:
-            datagram = receiver.recv(1 << 16)
-        except TimeoutError:
-            return messages
-        assert len(datagram) <= MAX_BYTES
-        messages += [(message.address, *message.params) for message in OscBundle(datagram)]
 
 
 def sender_to(receivers: list[socket.socket], body: object = BODY) -> VmcSender:
@@ -189,10 +158,10 @@ def test_a_frame_is_what_the_protocol_says(receivers: list[socket.socket]) -> No
     assert [message[0] for message in messages[:3]] == ["/VMC/Ext/OK", "/VMC/Ext/T", "/VMC/Ext/Root/Pos"]
     assert messages[0][1] == 1
     bones = [message[1:] for message in messages if message[0] == "/VMC/Ext/Bone/Pos"]
-    humanoid = Humanoid(BODY)
-    assert [bone[0] for bone in bones] == [*humanoid.names] * 2
-    expected = humanoid.pose(somebody(translation_m=(0.5, 0.2, 3.0)))
-    np.testing.assert_allclose([bone[4:] for bone in bones[: len(humanoid.names)]], expected.quaternions, atol=1e-6)
+    performer = Performer(BODY)
+    assert [bone[0] for bone in bones] == [*NAMES] * 2
+    expected = performer.pose(somebody(translation_m=(0.5, 0.2, 3.0)))
+    np.testing.assert_allclose([bone[4:] for bone in bones[: len(NAMES)]], expected.quaternions, atol=1e-6)
     first, second = (np.array(bone[1:4]) for bone in bones if bone[0] == "Hips")
     np.testing.assert_allclose(first[[0, 2]], 0, atol=1e-6)  # everybody begins where the avatar stands
     np.testing.assert_allclose((second - first)[[0, 2]], [-0.2, 0.5], atol=1e-5)  # to their left and nearer
