@@ -40,3 +40,12 @@ def box_around(points_px: np.ndarray) -> np.ndarray:
 def clipped(box_px: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
     """The part of a box within a frame of width, height; (4,) float32, without area when it lies outside."""
     return np.clip(box_px, 0, np.array([*size_px, *size_px], np.float32)).astype(np.float32)
+
+
+def as_large_as(before_px: np.ndarray, box_px: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
+    """A box (4,) that may reach out of the frame, larger or smaller about its centre, so that what is in the frame has the longer side of
+    another box (4,); of this the part in the frame, float32.
+    """
+    factor = side_px(before_px) / max(side_px(clipped(box_px, size_px)), 1.0)
+    middle = np.tile(center_px(box_px), 2)
+    return clipped(middle + factor * (box_px - middle), size_px)

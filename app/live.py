@@ -255,7 +255,7 @@ class LivePipeline:
         """Move a track with its mesh; False when the mesh no longer lies where the person should be."""
         frame = placement.frame
         self._people.rolls.learn(track.key, estimate)
-        mesh_px = mesh_box_px(estimate, frame.size_px)
+        mesh_px = clipped(mesh_box_px(estimate), frame.size_px)
         if frame.time_s == self._people.asked_s:
             self._people.meshes_px[track.key] = mesh_px
         if track.key in self._people.found and track.key not in self._people.late:

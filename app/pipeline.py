@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from app.boxes import box_iou, side_px
+from app.boxes import as_large_as, box_iou, clipped, side_px
 from app.config import LiveConfig
 from app.detect import MIN_BOX_PX, Detector
 from app.distance import DistanceSmoother
@@ -228,11 +228,11 @@ class VideoPipeline:
             others_px = np.array([item.box_px for item in found if item.frame is frame]).reshape(-1, 4)
             for track, placement in zip(tracks, placements, strict=True):
                 estimate = estimates.get(placement.track_id)
-                mesh_box = None if estimate is None else mesh_box_px(estimate, frame.size_px)
-                if mesh_box is None or not is_theirs(mesh_box, placement.box_px, others_px):
+                mesh_box = None if estimate is None else mesh_box_px(estimate)
+                if mesh_box is None or not is_theirs(clipped(mesh_box, frame.size_px), placement.box_px, others_px):
                     self._tracker.lose(track.key)
-                else:
-                    self._tracker.follow(track.key, frame.time_s, mesh_box)
+                else:  # what the detector misses shows too little of somebody to tell their size, and smaller boxes would show less still
+                    self._tracker.follow(track.key, frame.time_s, as_large_as(placement.box_px, mesh_box, frame.size_px))
                     pairs.append((placement, estimate))
         if span.follower is not None:
             self._bridge(keys, end)

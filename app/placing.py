@@ -154,9 +154,9 @@ def in_frame(estimate: MeshEstimate, intrinsics: Intrinsics, parametric: bool = 
     return posture, estimate.joints_m @ turn
 
 
-def mesh_box_px(estimate: MeshEstimate, size_px: tuple[int, int]) -> np.ndarray:
-    """(4,) float32 box around the mesh in the frame, clipped to it."""
-    return clipped(box_around(weak_to_frame_px(estimate.vertices_m, estimate.camera, estimate.frame_from_crop)), size_px)
+def mesh_box_px(estimate: MeshEstimate) -> np.ndarray:
+    """(4,) float32 box around the mesh, which may reach out of the frame."""
+    return box_around(weak_to_frame_px(estimate.vertices_m, estimate.camera, estimate.frame_from_crop))
 
 
 def placement_of(track: Track, frame: Frame, trust: float = 1.0) -> Placement:

@@ -17,7 +17,7 @@ from app.types import Frame, Scene
 from app.visibility import HIDDEN_BELOW
 from core.geometry import project_pinhole
 from core.types import MeshEstimate, PersonCrop
-from tests.app.fakes import Noting, RectangleDetector, TubeEstimator, rectangle_frame, walk
+from tests.app.fakes import Noting, RectangleDetector, ShrinkingEstimator, TubeEstimator, rectangle_frame, walk
 
 CONFIG = LiveConfig()
 
@@ -116,6 +116,18 @@ def test_somebody_followed_is_there_in_the_last_frame_too(num_frames: int) -> No
     held = replace(CONFIG.track, hold_s=5.0)
     scenes = run(walk(num_frames, speed_px_s=0), RectangleDetector(blind_at_s=(0.4, 9.0)), track=held)
     assert [len(scene.meshes) for scene in scenes] == [1] * num_frames
+
+
+@pytest.mark.parametrize("x", [-20, 100])
+def test_who_is_missed_does_not_shrink(x: float) -> None:
+    """Each box that follows a mesh that is too small would make the next one smaller; in the picture or cut by its edge."""
+    estimator, held = ShrinkingEstimator(), replace(CONFIG.track, hold_s=5.0)
+    frames = (rectangle_frame(index, index / 30, (x, 60, x + 40, 180)) for index in range(45))
+    scenes = run(frames, RectangleDetector(blind_at_s=(0.4, 9.0)), estimator, track=held, smoothing="none")
+    boxes = np.stack([scene.meshes[0].box_px for scene in scenes])
+    np.testing.assert_allclose(np.ptp(boxes[:, [1, 3]], axis=1), 120, atol=2)
+    distances_m = np.array([scene.meshes[0].translation_m[2] for scene in scenes])
+    np.testing.assert_allclose(distances_m, distances_m[0], rtol=0.05)
 
 
 def test_an_empty_video_is_rarely_searched() -> None:
