@@ -87,6 +87,11 @@ class Cast:
 ContentOf = Callable[[Cast, Actor], bytes]
 
 
+def file_name(actor: Actor, suffix: str) -> str:
+    """Of the file of one person."""
+    return f"person-{actor.track_id}{suffix}"
+
+
 def write_people(npz_path: Path, folder: Path | None, suffix: str, content_of: ContentOf) -> list[Path]:
     """person-ID and the suffix for everybody in a meshes.npz, beside it or in `folder`; the paths.
 
@@ -97,7 +102,7 @@ def write_people(npz_path: Path, folder: Path | None, suffix: str, content_of: C
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for actor in cast.actors():
-        paths.append(folder / f"person-{actor.track_id}{suffix}")
+        paths.append(folder / file_name(actor, suffix))
         unfinished = paths[-1].with_suffix(".partial")
         unfinished.write_bytes(content_of(cast, actor))
         unfinished.replace(paths[-1])

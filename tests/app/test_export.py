@@ -427,7 +427,7 @@ def test_what_could_not_be_written_leaves_no_overlay_that_looks_whole(tmp_path: 
 
 
 def test_what_was_made_of_an_earlier_result_goes_with_it(tmp_path: Path) -> None:
-    for name in ("person-3.bvh", "people.glb", "notes.txt"):
+    for name in ("person-3.bvh", "person-3.vrma", "people.glb", "notes.txt"):
         (tmp_path / name).touch()
     with SinkGroup(recording(tmp_path)):
         pass

@@ -2,13 +2,16 @@
 
 import itertools
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 
 from app.export import bvh
+from app.export.archive import write_motion
 from app.export.vrma import SEEN_S, main, write_people
 from core.bodies.anny import AnnyBody
+from core.errors import InputError
 from core.fitters import fitter_for
 from core.joints import ANKLES, JOINT_NAMES
 from core.rotations import about_z
@@ -169,3 +172,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     bad = write_npz(tmp_path / "smpl.npz", PEOPLE, body="smpl")
     assert main([str(bad)]) == 1
     assert capsys.readouterr().err.splitlines() == [f"{bad}: got the body 'smpl', expected 'anny'; for SMPL use its own tools"]
+
+
+def test_an_archive_holds_the_same_files(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "meshes.npz", PEOPLE)
+    write_motion(path, tmp_path / "motion.zip")
+    with ZipFile(tmp_path / "motion.zip") as archive:
+        assert sorted(archive.namelist()) == [f"person-{number}{suffix}" for number in (3, 7) for suffix in (".bvh", ".vrma")]
+        for written in (*write_people(path), *bvh.write_people(path)):
+            assert archive.read(written.name) == written.read_bytes()
+    with pytest.raises(InputError):
+        write_motion(write_npz(tmp_path / "other.npz", PEOPLE, body="smpl"), tmp_path / "other.zip")
+    assert not list(tmp_path.glob("other.[!n]*"))
