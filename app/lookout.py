@@ -5,14 +5,14 @@ A look takes as long as several frames, so it runs beside them in a thread of it
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from app.boxes import box_area, box_intersection
-from app.detect import Detector
+from app.boxes import box_area, box_intersection, box_iou, clipped
+from app.detect import Detector, Region
 from app.threads import Mailbox
 from app.types import Frame, Person
 from core.registry import Registry
@@ -27,17 +27,16 @@ POLL_S = 0.2
 class Question:
     """Who is in the frame?
 
-    frame: at the tracks' time; mark: its thumbnail; expected_px: track key -> box (4,) where everybody remembered should be
+    frame: at the tracks' time; expected_px: track key -> box (4,) where everybody remembered should be
     zoom_px: boxes to zoom into; thorough: search the whole frame for small people
     tile_px: x0, y0, x1, y1, a part of the frame to be searched for small people, None for none
     """
 
     frame: Frame
-    mark: np.ndarray
     expected_px: dict[int, np.ndarray]
     zoom_px: tuple[np.ndarray, ...] = ()
     thorough: bool = False
-    tile_px: tuple[int, int, int, int] | None = None
+    tile_px: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -164,3 +163,29 @@ def look(detector: Detector, question: Question) -> Answer:
 def _covered(box_px: np.ndarray, others_px: np.ndarray) -> float:
     """Largest share of a box (4,) that lies in one of the others (N, 4)."""
     return float(box_intersection(box_px[None], others_px).max() / max(float(box_area(box_px[None])[0]), 1e-9))
+
+
+def moved_on(
+    people: tuple[Person, ...],
+    before_px: dict[int, np.ndarray],
+    now_px: dict[int, np.ndarray],
+    size_px: tuple[int, int],
+    gone: Collection[int] = (),
+) -> list[Person]:
+    """People where they should be by now: each moves as the track (key -> box (4,), before and now) that they overlapped most.
+
+    gone: keys of tracks that were lost meanwhile; whoever overlapped one of these is where they were no more
+    """
+    keys = [key for key in before_px if key in now_px]
+    if not keys or not people:
+        return list(people)
+    overlaps = box_iou(np.stack([person.box_px for person in people]), np.stack([before_px[key] for key in keys]))
+    moved = []
+    for person, row in zip(people, overlaps, strict=True):
+        best = int(row.argmax())
+        if keys[best] in gone and row[best] >= SAME_IOU:
+            continue
+        step_px = now_px[keys[best]] - before_px[keys[best]]
+        box_px = clipped(person.box_px + step_px, size_px) if row[best] >= SAME_IOU and step_px.any() else person.box_px
+        moved.append(replace(person, box_px=box_px) if min(box_px[2:] - box_px[:2]) > 1 else person)
+    return moved

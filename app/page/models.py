@@ -1,4 +1,4 @@
-"""Which networks can be chosen, and what each may be used for, as its own file says."""
+"""Which networks can be chosen, what each may be used for, as its own file says, and how cameras and jobs share them."""
 
 import json
 import threading
@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from app.check import file_facts
 from app.config import LiveConfig
 from app.engine import check_fits, open_estimator
-from app.live import SharedEstimator
 from app.pipeline import Estimator
 from app.tiers import Tier, tier_for
-from core.bodies import BODIES
+from core.bodies import BODIES, Body
 from core.checkpoint import find_checkpoint, known_checkpoints
 from core.errors import InputError
 from core.estimator import MeshEstimator
+from core.types import MeshEstimate, PersonCrop
 
 ANY_BODY, UNSMOOTHED = "auto", "none"
 MAX_LOADED = 3
@@ -79,6 +81,26 @@ def _header_config(path: Path) -> dict[str, str]:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     config = header.get("__metadata__", {}).get("config")
     return json.loads(config) if config else {}
+
+
+class SharedEstimator:
+    """One network for several threads: they take turns."""
+
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator, self._turn = estimator, threading.Lock()
+        self.body: Body = estimator.body
+        self.warning = estimator.warning
+
+    def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
+        """As the estimator's; needs no turn."""
+        return self._estimator.crop(image, box_px, roll_rad)
+
+    def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
+        """As the estimator's, one caller at a time."""
+        if not crops:
+            return []
+        with self._turn:
+            return self._estimator.from_crops(crops)
 
 
 class Networks:

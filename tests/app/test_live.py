@@ -10,7 +10,8 @@ import pytest
 
 from app.config import LiveConfig
 from app.governor import Plan
-from app.live import LivePipeline, SharedEstimator
+from app.live import LivePipeline
+from app.page.models import SharedEstimator
 from app.types import Frame, Scene
 from tests.app.fakes import Noting, RectangleDetector, TubeEstimator, rectangle_frame, walk
 

@@ -10,8 +10,8 @@ import pytest
 
 from app.config import LiveConfig
 from app.governor import Plan
-from app.live import LivePipeline, moved_on
-from app.lookout import LOOKOUTS, Lookout, Question
+from app.live import LivePipeline
+from app.lookout import LOOKOUTS, Lookout, Question, moved_on
 from app.types import Frame, Person
 from core.types import CROP_SIZE_PX, MeshEstimate, PersonCrop
 from tests.app.fakes import WHITE_ABOVE, RectangleDetector, TubeEstimator, rectangle_frame, walk
@@ -36,7 +36,7 @@ class HeldDetector(RectangleDetector):
 
 def question(index: int = 0) -> Question:
     frame = rectangle_frame(index, index / 30, BOX)
-    return Question(frame, np.zeros((18, 32, 3), np.float32), {})
+    return Question(frame, {})
 
 
 def answered(lookout: Lookout) -> object:

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from app.config import LiveConfig, PageConfig
-from app.live import SharedEstimator
 from app.page import live as live_module
 from app.page.live import Cameras, encoded
 from app.page.live_card import live_card
-from app.page.models import Model
+from app.page.models import Model, SharedEstimator
 from app.page.visitors import Visitor
 from app.session import SessionReader
 from core.errors import InputError

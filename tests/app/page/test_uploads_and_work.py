@@ -16,10 +16,9 @@ import pytest
 import app.jobs
 from app.config import LiveConfig, PageConfig
 from app.jobs import Engine
-from app.live import SharedEstimator
 from app.page import live as live_module
 from app.page.live import CameraSession, decoded, encoded
-from app.page.models import known_models, models_for
+from app.page.models import SharedEstimator, known_models, models_for
 from app.page.uploads import PICTURE, VIDEO, clean_name, examine, kind_of, receive_upload
 from app.page.visitors import Visitor
 from app.page.work import CANCELLED, DONE, FAILED, Job, Worker
