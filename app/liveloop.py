@@ -174,10 +174,11 @@ class LiveLoop:
 
     def _write(self, scene: Scene) -> None:
         with self._sinks_lock:
-            for name, sink in list(self._sinks.items()):
-                if not self._guard(name, lambda sink=sink: sink.write(scene)):
-                    del self._sinks[name]
-                    self._guard(name, sink.close)
+            failed = {name: sink for name, sink in self._sinks.items() if not self._guard(name, lambda sink=sink: sink.write(scene))}
+            for name in failed:
+                del self._sinks[name]
+        for name, sink in failed.items():
+            self._guard(name, sink.close)
 
     def _guard(self, name: str, step: Callable[[], None]) -> bool:
         """Run a sink's step; False when it failed, which is said once and shown."""

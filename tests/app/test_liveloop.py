@@ -160,6 +160,26 @@ def test_a_sink_that_takes_long_to_close_does_not_stop_the_loop() -> None:
     assert slow.closed
 
 
+def test_a_failed_sink_that_takes_long_to_close_keeps_nobody_else_waiting() -> None:
+    class Stuck(Kept):
+        def close(self) -> None:
+            closing.set()
+            self.closed = may_end.wait(60)
+
+    stuck, kept, closing, may_end = Stuck(breaks_at=0), Kept(), threading.Event(), threading.Event()
+    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+        loop.attach("stuck", stuck)
+        assert closing.wait(60)
+        attaching = threading.Thread(target=loop.attach, args=("kept", kept), daemon=True)
+        attaching.start()
+        attaching.join(5)
+        waited = attaching.is_alive()
+        may_end.set()
+        assert not waited
+        until(lambda: kept.scenes)
+    assert stuck.closed
+
+
 def test_a_failing_model_ends_the_loop_and_reaches_the_main_thread() -> None:
     class Breaks(TubeEstimator):
         def from_crops(self, crops: list) -> list:
