@@ -13,6 +13,7 @@ import psutil
 from app.camera import Camera
 from app.governor import Governor
 from app.hud import Hud, HudMeter, network_line
+from app.threads import Begun
 from app.types import Scene, intrinsics_of
 
 if TYPE_CHECKING:
@@ -47,42 +48,37 @@ class Moment:
 
 
 class LiveLoop:
-    """Use as a context manager. `newest` is the last scene; `failure` what ended the loop; sinks that fail are let go with a warning."""
+    """Use as a context manager. `newest` is the last scene; sinks that fail are let go with a warning."""
 
     def __init__(
         self,
         camera: Camera,
-        open_pipeline: Callable[[], "LivePipeline"],
+        loading: "Begun[LivePipeline]",
         governor: Governor,
         meter: HudMeter,
         focal_px: float | None = None,
     ) -> None:
-        """open_pipeline loads the network; it runs beside the loop, which shows the camera's picture meanwhile. A file that waits plays
-        from then on.
-        """
-        self._camera, self._open, self._focal_px = camera, open_pipeline, focal_px
+        """While the network is loading the loop shows the camera's picture. A file that waits plays from then on."""
+        self._camera, self._loading, self._focal_px = camera, loading, focal_px
         self.governor, self.meter = governor, meter
         self.pipeline: LivePipeline | None = None
         self.newest: Moment | None = None
-        self.failure: Exception | None = None
         self._met_somebody = False
         self._sinks: dict[str, LiveSink] = {}
         self._stop, self._finished = threading.Event(), threading.Event()
         self._news, self._sinks_lock = threading.Condition(), threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="live-loop", daemon=True)
-        self._loader = threading.Thread(target=self._load, name="live-load", daemon=True)
+        self._running: Begun[None]
 
     def __enter__(self) -> "LiveLoop":
-        self._loader.start()
-        self._thread.start()
+        self._running = Begun("live-loop", self._run)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join(STOP_S)
+        ended = self._running.wait(STOP_S)
         for name in list(self._sinks):
             self.detach(name)
-        if self.pipeline is not None and not self._thread.is_alive():
+        if self.pipeline is not None and ended:
             self.pipeline.close()
 
     @property
@@ -92,8 +88,8 @@ class LiveLoop:
 
     def check(self) -> None:
         """Raise what ended the loop, if it was a failure."""
-        if self.failure is not None:
-            raise self.failure
+        if self.finished:
+            self._running.result()
 
     def wait_newer(self, than: Moment | None, timeout_s: float) -> Moment | None:
         """The newest moment once it is another than `than`; None when none came within the time."""
@@ -118,29 +114,25 @@ class LiveLoop:
         how = "loading the network" if self.pipeline is None else network_line(self.pipeline.checkpoint, self.governor.text)
         return self.meter.read(time.perf_counter(), how, self._camera.status.text, recording)
 
-    def _load(self) -> None:
-        try:
-            self.pipeline = self._open()
-            if self.pipeline.warning:
-                self.meter.warn(self.pipeline.warning)
-        except Exception as error:  # noqa: BLE001 - raised by `check` in the main thread
-            self.failure = error
-        finally:
-            self._camera.play()
-
     def _run(self) -> None:
         try:
-            while not self._stop.is_set() and not self._camera.ended and self.failure is None:
-                if self.pipeline is None:
-                    self._show_picture()
-                else:
+            while not self._stop.is_set() and not self._camera.ended:
+                if self.pipeline is not None:
                     self._step(self.pipeline)
-        except Exception as error:  # noqa: BLE001 - raised by `check` in the main thread
-            self.failure = error
+                elif self._loading.wait(0.0):
+                    self._start(self._loading.result())
+                else:
+                    self._show_picture()
         finally:
             self._finished.set()
             with self._news:
                 self._news.notify_all()
+
+    def _start(self, pipeline: "LivePipeline") -> None:
+        self.pipeline = pipeline
+        if pipeline.warning:
+            self.meter.warn(pipeline.warning)
+        self._camera.play()
 
     def _show_picture(self) -> None:
         captured = self._camera.take(TAKE_S)

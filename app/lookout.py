@@ -20,7 +20,6 @@ from core.registry import Registry
 SAME_IOU = 0.3
 CLOSE_S = 0.2
 """How long closing waits for a look; one that takes longer closes the detector itself when it is done."""
-POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -93,19 +92,17 @@ class PromptLookout:
 
 @LOOKOUTS.register("beside")
 class LookoutBeside:
-    """Looks in a thread of its own, which starts with the first question. `ask`, `take` and `close` belong to one thread."""
+    """Looks in a thread of its own. `ask`, `take` and `close` belong to one thread."""
 
     def __init__(self, detector: Detector) -> None:
-        self._detector, self._closing = detector, threading.Event()
+        self._detector, self.busy = detector, False
         self._questions: Mailbox[Question] = Mailbox()
         self._answers: Mailbox[Answer | Exception] = Mailbox()
         self._thread = threading.Thread(target=self._run, name="live-look", daemon=True)
-        self.busy = False
+        self._thread.start()
 
     def ask(self, question: Question) -> None:
         """Returns at once."""
-        if not self._thread.is_alive() and not self._closing.is_set():
-            self._thread.start()
         self.busy = True
         self._questions.put(question)
 
@@ -121,20 +118,13 @@ class LookoutBeside:
 
     def close(self) -> None:
         """Returns soon, even during a long look."""
-        started = self._thread.ident is not None
-        self._closing.set()
         self._questions.close()
-        if started:
-            self._thread.join(CLOSE_S)
-        else:
-            self._detector.close()
+        self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         try:
-            while not self._closing.is_set():
-                question = self._questions.take(POLL_S)
-                if question is not None:
-                    self._answers.put(self._look(question))
+            while (question := self._questions.take()) is not None:
+                self._answers.put(self._look(question))
         finally:
             self._detector.close()
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import math
 import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -34,6 +33,7 @@ from app.session_format import (
     scene_of,
     schema_of,
 )  # fmt: skip
+from app.threads import Begun
 from app.types import Intrinsics, Scene
 from core.errors import InputError
 from core.geometry import project_pinhole, translation_onto
@@ -78,8 +78,7 @@ class SessionRecorder:
         self._file = _new_file(path)
         self._stream = pa.ipc.new_stream(self._file, self._schema)
         self._queue: queue.SimpleQueue[Scene | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="session-recorder", daemon=True)
-        self._thread.start()
+        self._writing = Begun("session-recorder", self._run)
 
     def __enter__(self) -> "SessionRecorder":
         return self
@@ -102,8 +101,7 @@ class SessionRecorder:
             return
         self._closed = True
         self._queue.put(None)
-        self._thread.join(CLOSE_S)
-        if self._thread.is_alive():
+        if not self._writing.wait(CLOSE_S):
             self._give_up("the disk does not answer")
 
     def _run(self) -> None:

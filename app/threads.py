@@ -55,6 +55,11 @@ class Begun(Generic[T]):
             raise self._error
         return self._value
 
+    def wait(self, limit_s: float) -> bool:
+        """Wait for its end; False where that takes longer."""
+        self._thread.join(limit_s)
+        return not self._thread.is_alive()
+
     def abandon(self, dispose: Callable[[T], None]) -> None:
         """Never wait: a value that nobody took is handed to `dispose`, now or once it is there."""
         with self._lock:

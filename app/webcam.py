@@ -74,7 +74,7 @@ def run_webcam(address: str, config: LiveConfig, folder: Path) -> tuple[str, boo
     try:
         with stop_on_signal() as stop, Camera(address, config.loop, file_waits=True) as camera:
             meter, governor = HudMeter(), Governor(config.target_ms, draws=not config.headless)
-            with LiveLoop(camera, loading.result, governor, meter, config.focal_px) as loop:
+            with LiveLoop(camera, loading, governor, meter, config.focal_px) as loop:
                 attach_vmc(loop, config)
                 recorder = Recorder(loop, config, folder)
                 live = LiveSession(camera, loop, recorder, config, stop)

@@ -51,7 +51,6 @@ JPEG_QUALITY = 82
 LOWEST_FPS = 20.0
 """The governor draws and infers this often as long as the machine can: below it a picture of oneself is no mirror any more."""
 HUD_EVERY_S = 0.5
-POLL_S = 0.2
 LAST_WORDS_S = 5.0
 """What closing has to say, such as where the recording is, may take this long to reach the browser."""
 NO_RECORDING = "The machine that serves this page could not start the recording"
@@ -241,10 +240,7 @@ class CameraSession:
 
     def _infer_all(self) -> None:
         next_s = 0.0
-        while not self._stop.is_set():
-            item = self._received.take(POLL_S)
-            if item is None or self._pipeline is None:
-                continue
+        while (item := self._received.take()) is not None:
             if self._stop.wait(max(0.0, next_s - time.perf_counter())):
                 return
             start_s = time.perf_counter()
@@ -262,10 +258,7 @@ class CameraSession:
             self._estimated.put((number, scene))
 
     def _draw_all(self) -> None:
-        while not self._stop.is_set():
-            item = self._estimated.take(POLL_S)
-            if item is None:
-                continue
+        while (item := self._estimated.take()) is not None and not self._stop.is_set():
             number, scene = item
             start_s = time.perf_counter()
             jpeg = b""

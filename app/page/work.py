@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,20 +125,17 @@ class JobProgress:
 RunItem = Callable[[Upload, Path, Job], Result]
 
 
-@dataclass
 class Worker:
     """Runs jobs one after the other in a thread of its own. Use as a context manager: leaving it cancels and ends."""
 
-    networks: "Networks"
-    config: PageConfig
-    _waiting: "queue.Queue[Job | None]" = field(default_factory=queue.Queue)
-    _queued: list[Job] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _thread: threading.Thread | None = None
-    _warm: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, networks: "Networks", config: PageConfig) -> None:
+        self.networks, self.config = networks, config
+        self._waiting: queue.Queue[Job | None] = queue.Queue()
+        self._queued: list[Job] = []
+        self._lock, self._warm = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="page-worker", daemon=True)
 
     def __enter__(self) -> "Worker":
-        self._thread = threading.Thread(target=self._run, name="page-worker", daemon=True)
         self._thread.start()
         return self
 
@@ -147,7 +144,7 @@ class Worker:
             for job in self._queued:
                 job.cancel()
         self._waiting.put(None)
-        if self._thread is not None and self._warm.is_set():  # a network that is only being loaded has nothing to finish
+        if self._warm.is_set():  # a network that is only being loaded has nothing to finish
             self._thread.join(LONGEST_END_S)
 
     def submit(self, job: Job) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from app.hud import Hud, HudMeter
 from app.live import LivePipeline
 from app.liveloop import LiveLoop, Moment
 from app.session import SessionReader, SessionRecorder
+from app.threads import Begun
 from app.types import Scene
 from app.webcam import LiveSession, Recorder, run_webcam
 from core.errors import InputError
@@ -47,6 +48,10 @@ def pictures(fps: float = 60.0) -> Iterator[tuple[np.ndarray, None]]:
 
 def open_fake(estimator: TubeEstimator | None = None) -> LivePipeline:
     return LivePipeline(estimator or TubeEstimator(), RectangleDetector(), CONFIG)
+
+
+def begun(open_pipeline: Callable[[], LivePipeline] = open_fake) -> Begun[LivePipeline]:
+    return Begun("live-load", open_pipeline)
 
 
 def fake_camera(fps: float = 60.0) -> Camera:
@@ -116,7 +121,7 @@ def session(loop: LiveLoop, camera: Camera, tmp_path: Path, **changes: object) -
 
 def test_scenes_reach_the_sinks_in_order_and_all_ends() -> None:
     kept = Kept()
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         loop.attach("kept", kept)
         until(lambda: len(kept.scenes) > 20)
         start_s = time.perf_counter()
@@ -130,7 +135,7 @@ def test_scenes_reach_the_sinks_in_order_and_all_ends() -> None:
 
 def test_a_failing_sink_is_told_once_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     broken, kept = Kept(breaks_at=3), Kept()
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         loop.attach("broken", broken)
         loop.attach("kept", kept)
         until(lambda: len(kept.scenes) > 20)
@@ -146,7 +151,7 @@ def test_a_sink_that_takes_long_to_close_does_not_stop_the_loop() -> None:
             self.closed = may_end.wait(60)
 
     slow, kept, may_end = Slow(), Kept(), threading.Event()
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         loop.attach("slow", slow)
         loop.attach("kept", kept)
         until(lambda: slow.scenes)
@@ -167,7 +172,7 @@ def test_a_failed_sink_that_takes_long_to_close_keeps_nobody_else_waiting() -> N
             self.closed = may_end.wait(60)
 
     stuck, kept, closing, may_end = Stuck(breaks_at=0), Kept(), threading.Event(), threading.Event()
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         loop.attach("stuck", stuck)
         assert closing.wait(60)
         attaching = threading.Thread(target=loop.attach, args=("kept", kept), daemon=True)
@@ -185,7 +190,7 @@ def test_a_failing_model_ends_the_loop_and_reaches_the_main_thread() -> None:
         def from_crops(self, crops: list) -> list:
             raise RuntimeError("a bug in the model")
 
-    with fake_camera() as camera, LiveLoop(camera, lambda: open_fake(Breaks()), Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(lambda: open_fake(Breaks())), Governor(), HudMeter()) as loop:
         until(lambda: loop.finished)
         with pytest.raises(RuntimeError, match="a bug in the model"):
             loop.check()
@@ -198,7 +203,7 @@ def test_the_picture_is_shown_while_the_network_loads() -> None:
         assert loaded.wait(10)
         return open_fake()
 
-    with fake_camera() as camera, LiveLoop(camera, slowly, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(slowly), Governor(), HudMeter()) as loop:
         until(lambda: loop.newest is not None)
         assert not loop.newest.estimated
         assert loop.hud().governor == "loading the network"
@@ -214,7 +219,7 @@ def test_a_slow_network_drops_frames_instead_of_falling_behind() -> None:
             return super().from_crops(crops)
 
     ages = []
-    with fake_camera(fps=100) as camera, LiveLoop(camera, lambda: open_fake(Slow()), Governor(), HudMeter()) as loop:
+    with fake_camera(fps=100) as camera, LiveLoop(camera, begun(lambda: open_fake(Slow())), Governor(), HudMeter()) as loop:
         shown: Moment | None = None
         end_s = time.perf_counter() + 2
         while time.perf_counter() < end_s:
@@ -234,14 +239,14 @@ def test_the_governor_slows_inference_down() -> None:
             return super().from_crops(crops)
 
     governor = Governor(target_ms=8.0)
-    with fake_camera() as camera, LiveLoop(camera, lambda: open_fake(Slow()), governor, HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(lambda: open_fake(Slow())), governor, HudMeter()) as loop:
         until(lambda: governor.plan.infer_interval_ms > 0, 20)
         assert "inference" in loop.hud().governor
 
 
 def test_a_slower_way_to_run_the_network_is_shown() -> None:
     slow = TubeEstimator(warning="the network runs in PyTorch, which is slower")
-    with fake_camera() as camera, LiveLoop(camera, lambda: open_fake(slow), Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(lambda: open_fake(slow)), Governor(), HudMeter()) as loop:
         until(lambda: loop.pipeline is not None and loop.hud().warnings)
         assert loop.hud().lines()[-1] == f"! {slow.warning}"
 
@@ -249,7 +254,7 @@ def test_a_slower_way_to_run_the_network_is_shown() -> None:
 def test_a_failing_renderer_never_stops_inference(tmp_path: Path) -> None:
     window, kept, meter = FakeWindow(breaks_at=3), Kept(), HudMeter()
     never_in_time = 0.001  # ms
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(never_in_time), meter) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(never_in_time), meter) as loop:
         loop.attach("kept", kept)
         live, _ = session(loop, camera, tmp_path, duration_s=2.0)
         live.run(window)
@@ -271,7 +276,7 @@ def test_a_window_that_does_not_take_the_body_at_once_is_told_again(tmp_path: Pa
             super().set_body(body, joint_weights)
 
     window = Hesitates(closes_at=30)
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         live, _ = session(loop, camera, tmp_path)
         live.run(window)
         assert loop.hud().warnings == ("drawing failed: not now",)
@@ -280,7 +285,7 @@ def test_a_window_that_does_not_take_the_body_at_once_is_told_again(tmp_path: Pa
 
 def test_the_window_gets_body_scenes_numbers_and_closing_it_ends(tmp_path: Path) -> None:
     window, meter = FakeWindow(closes_at=30), HudMeter()
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), meter) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), meter) as loop:
         live, _ = session(loop, camera, tmp_path)
         live.run(window)
     assert window.closed
@@ -296,7 +301,7 @@ def test_the_window_gets_body_scenes_numbers_and_closing_it_ends(tmp_path: Path)
 
 def test_drawing_keeps_to_the_plan(tmp_path: Path) -> None:
     window = FakeWindow()
-    with fake_camera(fps=120) as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera(fps=120) as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         live, _ = session(loop, camera, tmp_path, duration_s=2.0)
         live.run(window)
     assert 5 < len(window.drawn) < 2 * 36, "30 a second and a little slack"
@@ -304,7 +309,7 @@ def test_drawing_keeps_to_the_plan(tmp_path: Path) -> None:
 
 
 def test_the_record_key_starts_and_stops(tmp_path: Path) -> None:
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         recorder = Recorder(loop, CONFIG, tmp_path / "sessions")
         until(lambda: somebody(loop))
         assert recorder.text == ""
@@ -325,7 +330,7 @@ def test_the_record_key_starts_and_stops(tmp_path: Path) -> None:
 
 def test_the_record_key_says_when_it_is_too_early(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = threading.Event()
-    with fake_camera() as camera, LiveLoop(camera, lambda: loaded.wait(60) and open_fake(), Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(lambda: loaded.wait(60) and open_fake()), Governor(), HudMeter()) as loop:
         recorder = Recorder(loop, CONFIG, tmp_path / "sessions")
         assert recorder.text == ""
         recorder.toggle()
@@ -346,7 +351,7 @@ def test_a_recording_that_stops_is_no_whole_one_in_the_last_line(tmp_path: Path,
     write = SessionRecorder._write
     monkeypatch.setattr(SessionRecorder, "_write", full)
     path = tmp_path / "a.arrows"
-    with fake_camera() as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera() as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         recorder = Recorder(loop, replace(CONFIG, record=path), tmp_path)
         until(lambda: somebody(loop))
         recorder.start_if_wanted()
@@ -360,7 +365,7 @@ def test_frames_that_a_recording_lacks_are_told_in_the_last_line(tmp_path: Path,
     write = SessionRecorder._write
     monkeypatch.setattr(SessionRecorder, "_write", lambda recorder, scene: (time.sleep(0.2), write(recorder, scene)))
     path = tmp_path / "a.arrows"
-    with fake_camera(fps=60) as camera, LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop:
+    with fake_camera(fps=60) as camera, LiveLoop(camera, begun(), Governor(), HudMeter()) as loop:
         recorder = Recorder(loop, replace(CONFIG, record=path), tmp_path)
         until(lambda: somebody(loop))
         recorder.start_if_wanted()
@@ -456,7 +461,7 @@ def test_a_network_camera_that_dies_and_returns_keeps_its_people() -> None:
     with (
         MjpegCamera(size_px=(96, 64)) as server,
         Camera(server.url) as camera,
-        LiveLoop(camera, open_fake, Governor(), HudMeter()) as loop,
+        LiveLoop(camera, begun(), Governor(), HudMeter()) as loop,
     ):
         until(lambda: somebody(loop))
         server.die()

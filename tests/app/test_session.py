@@ -187,7 +187,7 @@ def test_a_disk_that_does_not_answer_lets_the_session_end(tmp_path: Path, monkey
     assert not closing.is_alive()
     assert recorder.problem == f"the recording {recorder.path} stopped after 0 frames: the disk does not answer"
     answers.set()
-    recorder._thread.join(10)
+    assert recorder._writing.wait(10)
     assert "ends early" in SessionReader(recorder.path).warning
 
 

@@ -17,6 +17,15 @@ def test_the_value_and_the_error_come_back() -> None:
         Begun("b", fails).result()
 
 
+def test_waiting_says_whether_it_has_ended() -> None:
+    go = threading.Event()
+    begun = Begun("f", lambda: go.wait(10))
+    assert not begun.wait(0.01)
+    go.set()
+    assert begun.wait(10)
+    assert begun.wait(0)
+
+
 @pytest.mark.parametrize("late", [True, False])
 def test_what_nobody_took_is_cleared_away_once(late: bool) -> None:
     go, disposed, cleared = threading.Event(), [], threading.Event()
