@@ -59,7 +59,7 @@ class LivePipeline:
     @property
     def checkpoint(self) -> str:
         """Name of the network, of two the one that is at work."""
-        return getattr(self._estimator, "checkpoint", self._config.checkpoint)
+        return self._estimator.checkpoint
 
     @property
     def warning(self) -> str:

@@ -52,6 +52,8 @@ class Estimator(Protocol):
     """What the pipeline needs of core.estimator.MeshEstimator."""
 
     body: Body
+    checkpoint: str
+    """The name or path that it was loaded by."""
     warning: str
     """Why it is slower than it could be; "" where it is not."""
 

@@ -42,20 +42,17 @@ with the network everybody's mesh changes a little.
 class Tiered:
     """A camera's two networks, as one. Not to be called from two threads at once."""
 
-    def __init__(
-        self, better: "Estimator", quicker: "Estimator", most_people: int, names: tuple[str, str],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        """most_people: at once, for whom the better one has time; names: of both; clock: seconds"""
+    def __init__(self, better: "Estimator", quicker: "Estimator", most_people: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """most_people: at once, for whom the better one has time; clock: seconds"""
         self.body: Body = better.body
         self.warning = better.warning or quicker.warning
-        self._networks, self._names, self._most_people, self._clock = (better, quicker), names, most_people, clock
+        self._networks, self._most_people, self._clock = (better, quicker), most_people, clock
         self._crowded, self._since_s = False, math.inf
 
     @property
     def checkpoint(self) -> str:
         """Name of the one that is at work."""
-        return self._names[self._crowded]
+        return self._networks[self._crowded].checkpoint
 
     def crop(self, image: "np.ndarray", box_px: "np.ndarray", roll_rad: float = 0.0) -> "PersonCrop":
         """As either's."""
@@ -93,9 +90,8 @@ class Tier:
         network = open_network(named)
         if self.most_people is None:
             return named, network
-        quicker = QUICKER[self.checkpoint]
-        other = open_network(replace(config, checkpoint=quicker))
-        return named, Tiered(network, other, self.most_people, (self.checkpoint, quicker))
+        quicker = open_network(replace(config, checkpoint=QUICKER[self.checkpoint]))
+        return named, Tiered(network, quicker, self.most_people)
 
 
 def open_for_camera(

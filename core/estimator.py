@@ -35,7 +35,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8")
 class MeshEstimator:
     """People's meshes from pictures.
 
-    faces: (F, 3) int32; body: the body contract; config: of the network; metadata: what its file says (licence, training)
+    faces: (F, 3) int32; body: the body contract; config: of the network
+    checkpoint: the name or path that it was loaded by; metadata: what that file says (licence, training)
     device: "cpu", "cuda" or "mps"; precision: that it runs in, fp32, tf32, bf16, fp16 or int8; description: one line about both and why
     warning: "" or, where a quicker way to run it fails, one line that says so
     """
@@ -57,6 +58,7 @@ class MeshEstimator:
         """
         self.body, self.config, self.device = body, model.config, device
         body.joint_regressor  # noqa: B018  a body without joints says so here, not at the first person
+        self.checkpoint = ""
         self.metadata: dict[str, object] = {}
         self._fitter = None if model.config.parametric else fitter
         self.description = description or f"{model.config.name} on {device}, {precision}"
@@ -185,7 +187,7 @@ def load_estimator(
             raise InputError(f"--parametric: {name_or_path} gives no parameters, and a body {checkpoint.body.name!r} cannot be fitted")
     estimator = MeshEstimator(checkpoint.model, checkpoint.body, device, precision, description, fitter)
     log.info("%s", estimator.description)
-    estimator.metadata = checkpoint.metadata
+    estimator.checkpoint, estimator.metadata = str(name_or_path), checkpoint.metadata
     return estimator
 
 

@@ -89,7 +89,7 @@ class SharedEstimator:
     def __init__(self, estimator: Estimator) -> None:
         self._estimator, self._turn = estimator, threading.Lock()
         self.body: Body = estimator.body
-        self.warning = estimator.warning
+        self.checkpoint, self.warning = estimator.checkpoint, estimator.warning
 
     def crop(self, image: np.ndarray, box_px: np.ndarray, roll_rad: float = 0.0) -> PersonCrop:
         """As the estimator's; needs no turn."""

@@ -65,6 +65,7 @@ class TubeEstimator:
     description: str = "tube"
     device: str = "cpu"
     precision: str = "fp32"
+    checkpoint: str = "default"
     warning: str = ""
 
     @property

@@ -124,6 +124,7 @@ def test_load_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: 
     save_checkpoint(tmp_path / "a.safetensors", FastMETRO(CONFIG, ToyBackbone(), ToyBody()), CONFIG, {"licence": "MIT"})
     estimator = load_estimator(str(tmp_path / "a.safetensors"), device="cpu", precision="fp32")
     assert (estimator.device, estimator.precision, estimator.metadata) == ("cpu", "fp32", {"licence": "MIT"})
+    assert estimator.checkpoint == str(tmp_path / "a.safetensors")
     assert estimator.description.startswith("small on cpu (as asked), fp32 (as asked), ")
     assert len(estimator.from_boxes(image, BOXES)) == 3
     assert dataclasses.is_dataclass(estimator.from_boxes(image, BOXES)[0])
