@@ -1,7 +1,7 @@
 """What the live app can be told. Each default stands here once, its help text and unit beside it; launch.py makes flags from it."""
 
 import re
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +15,15 @@ _VMC_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+)(:(?P<port>\
 def setting(default: Any, help_text: str, **flag: Any) -> Any:
     """A dataclass field with its help text; `flag` goes to argparse (choices, type, metavar) and makes it a flag."""
     return field(default=default, metadata={"help": help_text, "flag": flag or None})
+
+
+def vmc_address(text: str) -> tuple[str, int]:
+    """Host and port of --vmc. Raises ArgumentTypeError for what is no address."""
+    match = _VMC_ADDRESS.fullmatch(text)
+    port = int(match["port"] or VMC_PORT) if match else 0
+    if not match or not 1 <= port <= MAX_PORT:
+        raise ArgumentTypeError(f"got {text!r}, expected HOST or HOST:PORT, as 127.0.0.1:{VMC_PORT}, with a port up to {MAX_PORT}")
+    return match["host"].strip("[]"), port
 
 
 @dataclass(frozen=True)
@@ -110,10 +119,10 @@ class LiveConfig:
     record_pictures: bool = setting(
         False, "with --record: keep the camera's pictures as well (about 2 MB/s at 640x480)", action="store_true"
     )
-    vmc: str | None = setting(
+    vmc: tuple[str, int] | None = setting(
         None, "with --webcam, and --replay without --out: send everybody's motion to a program that animates avatars, by the VMC "
         f"protocol; alone: to port {VMC_PORT} of this machine; the next person goes to the next port; see docs/animation.md",
-        nargs="?", const=f"127.0.0.1:{VMC_PORT}", metavar="HOST:PORT",
+        nargs="?", const=f"127.0.0.1:{VMC_PORT}", type=vmc_address, metavar="HOST:PORT",
     )  # fmt: skip
     overwrite: bool = setting(False, "redo inputs whose results are complete already", action="store_true")
     headless: bool = setting(False, "with --webcam: no window; status on stderr, useful with --record", action="store_true")
@@ -137,20 +146,9 @@ class LiveConfig:
         parametric = self.parametric or self.vmc is not None
         return replace(self, parametric=parametric, mesh="free" if self.mesh == "auto" and not parametric else self.mesh)
 
-    @property
-    def vmc_address(self) -> tuple[str, int]:
-        """Host and port of --vmc. Raises ValueError for what is no address."""
-        match = _VMC_ADDRESS.fullmatch(self.vmc or "")
-        port = int(match["port"] or VMC_PORT) if match else 0
-        if not match or not 1 <= port <= MAX_PORT:
-            raise ValueError(f"--vmc: got {self.vmc!r}, expected HOST or HOST:PORT, as 127.0.0.1:{VMC_PORT}, with a port up to {MAX_PORT}")
-        return match["host"].strip("[]"), port
-
     def __post_init__(self) -> None:
         if self.max_people < 1:
             raise ValueError(f"--max-people: got {self.max_people}, expected 1 or more")
-        if self.vmc is not None:
-            self.vmc_address  # noqa: B018  which says what is wrong with it
         if self.duration_s is not None and not self.duration_s > 0:
             raise ValueError(f"--duration-s: got {self.duration_s:g}, expected a time in seconds, above 0")
         if not 1 <= self.target_ms <= 10_000:

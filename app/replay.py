@@ -98,7 +98,7 @@ def _sender(info: SessionInfo, config: LiveConfig) -> Callable[[Scene], None] | 
     bodies = _Bodies.of(info)
     if bodies is None:
         raise InputError(f"--vmc: this session's body is {info.body!r}, expected one whose bones can be found ({', '.join(FAITHFUL)})")
-    sender = VmcSender(config.vmc_address, lambda: bodies.body)
+    sender = VmcSender(config.vmc, lambda: bodies.body)
     return lambda scene: sender.write(bodies(scene))
 
 

@@ -91,7 +91,7 @@ def attach_vmc(loop: LiveLoop, config: LiveConfig) -> None:
         return
     from app.export.vmc import VmcSender
 
-    loop.attach("--vmc", VmcSender(config.vmc_address, lambda: loop.pipeline.body))
+    loop.attach("--vmc", VmcSender(config.vmc, lambda: loop.pipeline.body))
 
 
 def check_display() -> None:

@@ -264,8 +264,7 @@ def test_pausing_stops_the_clock_and_closing_the_replay(session: Path) -> None:
 def test_what_the_window_shows_is_sent_with_bones(tmp_path: Path, receivers: list[socket.socket]) -> None:
     record(tmp_path / "live.arrows", posed_scenes(), SessionInfo.of(BODY, {"checkpoint": "toy"}, parametric=False))
     view = FakeView()
-    host, port = receivers[0].getsockname()
-    replay_in_window(tmp_path / "live.arrows", LiveConfig(vmc=f"{host}:{port}"), view.open)
+    replay_in_window(tmp_path / "live.arrows", LiveConfig(vmc=receivers[0].getsockname()), view.open)
     messages = received(receivers[0])
     hips = [message for message in messages if message[:2] == ("/VMC/Ext/Bone/Pos", "Hips")]
     assert 1 <= len(view.drawn) == len(hips)
@@ -274,7 +273,7 @@ def test_what_the_window_shows_is_sent_with_bones(tmp_path: Path, receivers: lis
 
 def test_what_has_no_bones_is_not_sent(session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="--vmc: this session's body is 'toy', expected one whose bones can be found"):
-        replay_in_window(session, LiveConfig(vmc="127.0.0.1"), FakeView().open)
+        replay_in_window(session, LiveConfig(vmc=("127.0.0.1", 39539)), FakeView().open)
     code, _, err = outcome(capsys, "--replay", session, "--out", tmp_path / "out", "--vmc")
     assert (code, "leave --out away" in err) == (1, True)
 

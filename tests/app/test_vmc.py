@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from pythonosc.udp_client import UDPClient
 from scipy.spatial.transform import Rotation
 
-from app.config import LiveConfig, idle_flags
+from app.config import LiveConfig, add_flags, flag_fields, idle_flags, vmc_address
 from app.export.humanoid import ABOVE, NAMES
 from app.export.vmc import Performer, VmcSender
 from app.types import SmoothedMesh
@@ -218,11 +219,15 @@ def test_a_network_that_is_away_is_said_once(
 
 
 def test_addresses() -> None:
-    assert LiveConfig(vmc="10.0.0.2:39540").vmc_address == ("10.0.0.2", 39540)
-    assert LiveConfig(vmc="studio-pc").vmc_address == ("studio-pc", 39539)
-    assert LiveConfig(vmc="[::1]:5000").vmc_address == ("::1", 5000)
-    assert LiveConfig(vmc="127.0.0.1").for_camera().parametric
-    assert idle_flags("video", LiveConfig(vmc="127.0.0.1")) == ["--vmc"]
+    assert vmc_address("10.0.0.2:39540") == ("10.0.0.2", 39540)
+    assert vmc_address("studio-pc") == ("studio-pc", 39539)
+    assert vmc_address("[::1]:5000") == ("::1", 5000)
+    parser = ArgumentParser()
+    add_flags(parser, flag_fields())
+    config = LiveConfig(vmc=parser.parse_args(["--vmc"]).vmc)
+    assert config.vmc == ("127.0.0.1", 39539)
+    assert config.for_camera().parametric
+    assert idle_flags("video", config) == ["--vmc"]
 
 
 @pytest.mark.parametrize("bad", ["", ":39539", "host:0", "host:70000", "host:x", "a b", "1:2:3"])
