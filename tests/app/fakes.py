@@ -94,10 +94,11 @@ class TubeEstimator:
         return estimates
 
 
+@dataclass
 class ShrinkingEstimator(TubeEstimator):
-    """Says that people are a little smaller than their box lets expect."""
+    """Says that people have a share of the size that their box lets expect."""
 
-    share = 0.9
+    share: float = 0.9
 
     def from_crops(self, crops: list[PersonCrop]) -> list[MeshEstimate]:
         """One per crop."""

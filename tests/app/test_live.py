@@ -13,7 +13,7 @@ from app.governor import Plan
 from app.live import LivePipeline
 from app.page.models import SharedEstimator
 from app.types import Frame, Scene
-from tests.app.fakes import Noting, RectangleDetector, TubeEstimator, rectangle_frame, walk
+from tests.app.fakes import Noting, RectangleDetector, ShrinkingEstimator, TubeEstimator, rectangle_frame, walk
 
 CONFIG = LiveConfig()
 BOX = (100, 40, 160, 200)
@@ -139,6 +139,21 @@ def test_short_blindness_is_bridged_and_trusted_less() -> None:
     assert ids(scenes) == [[]] + [[1]] * 74
     blind = [scene.meshes[0].joint_visibility.max() for scene in scenes if 0.88 < scene.frame.time_s < 0.95]
     assert max(blind) < 1
+
+
+@pytest.mark.parametrize("x", [-20, 100])
+def test_who_is_missed_does_not_shrink(x: float) -> None:
+    """As when somebody leaves the picture and the network sees less and less of them."""
+    estimator, held = ShrinkingEstimator(share=1.0), replace(CONFIG.track, hold_s=5.0)
+
+    def frames() -> Iterable[Frame]:
+        for index in range(60):
+            estimator.share = 1.0 if index < 30 else 0.9
+            yield rectangle_frame(index, index / 30, (x, 60, x + 40, 180))
+
+    scenes = run(frames(), RectangleDetector(blind_at_s=(0.4, 9.0)), estimator, track=held, smoothing="none")
+    boxes = np.stack([scene.meshes[0].box_px for scene in scenes[1:]])
+    np.testing.assert_allclose(np.ptp(boxes[:, [1, 3]], axis=1), 120, atol=4)
 
 
 def test_long_blindness_ends_the_person_and_the_id_returns() -> None:
