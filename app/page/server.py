@@ -46,6 +46,7 @@ DOWNLOADS = {
     ".npz": "application/octet-stream",
     ".glb": "model/gltf-binary",
     ".json": "application/json",
+    ".zip": "application/zip",
 }
 
 

@@ -211,6 +211,7 @@ class Worker:
                     job.problems.append(line if upload.name in line else f"{upload.name}: {line}")
 
     def _do_one(self, job: Job, upload: Upload, index: int, engine: Any) -> Result:
+        from app.export.archive import write_motion
         from app.export.glb import write_glb
         from app.jobs import process_picture, process_video
 
@@ -222,6 +223,8 @@ class Worker:
             process_picture(upload.path, folder, engine)
             with contextlib.suppress(InputError):  # nobody in it
                 write_glb(folder / "meshes.npz", folder / "people.glb", show_hidden=job.config.show_hidden)
+        with contextlib.suppress(InputError):  # nobody in it, or a body without such bones
+            write_motion(folder / "meshes.npz", folder / "motion.zip")
         return collect(upload, folder)
 
 

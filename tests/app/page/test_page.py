@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import httpx
 import numpy as np
@@ -114,7 +115,8 @@ def test_the_3d_view_shows_and_plays_the_people(visit: Visit) -> None:
 
 def test_downloads_are_there_for_this_visitor_alone(visit: Visit) -> None:
     links = visit.browser.js("return [...document.querySelectorAll('a.fm-file')].map((link) => link.href)")
-    assert {link.rsplit("/", 1)[1].split("?")[0] for link in links} == {"overlay.mp4", "meshes.npz", "people.glb", "summary.json"}
+    names = {link.rsplit("/", 1)[1].split("?")[0] for link in links}
+    assert names == {"overlay.mp4", "meshes.npz", "people.glb", "motion.zip", "summary.json"}
     animation = visit.browser.js("return document.querySelector('[data-testid=model3d-download-link]').href")
     with own_client(visit) as own, httpx.Client() as stranger:
         stranger.get(visit.page.url)
@@ -124,6 +126,8 @@ def test_downloads_are_there_for_this_visitor_alone(visit: Visit) -> None:
             assert httpx.get(link).status_code == 404
         rows = np.load(io.BytesIO(own.get(next(link for link in links if "meshes.npz" in link)).content))
         assert set(rows["frame_index"]) <= set(range(CLIP_FRAMES)) and len(set(rows["track_id"])) >= 1
+        with ZipFile(io.BytesIO(own.get(next(link for link in links if "motion.zip" in link)).content)) as motion:
+            assert {Path(name).suffix for name in motion.namelist()} == {".bvh", ".vrma"}
         summary = own.get(next(link for link in links if "summary.json" in link)).text
         assert json.loads(summary)["input"] == "clip.mp4" and str(visit.folder) not in summary
         outside = (animation.replace("people.glb", "../../../uploads"), f"{visit.page.url}/gradio_api/file=/etc/passwd")
