@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -381,12 +382,10 @@ def read_bvh(path: Path) -> tuple[list[str], list[int], list[list[float]], list[
     for token in tokens:
         if token in ("ROOT", "JOINT"):
             parents.append(stack[-1] if stack else -1)
-            names.append(next(tokens))
-            current = len(names) - 1
-        elif token == "End":
-            current = -1
-        elif token == "{":
-            stack.append(current)
+            names.append(" ".join(takewhile(lambda word: word != "{", tokens)))
+            stack.append(len(names) - 1)
+        elif token == "{":  # of an end site
+            stack.append(-1)
         elif token == "}":
             stack.pop()
         elif token == "OFFSET":

@@ -13,7 +13,7 @@ from core.training.poses import SIDES
 
 FRAMES_PER_S = 30.0
 """Faster recordings are thinned to about this."""
-BVH_NAMES = {  # part -> what rigs call it, lower case, without prefix, space, dot or underscore; {s} is left or right, l or r
+BVH_NAMES = {  # part -> what rigs call it, lower case, without space, dot, underscore or prefix; {s} is left or right, l or r
     "pelvis": ("hips", "hip", "pelvis", "root"),
     "chest": ("spine3", "spine2", "chest3", "chest2", "chest", "spine1", "upperchest", "torso", "spine"),
     "head": ("head",),
@@ -25,6 +25,8 @@ BVH_NAMES = {  # part -> what rigs call it, lower case, without prefix, space, d
     "wrist": ("{s}hand", "{s}wrist", "hand{s}", "wrist{s}"),
 }
 UNSIDED = ("pelvis", "chest", "head")
+BIPED_PREFIX = r"^bip\d+"
+"""3ds Max calls its Biped's bones Bip01 L Thigh, or Bip001_L_Thigh."""
 
 
 def read_any_bvh(path: Path, reference: Reference) -> Iterator[Motion]:
@@ -53,7 +55,7 @@ def read_any_bvh(path: Path, reference: Reference) -> Iterator[Motion]:
 
 def named_joints(names: list[str]) -> dict[str, int]:
     """Part -> index by BVH_NAMES. Raises ValueError that says which part has no joint."""
-    plain = [re.sub(r"[\s._\-]", "", name.rsplit(":", 1)[-1].lower()) for name in names]
+    plain = [re.sub(BIPED_PREFIX, "", re.sub(r"[\s._\-]", "", name.rsplit(":", 1)[-1].lower())) for name in names]
     joints = {}
     for part, candidates in BVH_NAMES.items():
         for key, sides in ((part, ("",)),) if part in UNSIDED else ((f"{part}.L", ("left", "l")), (f"{part}.R", ("right", "r"))):
@@ -120,10 +122,12 @@ SMPL_PARTS = {"pelvis": "Pelvis", "chest": "Spine3", "head": "Head"} | {
 }
 SMPL_RIG = Rig(CMU_RIG.camera_from_source, {part: BODY_JOINTS.index(name) for part, name in SMPL_PARTS.items()}, CMU_RIG.hinges)
 POSE_COLUMNS = (66, 72, 156, 165)
+AMASS_RATES = ("mocap_framerate", "mocap_frame_rate")
+"""What its SMPL-H and its SMPL-X files call frames a second."""
 
 
 def read_amass(path: Path) -> Iterator[Motion]:
-    """One clip of an npz with `poses` (T, 66, 72, 156 or 165) axis-angle, root first; `mocap_framerate` and `trans` may be there.
+    """One clip of an npz with `poses` (T, 66, 72, 156 or 165) axis-angle, root first; one of AMASS_RATES may be there.
 
     Whether the world has z or y up, or y down as in a camera, is read off the bodies: most people stand most of the time.
     Raises ValueError.
@@ -134,7 +138,7 @@ def read_amass(path: Path) -> Iterator[Motion]:
         if "poses" not in content:
             raise ValueError(f"holds {', '.join(sorted(content.files)) or 'nothing'}, expected an array 'poses'")
         poses = np.asarray(content["poses"], float)
-        rate = float(content["mocap_framerate"]) if "mocap_framerate" in content else FRAMES_PER_S
+        rate = next((float(content[name]) for name in AMASS_RATES if name in content), FRAMES_PER_S)
     if poses.ndim != 2 or poses.shape[1] not in POSE_COLUMNS or len(poses) == 0:
         raise ValueError(f"poses of shape {poses.shape}, expected (frames, {' or '.join(map(str, POSE_COLUMNS))})")
     if not np.isfinite(poses).all() or not rate > 0:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 FITTED = "fitted"
 CMU_STRIDE = 4
 """One frame in so many of CMU's 120 in a second."""
+WITHOUT_MOTION = ("shape.npz", "*_stagei.npz")
+"""What AMASS keeps beside each subject's motions: their shape alone."""
 
 
 class PoseSource(Protocol):
@@ -107,10 +109,10 @@ def kind_of_file(path: Path) -> str | None:
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:
-    """The files to read, each with its kind."""
+    """The files to read, each with its kind; in folders those WITHOUT_MOTION are passed over."""
     wanted = ", ".join(POSE_SOURCES[kind][0] for kind in POSE_SOURCES)
-    candidates = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
-    files = [(file, kind) for file in candidates if (kind := kind_of_file(file))]
+    found = sorted(entry for entry in path.rglob("*") if entry.is_file() and not any(map(entry.match, WITHOUT_MOTION)))
+    files = [(file, kind) for file in (found if path.is_dir() else [path]) if (kind := kind_of_file(file))]
     if not files:
         raise InputError(f"pose source {path}: no motion capture in it; expected {wanted}")
     return files

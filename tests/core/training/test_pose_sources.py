@@ -10,7 +10,7 @@ from core.errors import InputError
 from core.training.fitted_poses import DATA_FILE, fit, load, mirrored, save
 from core.training.mocap import SLOTS, PoseBank, Reference
 from core.training.pose_files import BODY_JOINTS, named_joints, read_amass, read_any_bvh
-from core.training.pose_sources import POSE_SOURCES, MixedPoses, kind_of_file, open_pose_sources
+from core.training.pose_sources import POSE_SOURCES, MixedPoses, kind_of_file, open_pose_source, open_pose_sources
 
 MIXAMO = """HIERARCHY
 ROOT mixamorig:Hips
@@ -80,6 +80,25 @@ def test_fast_bvh_files_are_thinned(tmp_path, reference):
     assert len(motion.positions) == 10
 
 
+@pytest.mark.parametrize("prefix", ["Bip01 ", "Bip001_"])
+def test_a_biped_is_understood_by_its_names(tmp_path, reference, prefix):
+    path = write_mixamo(tmp_path / "clip.bvh", {"LeftLeg": (0, 60, 0)})
+    text = path.read_text().replace("mixamorig:Hips", prefix + "Pelvis").replace("mixamorig:", prefix)
+    for name, biped in (
+        ("UpLeg", "Thigh"),
+        ("ForeArm", "Forearm"),
+        ("Arm", "UpperArm"),
+        ("Leg", "Calf"),
+        ("Foot", "Foot"),
+        ("Hand", "Hand"),
+    ):
+        for side in ("Left", "Right"):
+            text = text.replace(f"{prefix}{side}{name} ", f"{prefix}{side[0]}{prefix[-1]}{biped} ")
+    path.write_text(text)
+    (motion,) = read_any_bvh(path, reference)
+    assert motion.direction("knee.L", "ankle.L")[0] == pytest.approx([0, 0.5, np.sin(np.pi / 3)], abs=1e-6)
+
+
 def amass_file(path, world, columns=156, frames=8, rate=60.0, **turned):
     poses = np.zeros((frames, columns))
     poses[:, :3] = Rotation.from_matrix(world).as_rotvec()
@@ -102,6 +121,18 @@ def test_smpl_sequences_in_any_world(tmp_path, columns, up):
     assert motion.direction("knee.L", "ankle.L")[0][2] > 0.7  # to the back
     assert motion.direction("elbow.R", "wrist.R")[0][2] < -0.8  # to the front
     assert motion.direction("shoulder.L", "elbow.L")[0][0] > 0.98
+
+
+def test_an_amass_folder_is_read_as_it_is_unpacked(tmp_path, body):
+    """SMPL-X files have another name for the rate; beside the motions of each subject lies a file of the shape alone."""
+    folder = tmp_path / "ACCAD" / "Female1"
+    folder.mkdir(parents=True)
+    np.savez(folder / "walk_stageii.npz", poses=np.zeros((8, 165)), mocap_frame_rate=120.0)
+    for name in ("shape.npz", "neutral_stagei.npz"):
+        np.savez(folder / name, betas=np.zeros(16))
+    assert len(open_pose_source(tmp_path, body).bank) == 2
+    with pytest.raises(InputError, match="expected an array 'poses'"):
+        open_pose_source(folder / "shape.npz", body)
 
 
 def test_sources_are_mixed_and_seeded(tmp_path, body):
