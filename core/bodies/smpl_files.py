@@ -132,7 +132,10 @@ def require_mesh_file(folder: Path) -> None:
     """Raise InputError, saying what to get and where, unless the official mesh levels lie in `folder`."""
     if not (folder / MESH_FILE).is_file():
         files = f"{MESH_FILE} and {REGRESSOR_FILE}"
-        raise InputError(f"{folder / MESH_FILE}: not found; {files} come from {OFFICIAL_SOURCE}; put them there, or give --mesh-dir")
+        raise InputError(
+            f"{folder / MESH_FILE}: not found; {files} come from {OFFICIAL_SOURCE}; put them there, or name their folder (--mesh-dir, "
+            "in a training config model.mesh_dir)"
+        )
 
 
 def read_mesh_file(path: Path) -> MeshFile:

@@ -26,7 +26,7 @@ from core.training.curves import JOURNAL, draw_curves, read_journal
 from core.training.evaluate import read_report, unique_labels
 from core.training.failures import known_failures
 from core.training.sheet import CAPTION_PX
-from core.training.sources import SOURCES, Source, commercial_use, sources_of
+from core.training.sources import SOURCES, SYNTHETIC_KINDS, Source, commercial_use, sources_of
 from core.training.tables import comparison_tables, report_tables, sets_of
 from core.types import CROP_SIZE_PX
 
@@ -37,8 +37,6 @@ EVALUATION, WORST_SHEET = "evaluation.json", "worst.png"
 """In a run's folder: what `python -m core.training.evaluate --json RUN/evaluation.json --sheet RUN/worst.png` leaves."""
 SHEET_ROWS = 3
 PICTURE_WIDTH_PX, JPEG_QUALITY = 1344, 82
-SYNTHETIC_KINDS = ("shards", "features", "synthetic")
-"""Kinds of data sets whose pictures may be shown to anybody."""
 CARD_PEOPLE = 1000
 """So many people of --shards are scored for the card."""
 

@@ -69,7 +69,7 @@ def open_picture_run(config: RunConfig, crew: Crew) -> tuple[Trainer, PictureSou
     trainer = Trainer(parts, training, config.loss, folder, Origin(data, licence, config.to_dict()), crew, config.regressor)
     trainer.samples_per_epoch = len(people) // training.batch * training.batch
     if resumed:
-        _tell_changes(read_state(folder.state).get("run"), config)
+        tell_changes(read_state(folder.state).get("run"), config)
         trainer.load_state()
         log.info("going on from %d samples, epoch %d", trainer.num_samples, trainer.cursor.epoch)
     maker = TargetMaker(parts.body, parts.model.backbone, trainer.device)
@@ -87,7 +87,7 @@ def open_validation(config: RunConfig, parts: Parts, maker: TargetMaker, limit: 
     return PictureValidation(people, limit, maker, max(batch // config.training.accumulate, 1), config.num_workers)
 
 
-def _tell_changes(before: dict[str, Any] | None, config: RunConfig) -> None:
+def tell_changes(before: dict[str, Any] | None, config: RunConfig) -> None:
     """Say what a run that is taken up again now does differently."""
     now = config.to_dict()
     for section, settings in now.items():

@@ -14,6 +14,8 @@ TRUNK_ROLE, MEDIAPIPE = "first weights of the backbone; Google trained them on p
 OFFICIAL = "official FastMETRO release"
 FITTED_POSES = "fitted"
 UNRECORDED = "poses and backgrounds of the synthetic people"
+SYNTHETIC_KINDS = ("shards", "features", "synthetic", "rendered")
+"""Kinds of data sets that show synthetic people, so that their pictures may be shown to anybody."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def sources_of(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[S
     parts = [key for key in (str(config.get("body", "")), *official, *trunks) if key in SOURCES]
     people = [*(data.get("sources") or stream_sources(metadata)), *tsv_sources(metadata)]
     if not people and not official:
-        people = [{"name": UNRECORDED, "what": "poses, pictures behind people", "licence": "the file does not record them"}]
+        people = [unrecorded(training_set(metadata))]
     earlier = [source for said in (start, before) if said for source in _earlier(config, said)]
     return list(dict.fromkeys([*earlier, *map(_source, [*parts, *people])]))
 
@@ -155,6 +157,17 @@ def stream_sources(metadata: Mapping[str, Any]) -> list[Named]:
         return []
     places = {key: train.get(key, default) for key, default in (("poses", (FITTED_POSES,)), ("backgrounds", ()))}
     return people_sources(*([place] if isinstance(place, str) else place for place in places.values()))
+
+
+def unrecorded(train: Mapping[str, Any]) -> Named:
+    """What stands for training data of which nothing is said. train: see `training_set`."""
+    if train.get("kind", SYNTHETIC_KINDS[0]) in SYNTHETIC_KINDS:
+        return {"name": UNRECORDED, "what": "poses, pictures behind people", "licence": "the file does not record them"}
+    return {
+        "name": f"data set {train.get('path') or train['kind']}",
+        "what": "pictures and labels",
+        "licence": "the file does not record it",
+    }
 
 
 def tsv_sources(metadata: Mapping[str, Any]) -> list[str]:

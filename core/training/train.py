@@ -27,7 +27,7 @@ from core.training.features import open_cache
 from core.training.loop import Source, run
 from core.training.losses import LossWeights
 from core.training.parts import build_for_training
-from core.training.picture_run import LICENCES, first_parts, open_picture_run
+from core.training.picture_run import LICENCES, first_parts, open_picture_run, tell_changes
 from core.training.run_config import RunConfig, read_run_config
 from core.training.settings import from_flags
 from core.training.sources import read_sources
@@ -58,6 +58,8 @@ def open_run(
     origin = Origin({"validation": files.validation.name}, licence, asked and asked.to_dict())
     trainer = Trainer(parts, config, weights, files.folder, origin, crew)
     if state.exists():
+        if asked:
+            tell_changes(read_state(state).get("run"), asked)
         trainer.load_state()
         log.info("going on from %d samples, epoch %d", trainer.num_samples, trainer.cursor.epoch)
     for group in (people, validation.people):

@@ -202,6 +202,8 @@ def test_what_is_worst_is_told_and_small_groups_are_not() -> None:
     [
         ({"origin": "trunk", "data": {"sources": ["cmu"]}}, {"Anny", "BlazePose (full) trunk", "CMU motion capture"}, "yes"),
         ({"origin": "trunk", "data": {}}, {"Anny", "BlazePose (full) trunk", "poses and backgrounds of the synthetic people"}, "not known"),
+        ({"origin": "random", "run": {"data": {"train": {"kind": "tsv", "path": "my/a.yaml"}}}}, {"Anny", "data set my/a.yaml"}, "not"),
+        ({"origin": "random", "run": {"data": {"train": {"kind": "clips"}}}}, {"Anny", "data set clips"}, "not known: data set clips"),
         ({"origin": "random", "data": {"sources": ["deepmimic", "odd"]}}, {"Anny", "DeepMimic motions", "odd"}, "not known: odd"),
         ({"origin": "random", "data": {"sources": [{"name": "mine", "commercial": "yes"}]}}, {"Anny", "mine"}, "yes"),
         ({"origin": "trunk", "data": {"sources": ["amass"]}}, {"Anny", "BlazePose (full) trunk", "AMASS"}, "no: AMASS"),

@@ -173,8 +173,8 @@ def test_a_resumed_run_says_of_itself_what_an_uninterrupted_one_does(tmp_path: P
     assert {**resumed, "training_hours": 0} == {**whole, "training_hours": 0}
 
 
-def test_a_config_of_cached_features_decides_body_and_licence(
-    tmp_path: Path, people: Path, validation: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_config_of_cached_features_decides_body_and_licence_and_what_changes_is_told(
+    tmp_path: Path, people: Path, validation: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(VARIANTS._entries, "tiny-anny", replace(TINY, name="tiny-anny", body="anny"))
     trunk = ToyBackbone()
@@ -189,6 +189,8 @@ def test_a_config_of_cached_features_decides_body_and_licence(
     loaded = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert (loaded.body.name, loaded.metadata["licence"]) == ("toy", "mine")
     assert loaded.metadata["run"]["model"]["body"] == "toy"
+    assert main([str(place), "--set", "training.samples=32"]) == 0
+    assert "going on with another setting: training.samples was 16, is 32" in caplog.text
 
 
 def test_the_order_shows_everyone_once_an_epoch_and_goes_on_anywhere() -> None:
