@@ -94,7 +94,7 @@ def _parsed(annotations: Path, read: Callable[[dict], list[T]]) -> list[T]:
 def _people_of(folder: Path, annotations: Path, min_keypoints: int, content: dict) -> list[KeypointPerson]:
     order = next(c["keypoints"] for c in content["categories"] if "keypoints" in c)
     names = {image["id"]: image["file_name"] for image in content["images"]}
-    chosen = [a for a in content["annotations"] if a.get("num_keypoints", 0) >= min_keypoints and not a.get("iscrowd")]
+    chosen = [a for a in content["annotations"] if _num_keypoints(a) >= min_keypoints and not a.get("iscrowd")]
     return [_person(_picture(folder, _split(annotations), names[a["image_id"]]), a, order) for a in chosen]
 
 
@@ -103,10 +103,15 @@ def _pictures_of(folder: Path, annotations: Path, content: dict) -> list[Labelle
     for image in content["images"]:
         people = [a for a in content["annotations"] if a["image_id"] == image["id"]]
         boxes = np.array([_box(a) for a in people], np.float32).reshape(-1, 4)
-        counts = np.array([a.get("num_keypoints", 0) for a in people], int)
+        counts = np.array([_num_keypoints(a) for a in people], int)
         crowd = np.array([bool(a.get("iscrowd")) for a in people], bool)
         pictures.append(LabelledPicture(_picture(folder, _split(annotations), image["file_name"]), boxes, counts, crowd))
     return pictures
+
+
+def _num_keypoints(annotation: dict) -> int:
+    """How many are labelled; sets of one's own may leave the number out."""
+    return annotation.get("num_keypoints", sum(flag > 0 for flag in annotation.get("keypoints", [])[2::3]))
 
 
 def _split(annotations: Path) -> str:

@@ -11,7 +11,7 @@ from core.errors import InputError
 from core.estimator import MeshEstimator
 from core.joints import JOINT_NAMES, LIMB_JOINT_NAMES
 from core.training import evaluate, scored_sets, shard_people
-from core.training.coco import LIMBS, coco_name, crop_scores, crops_of, keypoint_scores, read_people
+from core.training.coco import LIMBS, coco_name, crop_scores, crops_of, keypoint_scores, read_people, read_pictures
 from core.training.scored_sets import PeopleSet, spread
 from core.training.tables import report_tables
 from core.types import MeshEstimate
@@ -59,6 +59,18 @@ def test_coco_people_come_in_our_order(coco: Path) -> None:
     assert person.flags[LIMB_JOINT_NAMES.index("L_Ankle")] == 1
     assert person.flags[LIMB_JOINT_NAMES.index("R_Ankle")] == 0
     assert len(read_people(coco, min_keypoints=3)) == 2
+
+
+def test_a_set_of_ones_own_may_leave_the_number_of_keypoints_out(coco: Path) -> None:
+    (place,) = (coco / "annotations").iterdir()
+    content = json.loads(place.read_text())
+    for annotation in content["annotations"]:
+        del annotation["num_keypoints"]
+    place.write_text(json.dumps(content))
+    assert len(read_people(coco)) == len(read_people(coco, min_keypoints=16)) == 2
+    assert read_pictures(coco)[0].num_keypoints.tolist() == [16, 16, 16]
+    with pytest.raises(InputError, match="nobody"):
+        read_people(coco, min_keypoints=17)
 
 
 def test_hidden_keypoints_count_in_their_own_score_only(coco: Path) -> None:
