@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 FIRST_MESH = "first mesh"
 """How the line of log begins that says when the first person was there."""
-TAKE_S = 0.1
-"""How often a wait for the camera looks whether it should end."""
+TAKE_S = 0.03
+"""How often a wait for the camera looks whether it should end, or whether the network is loaded."""
 STOP_S = 0.7
 
 
