@@ -13,6 +13,11 @@ from app.config import SmoothConfig
 from app.types import Scene, SmoothedMesh
 from core.geometry import project_pinhole
 
+NEAR_M = 5.0
+"""Up to here depth_line_s holds. The network errs by a share of the distance, while people walk as fast far away as near: the time over
+which error and change are alike grows with the distance's square root.
+"""
+
 
 class DistanceSmoother:
     """Takes the scenes of a recording in runs of a quarter of a second or so, and gives each back when the next one is there.
@@ -68,7 +73,7 @@ def runs_of(scenes: Iterable[Scene], duration_s: float, max_frames: int) -> Iter
 def distance_factors(scenes: Sequence[Scene], line_s: float, max_gap_s: float) -> list[float]:
     """What the translations of everybody in these scenes, in this order, are to be multiplied by.
 
-    line_s: as local_lines'; max_gap_s: who is unseen for longer starts afresh
+    line_s: as local_lines', of people at NEAR_M; max_gap_s: who is unseen for longer starts afresh
     """
     seen = [(mesh.track_id, scene.frame.time_s, float(mesh.translation_m[2])) for scene in scenes for mesh in scene.meshes]
     factors = np.ones(len(seen))
@@ -76,7 +81,8 @@ def distance_factors(scenes: Sequence[Scene], line_s: float, max_gap_s: float) -
         own = np.array([number for number, (other, _, _) in enumerate(seen) if other == track_id])
         times_s, logs = np.array([seen[number][1] for number in own]), np.log([seen[number][2] for number in own])
         for part in np.split(np.arange(len(own)), np.flatnonzero(np.diff(times_s) > max_gap_s) + 1):
-            factors[own[part]] = np.exp(local_lines(logs[part], times_s[part], line_s) - logs[part])
+            farther = np.exp(np.median(logs[part]) / 2) / NEAR_M**0.5
+            factors[own[part]] = np.exp(local_lines(logs[part], times_s[part], line_s * max(1.0, farther)) - logs[part])
     return factors.tolist()
 
 

@@ -1,7 +1,7 @@
 """Calms a person's mesh over time: FILTERS maps a name to a filter. Filters use the frames' own times, never an assumed rate."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -223,7 +223,7 @@ class MeshSmoother:
         FILTERS[name]  # an unknown name fails here, not at the first person
         self._people = PerTrack(lambda: (GATES[name](), PersonSmoother(name, config)), config.max_gap_s)
 
-    def __call__(self, sample: Sample, coming: Iterable[Sample] = ()) -> Posture:
+    def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> Posture:
         """One person at one time, smoothed. coming: as a Gate's."""
         gate, person = self._people.at(sample.track_id, sample.time_s)
         return person(gate(sample, coming), sample.time_s)
@@ -280,7 +280,7 @@ class RecordingSmoother:
         later = [*run, *coming]
         found = []
         for number, sample in enumerate(run, start=1):
-            own = (other for other in later[number:] if other.track_id == sample.track_id)
+            own = [other for other in later[number:] if other.track_id == sample.track_id]
             found.append(replace(sample, posture=self._people(sample, own)))
         if run:
             self._people.forget_before(run[-1].time_s)

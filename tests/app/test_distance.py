@@ -51,6 +51,13 @@ def test_somebody_who_stands_wanders_by_a_quarter_at_most() -> None:
     assert np.abs(after - 5).mean() < 0.5 * np.abs(before - 5).mean()
 
 
+def test_people_far_away_are_held_the_more_calmly() -> None:
+    """They do not walk faster, but a share of their distance is more."""
+    noise = np.random.default_rng(1).normal(0, 0.02, 240)
+    near, far = (np.abs(np.diff(depths_of(smoothed(walk(depth_m * np.exp(noise)))) / depth_m)).mean() for depth_m in (5, 20))
+    assert far < 0.5 * near
+
+
 def test_a_walk_is_neither_late_nor_shorter() -> None:
     times_s = np.arange(150) / FPS
     depths_m = 6 + 1.5 * np.sin(2 * np.pi * times_s / 5)

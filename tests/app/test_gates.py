@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from app.config import SmoothConfig
-from app.gates import GATES, HOLDS_S, PERSISTS_S, BodyGate, NoGate
+from app.gates import GATES, HOLDS_S, PERSISTS_S, BodyGate, DistanceGate, NoGate
 from app.smooth import FILTERS, MeshSmoother, RecordingSmoother
 from app.types import Posture, Sample
 from core.joints import JOINT_NAMES, indices
@@ -117,3 +117,43 @@ def test_smoothing_does_not_show_a_flip() -> None:
     for postures in ([live(person) for person in people], *recording.rest()):
         shoulder = np.array([posture.vertices_m[JOINT_NAMES.index("L_Shoulder"), 0] for posture in postures])
         np.testing.assert_allclose(shoulder, 0.2, atol=1e-9)
+
+
+def distances_m(said_m: list[float], fps: float = 30.0, soundness: dict[int, float] | None = None) -> list[float]:
+    """What is taken for each distance that is said."""
+    gate, taken = DistanceGate(), []
+    for frame, distance_m in enumerate(said_m):
+        posture = replace(sample(0, frame, fps).posture, translation_m=np.array([0.1, 0.0, distance_m]))
+        said = replace(sample(0, frame, fps), posture=posture, soundness=(soundness or {}).get(frame, 1.0))
+        taken.append(round(distance_m * gate(said), 6))
+    return taken
+
+
+def test_a_leap_of_metres_for_a_moment_is_not_believed() -> None:
+    assert distances_m([10.0, 10.2, 7.0, 6.9, 10.1]) == [10.0, 10.2, 10.2, 10.2, 10.1]
+
+
+@pytest.mark.parametrize("fps", [10.0, 30.0, 60.0])
+def test_a_distance_that_persists_is_believed_and_so_is_a_sprint(fps: float) -> None:
+    taken = distances_m([5.0] * 5 + [9.0] * 60, fps)
+    assert PERSISTS_S - 1 / fps <= taken[5:].count(5.0) / fps <= PERSISTS_S + 1 / fps
+    assert taken[-1] == 9.0
+    run_m = [30 - 9 * frame / fps for frame in range(int(3 * fps))]
+    assert distances_m(run_m, fps) == pytest.approx(run_m)
+
+
+def test_how_far_away_a_collapsed_mesh_is_counts_for_nothing() -> None:
+    assert distances_m([10.0, 9.0, 10.1], soundness={1: 0.0}) == [10.0, 10.0, 10.1]
+    assert distances_m([10.0, 9.0], soundness={0: 0.0}) == [10.0, 9.0]
+
+
+def test_smoothing_does_not_show_a_leap() -> None:
+    people = [sample(0, frame) for frame in range(40)]
+    for frame in (20, 21):
+        people[frame] = replace(people[frame], posture=replace(people[frame].posture, translation_m=np.array([0.05 * frame, 0.0, 20.0])))
+    live, recording = MeshSmoother("one-euro", SmoothConfig()), RecordingSmoother("one-euro", SmoothConfig())
+    recording(people)
+    for postures in ([live(person) for person in people], *recording.rest()):
+        np.testing.assert_allclose([posture.translation_m[2] for posture in postures], 4.0, atol=1e-9)
+        ways_m = np.array([posture.translation_m[0] for posture in postures])
+        np.testing.assert_allclose(ways_m, 0.01 * np.arange(40), atol=0.02)  # they stay where they are seen
