@@ -16,6 +16,7 @@ import numpy as np
 from app.export.bones import BODY, PARAMETERS, BoneTurns
 from app.export.motion import skeleton_motion
 from app.export.npz import columns_of, map_rows, reading
+from app.export.sink import whole
 from app.export.tracks import Track, frame_s_of, from_0, people_of, rows_of
 from app.export.world import World
 from app.files import distinct
@@ -59,12 +60,12 @@ class Cast:
     @classmethod
     def read(cls, npz_path: Path) -> "Cast":
         """Raises InputError for files that are no meshes.npz, without body parameters, of another body or with nobody in them."""
-        from core.bodies.anny import AnnyBody
+        from core.bodies import load_body
 
         table = _read(npz_path)
         with reading(npz_path):
             world = World.of(table, map_rows(npz_path, "vertices_m"))
-        return cls(AnnyBody(), world, table, frame_s_of(table))
+        return cls(load_body(BODY), world, table, frame_s_of(table))
 
     @cached_property
     def num_frames(self) -> int:
@@ -103,9 +104,8 @@ def write_people(npz_path: Path, folder: Path | None, suffix: str, content_of: C
     paths = []
     for actor in cast.actors():
         paths.append(folder / file_name(actor, suffix))
-        unfinished = paths[-1].with_suffix(".partial")
-        unfinished.write_bytes(content_of(cast, actor))
-        unfinished.replace(paths[-1])
+        with whole(paths[-1]) as partial:
+            partial.write_bytes(content_of(cast, actor))
     return paths
 
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from app.colors import track_color
 from app.export.bones import turned_up
-from app.export.sink import UP_FROM_CAMERA
+from app.export.sink import UP_FROM_CAMERA, whole
 from app.export.world import CameraPlace
 
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
@@ -202,7 +202,7 @@ class GltfScene(GltfFile):
             self.animate(node, "scale", np.array([t for t, _ in keys]), np.repeat([[s] for _, s in keys], 3, axis=1), "STEP")
 
     def save(self, path: Path, focal_px: float, size_px: np.ndarray) -> int:
-        """Write the file: under another name first, so that a finished name means a finished file. Returns its size in bytes."""
+        """Write the file. Returns its size in bytes."""
         lib, gltf = self.lib, self.gltf
         gltf.cameras.append(
             lib.Camera(
@@ -222,7 +222,6 @@ class GltfScene(GltfFile):
             children=children, extras={"pitch_deg": round(self._camera.pitch_deg, 1), "roll_deg": round(self._camera.roll_deg, 1)},
         )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-        partial.write_bytes(self.data("people", [space, *self._roots]))
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_bytes(self.data("people", [space, *self._roots]))
         return path.stat().st_size

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from app.export.overlay import draw_or_plain
-from app.export.sink import SINKS, ClosingSink, Recording, named
+from app.export.sink import SINKS, ClosingSink, Recording, whole
 from app.types import Scene
 
 
@@ -35,10 +35,5 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     encoded_well, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not encoded_well:
         raise OSError(f"{path}: the picture could not be encoded")
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
+    with whole(path) as partial:
         partial.write_bytes(data.tobytes())  # not cv2.imwrite: that fails silently, and on non-ASCII names on Windows
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)  # half a picture is of no use, and takes the room of what comes after it
-        raise named(error, path) from error

@@ -8,7 +8,8 @@ the run ended early.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -135,6 +136,22 @@ class ClosingSink:
 def named(error: OSError, path: Path) -> OSError:
     """The same error, naming the file: writing to an open file does not."""
     return error if error.filename else type(error)(error.errno, error.strerror or str(error), str(path))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what is called `path` once it is finished, so that a finished name means a finished file. Half a file is of no use,
+    and takes the room of what comes after it: where something fails it is removed. Raises OSError that names the file.
+    """
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named(error, path) from error
+        raise
 
 
 UP_FROM_CAMERA = np.array([1, -1, -1], np.float32)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from app.export.sink import SINKS, ClosingSink, Recording, named
+from app.export.sink import SINKS, ClosingSink, Recording, whole
 from app.jitter import jitter_m_s3
 from app.types import Scene, SmoothedMesh
 
@@ -166,13 +166,8 @@ class SummarySink(ClosingSink):
         if self._closed:
             return
         self._closed = True
-        partial = self.path.with_name("summary.partial.json")
-        try:
+        with whole(self.path) as partial:
             partial.write_text(json.dumps(self._as_json(), indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-            partial.replace(self.path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise named(error, self.path) from error
 
     def _as_json(self) -> dict[str, Any]:
         recording, elapsed_s = self._recording, time.perf_counter() - self._start_s
