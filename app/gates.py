@@ -43,19 +43,20 @@ class _Belief(Generic[T]):
     """Something that is said of one person in each frame, and believed unless it changes faster than it can.
 
     said: what a sample says of it; possible: (first, second, time between) -> whether the one can become the other
+    kept: what was believed last
     """
 
     def __init__(self, said: Callable[[Sample], T], possible: Callable[[T, T, float], bool]) -> None:
         self._said, self._possible = said, possible
-        self._kept: T | None = None
+        self.kept: T | None = None
         self._time_s = 0.0
         self._doubted: tuple[T, float] | None = None
 
     def holds(self, sample: Sample, coming: Sequence[Sample]) -> bool:
         """Whether a sample is believed, which comes after those before."""
         said, before_s, self._time_s = self._said(sample), self._time_s, sample.time_s
-        if self._kept is None or self._possible(self._kept, said, sample.time_s - before_s) or self._persists(said, before_s, coming):
-            self._kept, self._doubted = said, None
+        if self.kept is None or self._possible(self.kept, said, sample.time_s - before_s) or self._persists(said, before_s, coming):
+            self.kept, self._doubted = said, None
             return True
         return False
 
@@ -111,14 +112,12 @@ class DistanceGate:
 
     def __init__(self) -> None:
         self._distance = _Belief(distance_of, possible_way)
-        self._kept_m: float | None = None
 
     def __call__(self, sample: Sample, coming: Sequence[Sample] = ()) -> float:
         """What the person's place is to be multiplied by."""
-        distance_m = distance_of(sample)
-        if sample.soundness >= SOUND and self._distance.holds(sample, coming):
-            self._kept_m = distance_m
-        return 1.0 if self._kept_m is None else self._kept_m / distance_m
+        if sample.soundness >= SOUND:
+            self._distance.holds(sample, coming)
+        return 1.0 if self._distance.kept is None else self._distance.kept / distance_of(sample)
 
 
 @GATES.register("one-euro")
