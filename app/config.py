@@ -105,7 +105,9 @@ class LiveConfig:
         "auto", "numbers of the network; auto takes the quickest the device does well", choices=("auto", "fp32", "bf16", "int8")
     )
     detector: str = setting(
-        "movenet", "what finds people: MoveNet MultiPose, or mediapipe's pose landmarker", choices=("movenet", "mediapipe")
+        "nanodet",
+        "what finds people: NanoDet and MoveNet MultiPose, MoveNet alone, or mediapipe's pose landmarker",
+        choices=("nanodet", "movenet", "mediapipe"),
     )
     max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))

@@ -58,13 +58,13 @@ class Look:
     """One person as one look saw them, in frame pixels.
 
     box_px: (4,) float32; score: 0..1; points: (K, 3) float64 x, y, visibility of the detector's own landmarks, always in the same order
-    joint_visibility: (14,) float32 0..1
+    joint_visibility: (14,) float32 0..1; None when it saw a box alone
     """
 
     box_px: np.ndarray
     score: float
     points: np.ndarray
-    joint_visibility: np.ndarray
+    joint_visibility: np.ndarray | None
 
 
 class SearchingDetector(ABC):
@@ -91,10 +91,7 @@ class SearchingDetector(ABC):
         for level in TILE_LEVELS if thorough else ():
             if level == TILE_LEVELS[0] or not found:
                 found = self._with_new(image, found, self._search_tiles(image, level, found), known_boxes_px, level)
-        return [
-            Person(clipped(look.box_px, (width, height)), look.score, landmark_visibility=look.joint_visibility)
-            for look in found[: self._max_people]
-        ]
+        return people_of(found[: self._max_people], (width, height))
 
     @abstractmethod
     def close(self) -> None:
@@ -196,6 +193,11 @@ def same_person(first: Look, second: Look) -> bool:
 def overlaps(first_px: np.ndarray, second_px: np.ndarray) -> bool:
     """True when two boxes (4,) have anything in common: what a zoomed look finds far from its box is somebody else's business."""
     return bool(box_intersection(first_px[None], second_px[None])[0, 0] > 0)
+
+
+def people_of(looks: list[Look], size_px: tuple[int, int]) -> list[Person]:
+    """Looks at a frame of width, height as they are reported."""
+    return [Person(clipped(look.box_px, size_px), look.score, landmark_visibility=look.joint_visibility) for look in looks]
 
 
 def merge_looks(looks: list[Look]) -> list[Look]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import app.landmarker
-import app.multipose  # noqa: F401  both register a detector
+import app.multipose
+import app.nanodet  # noqa: F401  they register detectors
 from app.config import LiveConfig
 from app.detect import DETECTORS, Detector
 from core.errors import InputError

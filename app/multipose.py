@@ -1,4 +1,4 @@
-"""MoveNet MultiPose as a person detector, the default: finds several people at once, also small ones and half bodies."""
+"""MoveNet MultiPose as a person detector: several people and their keypoints at once. The default looks closer with it (app.nanodet)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,14 @@ FACE = ("Nose", "L_Eye", "R_Eye", "L_Ear", "R_Ear")
 """Keypoints that say whether the head is seen."""
 
 
+def weights_in(folder: Path, name: str) -> Path:
+    """A detector's file. Raises InputError when it is missing."""
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"person detector: {path} is missing; it belongs to the repository (git checkout -- checkpoints)")
+    return path
+
+
 @DETECTORS.register("movenet")
 class MultiPoseDetector(SearchingDetector):
     """MoveNet MultiPose, one look for all.
@@ -50,10 +58,7 @@ class MultiPoseDetector(SearchingDetector):
         from core.person_finder import PersonFinder
 
         super().__init__(max_people)
-        path = folder / MODEL_FILE
-        if not path.is_file():
-            raise InputError(f"person detector: {path} is missing; it belongs to the repository (git checkout -- checkpoints)")
-        self._finder = PersonFinder(path)
+        self._finder = PersonFinder(weights_in(folder, MODEL_FILE))
 
     def close(self) -> None:
         """Nothing is held that Python would not free."""
@@ -70,7 +75,7 @@ class MultiPoseDetector(SearchingDetector):
         sides_px = CLOSE_SIDES_PX if close else FRAME_SIDES_PX if whole else TILE_SIDES_PX
         view = shrunk(image, region_px, sides_px[0], mirrored)
         most_px = int(MOST_ENLARGED * max(view.shape[:2]))
-        found = [self._finder(view, min(side_px, most_px), self._max_people, POSSIBLE**2) for side_px in sides_px]
+        found = [self._finder.people(view, min(side_px, most_px), self._max_people, POSSIBLE**2) for side_px in sides_px]
         return [look for people in found for look in self._looks(people, view, region_px, mirrored)]
 
     @staticmethod

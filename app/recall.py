@@ -29,18 +29,22 @@ FEW, MANY = 5, 12
 
 @dataclass(frozen=True)
 class Recall:
-    """found, people: of everybody, of those with FEW and with MANY keypoints or more; false_alarms: boxes of nobody, in all pictures."""
+    """found, people: of everybody, of those with FEW and with MANY keypoints or more
+
+    false_alarms: boxes of nobody, in all pictures; spare: boxes of somebody who has another one already, or that fit nobody well
+    """
 
     found: tuple[int, int, int]
     people: tuple[int, int, int]
     false_alarms: int
+    spare: int
     num_pictures: int
     ms_per_picture: float
 
     def __str__(self) -> str:
         parts = [f"{found} of {people} {who}" for found, people, who in zip(self.found, self.people, WHO, strict=True)]
         return (
-            f"found {', '.join(parts)}; {self.false_alarms} false alarms in {self.num_pictures} pictures; "
+            f"found {', '.join(parts)}; {self.false_alarms} false alarms and {self.spare} spare boxes in {self.num_pictures} pictures; "
             f"{self.ms_per_picture:.0f} ms a picture"
         )
 
@@ -50,7 +54,7 @@ WHO = ("people", f"with {FEW} keypoints or more", f"with {MANY} or more")
 
 def measure(detector: Detector, pictures: list[LabelledPicture], thorough: bool) -> Recall:
     """A detector on labelled pictures. thorough: it searches tiles for small people, too, as it does for --images."""
-    found, people, false_alarms, took_s = np.zeros(3, int), np.zeros(3, int), 0, 0.0
+    found, people, false_alarms, spare, took_s = np.zeros(3, int), np.zeros(3, int), 0, 0, 0.0
     for picture in pictures:
         image = read_picture(picture.path)
         start_s = time.perf_counter()
@@ -59,23 +63,27 @@ def measure(detector: Detector, pictures: list[LabelledPicture], thorough: bool)
         boxes = np.array([person.box_px for person in seen], np.float32).reshape(-1, 4)
         overlap = box_iou(boxes, picture.boxes_px)
         in_crowd = box_intersection(boxes, picture.boxes_px[picture.crowd]).max(1, initial=0) > 0
-        false_alarms += int(((overlap.max(1, initial=0) < STRANGER_IOU) & ~in_crowd).sum())
-        hits = assigned(overlap * ~picture.crowd)
+        shown = assigned(overlap * ~picture.crowd)
+        hits = shown >= 0
+        unasked = ~in_crowd & ~np.isin(np.arange(len(boxes)), shown)
+        strangers = overlap.max(1, initial=0) < STRANGER_IOU
+        false_alarms += int((unasked & strangers).sum())
+        spare += int((unasked & ~strangers).sum())
         for level, least in enumerate((0, FEW, MANY)):
             wanted = ~picture.crowd & (picture.num_keypoints >= least)
             people[level] += wanted.sum()
             found[level] += (hits & wanted).sum()
-    return Recall(tuple(found.tolist()), tuple(people.tolist()), false_alarms, len(pictures), took_s * 1e3 / max(len(pictures), 1))
+    return Recall(tuple(found.tolist()), tuple(people.tolist()), false_alarms, spare, len(pictures), took_s * 1e3 / max(len(pictures), 1))
 
 
 def assigned(overlap: np.ndarray) -> np.ndarray:
-    """(N, M) overlaps of boxes, the best first, with people -> (M,) bool, who is found: each box shows one of them at most."""
-    found = np.zeros(overlap.shape[1], bool)
-    for row in overlap:
-        free = np.where(found, 0, row)
+    """(N, M) overlaps of boxes, the best first, with people -> (M,) which box shows them, -1: none; each box shows one of them at most."""
+    shown = np.full(overlap.shape[1], -1)
+    for box, row in enumerate(overlap):
+        free = np.where(shown >= 0, 0, row)
         if free.max(initial=0) > FOUND_IOU:
-            found[free.argmax()] = True
-    return found
+            shown[free.argmax()] = box
+    return shown
 
 
 def main(arguments: list[str] | None = None) -> int:

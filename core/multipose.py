@@ -1,7 +1,7 @@
 """MoveNet MultiPose: where people are in a picture, and which of their keypoints can be seen.
 
 Rebuilt from the published network (TensorFlow Hub, google/movenet/multipose/lightning/1, Apache-2.0); see
-core.backbones.convert_movenet for the weights. Objects as points: CenterNet, Zhou et al. 2019.
+core.backbones.convert_tfjs for the weights. Objects as points: CenterNet, Zhou et al. 2019.
 """
 
 from collections.abc import Iterator

@@ -1,73 +1,38 @@
-"""Runs MoveNet MultiPose on pictures of any size: by OpenVINO where it is, else by PyTorch, and always on the CPU."""
+"""The two networks that find people in pictures of any size: MoveNet MultiPose with their keypoints, NanoDet their boxes alone."""
 
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import torch
 
-from core.checkpoint import load_backbone
-from core.multipose import NAME, STRIDE, Found, MultiPose, people_in
-from core.openvino_compiled import Compilation, Compiled, runs_in
-from core.openvino_files import OpenVinoError, cached_file, opened, silent_openvino, traced
-from core.pixels import patchwork
-from core.runtimes import warn_once
+from core import multipose, nanodet
+from core.multipose import Found, MultiPose, people_in
+from core.nanodet import Boxes, NanoDet, boxes_in
+from core.picture_network import PictureNetwork
 
 
-class PersonFinder:
-    """Finds people in pictures. words: what runs it. Threads may share it.
-
-    It takes half of PyTorch's threads: the mesh network runs beside it, and stops whenever one of its threads has to share a core.
-    """
+class PersonFinder(PictureNetwork):
+    """Finds people and their keypoints; knows people of some 100 pixels best. See PictureNetwork."""
 
     def __init__(self, path: Path, folder: Path | None = None) -> None:
-        """path: weights, checkpoints/person_detector.safetensors; folder: for the converted network, by default the user's cache folder.
+        """path: checkpoints/person_detector.safetensors."""
+        super().__init__(MultiPose(), multipose.NAME, multipose.STRIDE, path, folder)
 
-        Raises InputError when the weights are missing, damaged or another network's.
-        """
-        self._network = MultiPose().eval()
-        load_backbone(path, self._network, NAME)
-        self._compiled: Compiled | None = None
-        self.words = "PyTorch"
-        try:
-            self._compile(silent_openvino(), folder)
-        except OpenVinoError as error:
-            warn_once(f"the person detector runs in PyTorch, which is slower: {error}")
-
-    def __call__(self, picture: np.ndarray, side_px: int, max_people: int, min_heat: float = 0.0) -> Found:
+    def people(self, picture: np.ndarray, side_px: int, max_people: int, min_heat: float = 0.0) -> Found:
         """People in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`. min_heat: as in people_in."""
-        height, width = picture.shape[:2]
-        scale = side_px / max(height, width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        resized = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        padded = np.zeros((-(-size[1] // STRIDE) * STRIDE, -(-size[0] // STRIDE) * STRIDE, 3), np.uint8)
-        padded[: size[1], : size[0]] = resized
-        found = people_in(tuple(values[0].numpy() for values in self._maps(padded[None])), max_people, min_heat)
-        unit = np.array([width / size[0], height / size[1]], np.float32)
+        maps, unit = self(picture, side_px)
+        found = people_in(maps, max_people, min_heat)
         return Found(found.boxes_px * np.tile(unit, 2), found.scores, found.keypoints * np.append(unit, np.float32(1)))
 
-    def _compile(self, openvino: Any, folder: Path | None) -> None:
-        precision = runs_in("bf16")
-        picture = patchwork(1)
 
-        @cache
-        def ask() -> tuple[torch.Tensor, ...]:
-            with torch.inference_mode():
-                return self._network(picture)
+class BoxFinder(PictureNetwork):
+    """Finds the boxes of people. See PictureNetwork."""
 
-        def make() -> Any:
-            network = traced(self._network, picture)
-            network.reshape([1, -1, -1, 3])
-            return network
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
+        """path: checkpoints/person_boxes.safetensors."""
+        super().__init__(NanoDet(), nanodet.NAME, nanodet.STRIDE, path, folder)
 
-        compilation = Compilation(precision, (None,), picture.numpy(), ask, max(1, torch.get_num_threads() // 2))
-        (self._compiled,) = opened(openvino, cached_file(self._network, openvino.__version__, folder), make, compilation)
-        self.words = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
-
-    def _maps(self, pictures: np.ndarray) -> tuple[torch.Tensor, ...]:
-        if self._compiled is None:
-            with torch.inference_mode():
-                return self._network(torch.from_numpy(pictures))
-        return tuple(self._compiled(pictures))
+    def boxes(self, picture: np.ndarray, side_px: int, least: float) -> Boxes:
+        """Boxes in a picture (H, W, 3) uint8 RGB, which is resized until its longer side has `side_px`. least: as in boxes_in."""
+        maps, unit = self(picture, side_px)
+        found = boxes_in(maps, least)
+        return Boxes(found.boxes_px * np.tile(unit, 2), found.scores)

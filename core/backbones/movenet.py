@@ -1,6 +1,6 @@
 """MoveNet Thunder's trunk: MobileNetV2 with a feature pyramid, and its evidence of where the keypoints are.
 
-Rebuilt from the published network (TensorFlow Hub, google/movenet/singlepose/thunder/4, Apache-2.0); see convert_movenet for the weights.
+Rebuilt from the published network (TensorFlow Hub, google/movenet/singlepose/thunder/4, Apache-2.0); see convert_tfjs for the weights.
 MobileNetV2: Sandler et al. 2018. Heat maps on a pyramid: CenterNet, Zhou et al. 2019.
 """
 

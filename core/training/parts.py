@@ -16,7 +16,7 @@ WHERE = {
     "hrnet-w64": "get hrnetv2_w64_imagenet_pretrained.pth as the FastMETRO repository's docs/Download.md says, and give its path",
     "blazepose": "make it with `python -m core.backbones.convert_blazepose pose_landmark_full.tflite FILE.safetensors`",
     "blazepose-heavy": "make it with `python -m core.backbones.convert_blazepose pose_landmark_heavy.tflite FILE.safetensors`",
-    "movenet-thunder": "default-live has it; or make it with `python -m core.backbones.convert_movenet movenet-thunder.json FILE`",
+    "movenet-thunder": "default-live has it; or make it with `python -m core.backbones.convert_tfjs movenet-thunder.json FILE`",
     "blazepose-heavy+movenet-thunder": "default has it; or make it with `python -m core.backbones.make_pair FIRST SECOND FILE.safetensors`",
 }
 """Where a backbone's first weights come from."""

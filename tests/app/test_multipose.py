@@ -1,4 +1,4 @@
-"""The default detector: scores, visibility, mirrored looks, whom it believes; real clips where they are at hand."""
+"""MoveNet as a detector: scores, visibility, mirrored looks, whom it believes; real clips where they are at hand."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,7 +29,7 @@ class Blob:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, picture: np.ndarray, side_px: int, max_people: int, min_heat: float = 0.0) -> Found:
+    def people(self, picture: np.ndarray, side_px: int, max_people: int, min_heat: float = 0.0) -> Found:
         del min_heat
         self.shapes.append((*picture.shape[:2], side_px, max_people))
         y, x = np.nonzero(picture[..., 1] > 200)

@@ -50,14 +50,15 @@ def test_people_and_false_alarms_are_counted(coco: Path) -> None:
     assert result.people == (3, 2, 1)
     assert result.found == (1, 1, 1)
     assert result.false_alarms == 1 + 4, "the one beside, and all four where nobody is; a part of somebody and one of a crowd are none"
+    assert result.spare == 1, "half of somebody"
     assert "1 of 2 with 5 keypoints or more" in str(result)
 
 
 def test_a_box_finds_one_person_and_the_best_boxes_choose_first() -> None:
     overlap = np.array([[0.6, 0.9, 0.0], [0.7, 0.8, 0.0], [0.0, 0.0, 0.5]])
-    assert assigned(overlap).tolist() == [True, True, False]
-    assert assigned(overlap[:1]).tolist() == [False, True, False]
-    assert assigned(np.zeros((0, 2))).tolist() == [False, False]
+    assert assigned(overlap).tolist() == [1, 0, -1]
+    assert assigned(overlap[:1]).tolist() == [-1, 0, -1]
+    assert assigned(np.zeros((0, 2))).tolist() == [-1, -1]
 
 
 def test_a_folder_of_something_else_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def clip(tmp_path: Path) -> Path:
 @pytest.fixture
 def bright_person(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program finds bright rectangles."""
-    monkeypatch.setitem(app.detect.DETECTORS._entries, "movenet", lambda *_: RectangleDetector())
+    monkeypatch.setitem(app.detect.DETECTORS._entries, "nanodet", lambda *_: RectangleDetector())
 
 
 @pytest.mark.usefixtures("bright_person")

@@ -12,7 +12,7 @@ import torch
 import core.openvino_compiled
 import core.openvino_files
 import core.openvino_network
-import core.person_finder
+import core.picture_network
 from core import bench
 from core.config import RELEASES, VARIANTS
 from core.cpu import has_fast_bf16_cpu, has_int8_dot_products
@@ -23,7 +23,7 @@ from core.model import FastMETRO, assemble
 from core.openvino_compiled import compile_network
 from core.openvino_files import OpenVinoError, silent_openvino
 from core.openvino_network import OpenVinoNetwork
-from core.person_finder import PersonFinder
+from core.person_finder import BoxFinder, PersonFinder
 from core.pixels import patchwork
 from core.quantize import constants_apart, quantise, shard_crops
 from core.runtimes import warn_once
@@ -263,19 +263,32 @@ def test_people_are_found_as_pytorch_finds_them(tmp_path: Path, monkeypatch: pyt
     assert made.words.startswith("OpenVINO")
     assert len(list(tmp_path.glob("*.xml"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(core.person_finder, "silent_openvino", lambda: broken("no OpenVINO today"))
+        patch.setattr(core.picture_network, "silent_openvino", lambda: broken("no OpenVINO today"))
         with caplog.at_level(logging.WARNING):
             plain = PersonFinder(PERSON_DETECTOR, tmp_path)
     assert plain.words == "PyTorch"
     assert "no OpenVINO today" in caplog.text
     for size in ((224, 224), (100, 333)):
         picture = np.resize(patchwork(1).numpy(), (*size, 3))
-        expected = plain(picture, 256, 5)
+        expected = plain.people(picture, 256, 5)
         for finder in (made, kept):
-            found = finder(picture, 256, 5)
+            found = finder.people(picture, 256, 5)
             np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
             np.testing.assert_allclose(found.boxes_px, expected.boxes_px, atol=0.1)
             np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=0.1)
+
+
+def test_boxes_are_found_as_pytorch_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.openvino_compiled, "has_fast_bf16_cpu", lambda: False)
+    path = PERSON_DETECTOR.with_name("person_boxes.safetensors")
+    made = BoxFinder(path, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(core.picture_network, "silent_openvino", lambda: broken("no OpenVINO today"))
+        plain = BoxFinder(path, tmp_path)
+    assert (made.words.split()[0], plain.words) == ("OpenVINO", "PyTorch")
+    picture = np.resize(patchwork(1).numpy(), (100, 333, 3))
+    for found, expected in zip(made(picture, 416).maps, plain(picture, 416).maps, strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def broken(text: str) -> None:

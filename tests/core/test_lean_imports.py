@@ -40,7 +40,7 @@ def test_modules_that_are_there_stay(library: None) -> None:
     assert sys.modules["library_heavy"] is before
 
 
-@pytest.mark.parametrize(("detector", "heavy"), [("movenet", "mediapipe"), ("mediapipe", "torch")])
+@pytest.mark.parametrize(("detector", "heavy"), [("nanodet", "mediapipe"), ("movenet", "mediapipe"), ("mediapipe", "torch")])
 def test_a_detector_loads_no_plotting_and_not_what_the_other_needs(repository: Path, detector: str, heavy: str) -> None:
     program = (
         "import sys\nfrom app.config import LiveConfig\nfrom app.engine import open_detector\n"

@@ -1,15 +1,17 @@
 import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
-from core.backbones import BACKBONES
-from core.backbones.convert_movenet import convolutions_before, main, read_graph
+from core.backbones import BACKBONES, convert_tfjs
+from core.backbones.convert_tfjs import convolutions_before, main, read_graph
 from core.backbones.movenet import CELLS_PER_SIDE, NUM_KEYPOINTS, evidence
 from core.errors import InputError
 from core.mobilenet import Block
@@ -89,12 +91,39 @@ def test_a_graph_is_read_in_the_order_of_its_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({}, "no MoveNet that is rebuilt here"), ({"modelTopology": {}}, "no TensorFlow.js graph model")]
+    ("wrong", "said"), [({}, "no network that is rebuilt here"), ({"modelTopology": {}}, "no TensorFlow.js graph model")]
 )
 def test_another_graph_is_refused_in_one_line(tmp_path: Path, wrong: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = graph(tmp_path, **wrong)
-    monkeypatch.setattr("sys.argv", ["convert_movenet", str(path), str(tmp_path / "out.safetensors")])
+    monkeypatch.setattr("sys.argv", ["convert_tfjs", str(path), str(tmp_path / "out.safetensors")])
     with pytest.raises(InputError, match=said) as caught:
         main()
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+class Two(nn.Module):
+    """A filter and a mix of which only the second output is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter, self.mix = nn.Conv2d(1, 1, 3, bias=False), nn.Conv2d(1, 1, 1)
+
+    def convolutions(self) -> Iterator[nn.Conv2d]:
+        yield from (self.filter, self.mix)
+
+
+def test_a_bias_that_is_added_and_outputs_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ONNX's converters write it: a plain convolution, and its bias (1, 1, 1, C) added by another node."""
+    path = graph(tmp_path)
+    model = json.loads(path.read_text())
+    nodes = model["modelTopology"]["node"]
+    nodes[-1] = {"name": "mixed", "op": "Conv2D", "input": ["filtered", "mix"]}
+    nodes.append({"name": "heat", "op": "Add", "input": ["mixed", "bias"]})
+    path.write_text(json.dumps(model))
+    source = convert_tfjs.Source("two", "Two", "nowhere", "nobody", Two, ("heat",), kept=(1,))
+    monkeypatch.setattr(convert_tfjs, "SOURCES", (source,))
+    network, found = convert_tfjs.converted(path)
+    assert found is source
+    assert network.mix.bias.tolist() == [2]
+    assert network.filter.weight.ravel().tolist() == list(range(9))

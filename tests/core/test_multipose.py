@@ -106,7 +106,7 @@ def test_the_shipped_network_finds_a_walker_in_pictures_of_any_shape(
     image, box = walker
     image, box = (image[:, ::-1], np.array([image.shape[1] - box[2], box[1], image.shape[1] - box[0], box[3]])) if turned else (image, box)
     image = image[: int(box[3]) + 20]  # another height, no multiple of anything
-    people = finder(image, side_px, 4)
+    people = finder.people(image, side_px, 4)
     assert people.scores[0] > 0.4
     assert (people.scores[1:] < 0.3).all()
     np.testing.assert_allclose(people.boxes_px[0], box, atol=0.08 * (box[3] - box[1]))
@@ -117,7 +117,7 @@ def test_an_empty_room_holds_nobody(finder: PersonFinder) -> None:
     from app.walker import Walker
     from core.bodies.anny import AnnyBody
 
-    assert finder(Walker(AnnyBody()).empty_room, 384, 3).scores.max() < 0.2
+    assert finder.people(Walker(AnnyBody()).empty_room, 384, 3).scores.max() < 0.2
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "missing|not found|no such"), (b"nonsense", "not a|damaged|no safetensors")])

