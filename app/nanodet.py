@@ -1,11 +1,15 @@
-"""The default detector: NanoDet says where somebody may be, MoveNet MultiPose looks closer there, and whoever is new must convince both."""
+"""The default detector: NanoDet says where somebody may be, MoveNet MultiPose looks closer there, and whoever is new must convince both.
 
+Both know people who are upright: who lies or stands on their hands is found when the frame is turned.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from app.boxes import box_iou, clipped, side_px
-from app.detect import DETECTORS, EXPECTED_IOU, MIN_BOX_PX, Look, merge_looks, people_of, same_person
+from app.boxes import box_area, box_intersection, box_iou, clipped, side_px
+from app.detect import DETECTORS, EXPECTED_IOU, MIN_BOX_PX, Look, merge_looks, people_of
 from app.multipose import MOST_ENLARGED, MultiPoseDetector, weights_in
 from app.types import Person
 from core.joints import KEYPOINT_NAMES
@@ -22,8 +26,8 @@ WEIGHT = 0.6
 """Of the closer look's score beside NanoDet's."""
 BELIEVED, BELIEVED_SMALL, SMALL_PX = 0.375, 0.5, 40.0
 """Score that somebody new needs, and one of fewer pixels: balls and lamps are as small as that, and the meshes of such people rough."""
-ALONE = 2
-"""Level of app.multipose.BELIEVED that somebody new whom MoveNet alone finds must reach."""
+BELIEVED_TURNED, COVERED = 0.45, 0.5
+"""Score that who is seen in a turned frame needs, and the share of their box that somebody who is seen upright may have."""
 PROPOSALS = 3
 """Boxes that are looked at closer, times the most people that may be reported."""
 UNSEEN = np.zeros((len(KEYPOINT_NAMES), 3))
@@ -52,8 +56,9 @@ class AgreeingDetector(MultiPoseDetector):
         for box in known_boxes_px:
             if not any(_overlaps(look, (box,)) for look in found):
                 found += [weighed(again, 0.0) for again in self._zoom(image, box) if _overlaps(again, (box,))]
-        if thorough or not found:
-            found += self._alone(image, found)
+        if thorough:
+            upright = np.array([look.box_px for look in found]).reshape(-1, 4)
+            found += [look for look in self._turned(image) if look.score >= BELIEVED_TURNED and _covered(look, upright) <= COVERED]
         return people_of(merge_looks(found)[: self._max_people], size_px)
 
     def _boxes(self, image: np.ndarray, sides_px: tuple[int, ...]) -> list[tuple[np.ndarray, float]]:
@@ -77,16 +82,34 @@ class AgreeingDetector(MultiPoseDetector):
             return weighed(Look(box_px, 0.0, UNSEEN, None), score)
         return weighed(looks[overlap.argmax()], score)
 
-    def _alone(self, image: np.ndarray, found: list[Look]) -> list[Look]:
-        """Whom MoveNet finds and NanoDet does not: people who lie or stand on their heads."""
-        looks = self._look(image, (0, 0, image.shape[1], image.shape[0]))
-        fresh = [look for look in merge_looks(looks) if not any(same_person(look, other) for other in found)]
-        return [look for look in fresh if self._is_new(image, look, ALONE)]
+    def _turned(self, image: np.ndarray) -> Iterator[Look]:
+        """Who is seen when the frame is turned by one, two and three quarters, as they are in the frame."""
+        for quarters in (1, 2, 3):
+            picture = np.ascontiguousarray(np.rot90(image, quarters))
+            for box, score in self._boxes(picture, SIDES_PX):
+                yield turned_back(self._closer(picture, box, score), quarters, image.shape[1::-1])
 
 
 def weighed(look: Look, score: float) -> Look:
     """A closer look, with NanoDet's score beside its own."""
     return Look(look.box_px, (score + WEIGHT * look.score) / (1 + WEIGHT), look.points, look.joint_visibility)
+
+
+def turned_back(look: Look, quarters: int, size_px: tuple[int, int]) -> Look:
+    """A look at a frame of width, height that np.rot90 turned by so many quarters, as it is in the frame."""
+    width, height = size_px
+    turn, shift = {
+        1: (((0, -1), (1, 0)), (width, 0)), 2: (((-1, 0), (0, -1)), (width, height)), 3: (((0, 1), (-1, 0)), (0, height)),
+    }[quarters]  # fmt: skip
+    corners, points = look.box_px.reshape(2, 2) @ np.transpose(turn) + shift, look.points.copy()
+    points[:, :2] = points[:, :2] @ np.transpose(turn) + shift
+    return Look(np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32), look.score, points, look.joint_visibility)
+
+
+def _covered(look: Look, boxes_px: np.ndarray) -> float:
+    """Largest share of the smaller box that a look's has in common with one of (N, 4)."""
+    smaller = np.minimum(box_area(look.box_px[None]), box_area(boxes_px))
+    return float((box_intersection(look.box_px[None], boxes_px)[0] / np.maximum(smaller, 1e-9)).max(initial=0))
 
 
 def _believed(look: Look) -> bool:

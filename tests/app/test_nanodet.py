@@ -10,7 +10,7 @@ import pytest
 import app.engine
 from app.config import LiveConfig
 from app.detect import Look
-from app.nanodet import BELIEVED, BELIEVED_SMALL, SIDES_PX, SMALL_PX, THOROUGH_SIDES_PX, WEIGHT, AgreeingDetector
+from app.nanodet import BELIEVED, BELIEVED_SMALL, SIDES_PX, SMALL_PX, THOROUGH_SIDES_PX, WEIGHT, AgreeingDetector, turned_back
 from app.recall import measure
 from core.errors import InputError
 from core.nanodet import Boxes
@@ -104,29 +104,43 @@ def test_somebody_known_need_convince_only_one(told: Told) -> None:
     assert not told.detector.detect(IMAGE, (BOX + 80,))
 
 
-def test_movenet_alone_is_asked_where_nobody_is_found_and_in_thorough_searches(told: Told) -> None:
-    told.propose((BOX, 0.7))
-    told.closer = [look_at(BOX, 0.5)]
-    lying = look_at(np.array([100, 300, 300, 380], np.float32), 0.6)
-    told.whole = [lying, look_at(BOX, 0.5)]
-    whole = (0, 0, 800, 400)
-    assert len(told.detector.detect(IMAGE)) == 1
-    assert whole not in told.regions_px
-    told.closer.append(lying)
-    found = told.detector.detect(IMAGE, thorough=True)
-    assert len(found) == 2, "whom both see is not there twice"
-    told.propose((BOX, 0.0))
-    told.whole = told.closer = [lying]
-    assert [person.box_px.tolist() for person in told.detector.detect(IMAGE)] == [lying.box_px.tolist()]
-    told.closer = []
-    assert not told.detector.detect(IMAGE), "a mirrored, closer look must show them too"
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_turned_look_is_where_it_was(quarters: int) -> None:
+    image = np.zeros((40, 80), np.uint8)
+    image[10:14, 50:60] = 1
+    y, x = np.nonzero(np.rot90(image, quarters))
+    points = np.concatenate([np.stack([x, y], 1) + 0.5, np.ones((len(x), 1))], 1)
+    look = Look(np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float32), 0.5, points, None)
+    back = turned_back(look, quarters, (80, 40))
+    assert back.box_px.tolist() == [50, 10, 60, 14]
+    assert sorted(map(tuple, back.points[:, :2] - 0.5)) == sorted((x, y) for y, x in zip(*np.nonzero(image), strict=True))
+
+
+def test_who_lies_is_found_in_thorough_searches(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen only where the frame is turned; whom both ways see is not there twice."""
+    lying, standing = np.array([100, 300, 300, 360], np.float32), BOX
+    image = IMAGE.copy()
+    image[0, 0] = 255
+
+    def boxes(picture: np.ndarray, side_px: int, least: float) -> Boxes:
+        if picture[0, 0].any():
+            seen = standing[None]
+        elif picture[-1, 0].any():  # turned by one quarter
+            seen = np.array([[box[1], 800 - box[2], box[3], 800 - box[0]] for box in (lying, standing)], np.float32)
+        else:
+            seen = np.zeros((0, 4), np.float32)
+        return Boxes(seen, np.full(len(seen), 0.9, np.float32))
+
+    monkeypatch.setattr(told, "boxes", boxes)
+    assert [person.box_px.tolist() for person in told.detector.detect(image)] == [standing.tolist()]
+    assert [person.box_px.tolist() for person in told.detector.detect(image, thorough=True)] == [standing.tolist(), lying.tolist()]
 
 
 def test_the_picture_is_shown_larger_in_thorough_searches_but_never_blown_up(told: Told) -> None:
     told.detector.detect(IMAGE)
     told.detector.detect(IMAGE, thorough=True)
     told.detector.detect(IMAGE[:90, :160])
-    assert told.sides_px == [*SIDES_PX, *THOROUGH_SIDES_PX, 240]
+    assert told.sides_px == [*SIDES_PX, *THOROUGH_SIDES_PX, *3 * SIDES_PX, 240]
 
 
 def test_several_boxes_of_one_person_are_one(told: Told) -> None:
