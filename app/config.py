@@ -32,7 +32,7 @@ class DetectConfig:
 
     interval_s: float = setting(0.33, "time between two looks at the whole frame, seconds; boxes in between are interpolated")
     max_interval_frames: int = setting(16, "the same in frames at most, so that memory stays small at high rates")
-    search_every: int = setting(3, "every which look also searches tiles for small people; one that finds fewer than before does too")
+    search_every: int = setting(3, "every which look also searches for who is small or lies; one that finds fewer than before does too")
     search_at_least_every: int = setting(8, "while searches show nobody beside those known they become rarer, down to one in so many looks")
 
 

@@ -1,4 +1,4 @@
-"""Which looks of the person detector also search tiles for small people: a search takes as long as several looks."""
+"""Which looks of the person detector also search, for people who are small or lie: a search takes as long as several looks."""
 
 
 class Searches:

@@ -30,7 +30,7 @@ from core.errors import InputError, exit_code
 class Source:
     """A network that is rebuilt. make: without weights; its `convolutions` are those before the graph's `outputs`, one after the other.
 
-    kept: for a convolution with fewer outputs than the graph's, which of the graph's these are
+    kept: of a convolution with as many outputs as its last one says, those that are kept
     """
 
     name: str
@@ -101,12 +101,21 @@ def convolutions_before(outputs: tuple[str, ...], nodes: dict[str, dict[str, Any
     return list(found.values())
 
 
-def _weights(node: dict[str, Any], added: dict[str, str], constants: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """(weight as torch lays it out, bias or None) of a convolution. added: node's name -> the constant that is added to what it says"""
+def _weights(
+    node: dict[str, Any], added: dict[str, str], constants: dict[str, np.ndarray], kept: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(weight as torch lays it out, bias or None) of a convolution.
+
+    added: node's name -> the constant that is added to what it says; kept: see Source
+    """
     order = (2, 3, 0, 1) if node["op"] in DEPTHWISE else (3, 2, 0, 1)
     fused = [base64.b64decode(name) for name in node.get("attr", {}).get("fused_ops", {}).get("list", {}).get("s", [])]
     name = node["input"][2] if b"BiasAdd" in fused else added.get(node["name"])
-    return constants[node["input"][1]].transpose(order), None if name is None else constants[name].reshape(-1)
+    weight = constants[node["input"][1]].transpose(order)
+    bias = None if name is None else constants[name].reshape(-1)
+    if len(weight) != max(kept, default=-1) + 1:
+        return weight, bias
+    return weight[list(kept)], None if bias is None else bias[list(kept)]
 
 
 def _added(nodes: dict[str, dict[str, Any]], constants: dict[str, np.ndarray]) -> dict[str, str]:
@@ -124,11 +133,8 @@ def converted(path: Path) -> tuple[nn.Module, Source]:
         raise InputError(f"{path} is no network that is rebuilt here; take {known}")
     network = source.make()
     layers = list(network.convolutions())
-    added, kept = _added(nodes, constants), list(source.kept)
-    weights = [_weights(node, added, constants) for node in convolutions_before(source.outputs, nodes)]
-    for number, (layer, (weight, bias)) in enumerate(zip(layers, weights, strict=False)):
-        if layer.out_channels == len(kept) < len(weight):
-            weights[number] = weight[kept], None if bias is None else bias[kept]
+    added = _added(nodes, constants)
+    weights = [_weights(node, added, constants, source.kept) for node in convolutions_before(source.outputs, nodes)]
     if [tuple(layer.weight.shape) for layer in layers] != [weight.shape for weight, _ in weights]:
         raise InputError(f"{path} is not the network that {source.name!r} reproduces; take {known}")
     with torch.no_grad():
