@@ -4,11 +4,12 @@ Both know people who are upright: who lies or stands on their hands is found whe
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from app.boxes import box_area, box_intersection, box_iou, clipped, side_px
+from app.boxes import box_area, box_around, box_intersection, box_iou, clipped, side_px
 from app.detect import DETECTORS, EXPECTED_IOU, MIN_BOX_PX, Look, merge_looks, people_of
 from app.multipose import MOST_ENLARGED, MultiPoseDetector, weights_in
 from app.types import Person
@@ -92,7 +93,7 @@ class AgreeingDetector(MultiPoseDetector):
 
 def weighed(look: Look, score: float) -> Look:
     """A closer look, with NanoDet's score beside its own."""
-    return Look(look.box_px, (score + WEIGHT * look.score) / (1 + WEIGHT), look.points, look.joint_visibility)
+    return replace(look, score=(score + WEIGHT * look.score) / (1 + WEIGHT))
 
 
 def turned_back(look: Look, quarters: int, size_px: tuple[int, int]) -> Look:
@@ -103,7 +104,7 @@ def turned_back(look: Look, quarters: int, size_px: tuple[int, int]) -> Look:
     }[quarters]  # fmt: skip
     corners, points = look.box_px.reshape(2, 2) @ np.transpose(turn) + shift, look.points.copy()
     points[:, :2] = points[:, :2] @ np.transpose(turn) + shift
-    return Look(np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32), look.score, points, look.joint_visibility)
+    return replace(look, box_px=box_around(corners), points=points)
 
 
 def _covered(look: Look, boxes_px: np.ndarray) -> float:

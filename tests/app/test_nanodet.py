@@ -30,15 +30,13 @@ def opened(repository: Path) -> Iterator[AgreeingDetector]:
 
 
 class Told:
-    """Both networks say what they are told. boxes, looks: of NanoDet and of a closer look; whole: of MoveNet at the whole frame."""
+    """Both networks say what they are told. boxes_px, scores: NanoDet; closer: MoveNet, in every look."""
 
     def __init__(self, detector: AgreeingDetector, monkeypatch: pytest.MonkeyPatch) -> None:
         self.detector = detector
         self.boxes_px, self.scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
         self.closer: list[Look] = []
-        self.whole: list[Look] = []
         self.sides_px: list[int] = []
-        self.regions_px: list[tuple[int, ...]] = []
         monkeypatch.setattr(detector, "_box_finder", self)
         monkeypatch.setattr(detector, "_look", self._look)
 
@@ -48,8 +46,7 @@ class Told:
         return Boxes(self.boxes_px[kept], self.scores[kept])
 
     def _look(self, image: np.ndarray, region_px: tuple[int, ...], mirrored: bool = False, close: bool = False) -> list[Look]:
-        self.regions_px.append(region_px)
-        return self.closer if close else self.whole
+        return self.closer
 
     def propose(self, *found: tuple[np.ndarray, float]) -> None:
         self.boxes_px, self.scores = np.stack([box for box, _ in found]), np.array([score for _, score in found], np.float32)
