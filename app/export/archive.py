@@ -3,11 +3,11 @@
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from app.export import bvh, vrma
+from app.export import bvh, fbx, vrma
 from app.export.cast import Cast, ContentOf, file_name
 from app.export.sink import whole
 
-FORMATS: dict[str, ContentOf] = {bvh.SUFFIX: bvh.bvh_of, vrma.SUFFIX: vrma.vrma_of}
+FORMATS: dict[str, ContentOf] = {bvh.SUFFIX: bvh.bvh_of, fbx.SUFFIX: fbx.fbx_of, vrma.SUFFIX: vrma.vrma_of}
 
 
 def write_motion(npz_path: Path, zip_path: Path) -> None:

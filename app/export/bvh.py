@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.export import cast
+from app.export.angles import continuous_angles
 from app.export.bones import NAMES, turned_up
 from app.export.cast import Actor, Cast
 from app.export.sink import UP_FROM_CAMERA
@@ -154,13 +155,8 @@ def _joint(skeleton: Skeleton, joint: int, indent: str) -> Iterator[str]:
 
 def _frames(motion: Motion) -> Iterator[str]:
     """The lines of the motion."""
-    from scipy.spatial.transform import Rotation
-
-    num_frames, num_joints = motion.rotations.shape[:2]
-    flat = Rotation.from_matrix(motion.rotations.reshape(-1, 3, 3))
-    angles = flat.as_euler(ORDER, degrees=True).reshape(num_frames, num_joints, 3)
-    angles = np.unwrap(angles, period=360, axis=0)  # programs that draw curves between frames would spin otherwise
-    yield from ("MOTION", f"Frames: {num_frames}", f"Frame Time: {motion.frame_s:.8f}")
+    angles = continuous_angles(motion.rotations, ORDER)
+    yield from ("MOTION", f"Frames: {len(angles)}", f"Frame Time: {motion.frame_s:.8f}")
     for place, turns in zip(motion.places_m, angles, strict=True):
         yield f"{_numbers(place)} {_numbers(turns.ravel(), 4)}"
 

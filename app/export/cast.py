@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.export.bones import BODY, PARAMETERS, BoneTurns
+from app.export.gltf import held
 from app.export.motion import skeleton_motion
 from app.export.npz import columns_of, map_rows, reading
 from app.export.sink import whole
@@ -83,6 +84,17 @@ class Cast:
                 track_id, own, table["time_s"][rows], phenotype, self.world.sizes[track_id], rotmats[rows[-1]].astype(np.float64),
                 table["joint_visibility"][rows], self.world.camera.world_m(root_m), turns,
             )  # fmt: skip
+
+
+def keys_of(scene: Cast, actor: Actor, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """When (K,) seconds, increasing, and which of the person's rows (K,): those, held in gaps and until the run ends.
+
+    times_s: (T,) the actor's, in the precision that the format has
+    """
+    part = np.repeat(np.arange(len(actor.tracks)), [len(track.rows) for track in actor.tracks])
+    times_s, keys = held(times_s, part)
+    end_s = times_s.dtype.type((scene.num_frames - 1) * scene.frame_s)
+    return (np.append(times_s, end_s), np.append(keys, keys[-1])) if end_s > times_s[-1] else (times_s, keys)
 
 
 ContentOf = Callable[[Cast, Actor], bytes]

@@ -50,11 +50,11 @@ def continuous(values: np.ndarray) -> np.ndarray:
 def held(times_s: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Keys that hold what each view ends with until JUMP_S before the next one begins: when (K',), and which of the given ones (K',).
 
-    times_s: (K,) float32, increasing, and so are those returned; views: (K,)
+    times_s: (K,) increasing, and so are those returned, of the same kind; views: (K,)
     """
     last = np.flatnonzero(np.diff(views))
     next_s = times_s[last + 1]
-    until_s = np.minimum(next_s - np.float32(JUMP_S), np.nextafter(next_s, np.float32(0)))
+    until_s = np.minimum(next_s - next_s.dtype.type(JUMP_S), np.nextafter(next_s, next_s.dtype.type(0)))
     last, until_s = last[until_s > times_s[last]], until_s[until_s > times_s[last]]
     return np.insert(times_s, last + 1, until_s), np.insert(np.arange(len(times_s)), last + 1, last)
 

@@ -165,7 +165,7 @@ VIDEO_SINKS = (OVERLAY_SINK, "meshes.npz", "summary.json")
 GLB_SINK = "people.glb"
 """Made from meshes.npz, so it is named after that one."""
 PICTURE_SINKS = ("overlay.png", "meshes.npz", "summary.json")
-MADE_LATER = ("person-*.bvh", "person-*.vrma")
+MADE_LATER = ("person-*.bvh", "person-*.fbx", "person-*.vrma")
 """Made of an earlier run's meshes.npz by programs of their own, so they go with it."""
 
 

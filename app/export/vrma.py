@@ -16,8 +16,8 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from app.export import cast
-from app.export.cast import Actor, Cast
-from app.export.gltf import GltfFile, continuous, held
+from app.export.cast import Actor, Cast, keys_of
+from app.export.gltf import GltfFile, continuous
 from app.export.humanoid import ABOVE, NAMES, Humanoid, with_unseen
 from app.visibility import FADE_S, shown_share
 
@@ -43,7 +43,7 @@ def vrma_of(scene: Cast, actor: Actor) -> bytes:
     nodes: list[int] = []
     for name, above, offset_m in zip(NAMES, ABOVE, humanoid.offsets_m.tolist(), strict=True):
         nodes.append(file.add_node(nodes[above] if above >= 0 else None, name=name, translation=offset_m))
-    times_s, keys = _keys(scene, actor)
+    times_s, keys = keys_of(scene, actor, actor.times_s.astype(np.float32))
     hips_m, quaternions = _motion(scene, actor, humanoid)
     file.animate(nodes[0], "translation", times_s, hips_m[keys])
     for bone, node in enumerate(nodes):
@@ -69,14 +69,6 @@ def _seen(joint_visibility: np.ndarray, frame_s: float) -> np.ndarray:
     reach, fade = (max(1, round(duration_s / frame_s)) for duration_s in (SEEN_S + FADE_S / 2, FADE_S))
     near = maximum_filter1d(shown_share(joint_visibility.astype(np.float64)), 2 * reach + 1, axis=0, mode="nearest")
     return uniform_filter1d(near, fade, axis=0, mode="nearest")
-
-
-def _keys(scene: Cast, actor: Actor) -> tuple[np.ndarray, np.ndarray]:
-    """When (K,) float32 seconds, increasing, and which of the person's rows (K,): those, held in gaps and until the run ends."""
-    part = np.repeat(np.arange(len(actor.tracks)), [len(track.rows) for track in actor.tracks])
-    times_s, keys = held(actor.times_s.astype(np.float32), part)
-    end_s = np.float32((scene.num_frames - 1) * scene.frame_s)
-    return (np.append(times_s, end_s), np.append(keys, keys[-1])) if end_s > times_s[-1] else (times_s, keys)
 
 
 def _vrm_name(name: str) -> str:

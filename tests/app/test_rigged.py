@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from app.export.bvh import write_people
 from app.export.glb import GlbReport, write_glb
 from app.export.gltf import GltfScene, quaternions
-from app.export.rigged import INFLUENCES
+from app.export.rig import INFLUENCES
 from app.export.sink import UP_FROM_CAMERA
 from app.export.world import CameraPlace
 from core.bodies.anny import AnnyBody

@@ -178,7 +178,7 @@ def test_an_archive_holds_the_same_files(tmp_path: Path) -> None:
     path = write_npz(tmp_path / "meshes.npz", PEOPLE)
     write_motion(path, tmp_path / "motion.zip")
     with ZipFile(tmp_path / "motion.zip") as archive:
-        assert sorted(archive.namelist()) == [f"person-{number}{suffix}" for number in (3, 7) for suffix in (".bvh", ".vrma")]
+        assert sorted(archive.namelist()) == [f"person-{number}{suffix}" for number in (3, 7) for suffix in (".bvh", ".fbx", ".vrma")]
         for written in (*write_people(path), *bvh.write_people(path)):
             assert archive.read(written.name) == written.read_bytes()
     with pytest.raises(InputError):

@@ -1,0 +1,25 @@
+"""Rotations as three angles over time, for formats that have no quaternions."""
+
+import warnings
+
+import numpy as np
+
+
+def continuous_angles(rotmats: np.ndarray, order: str) -> np.ndarray:
+    """(T, ..., 3, 3) rotations -> (T, ..., 3) degrees, of all triples that mean a rotation the one nearest to the moment before.
+
+    Programs that draw curves between frames would spin otherwise, and turn over where the middle angle passes 90 degrees.
+    order: as scipy has it, three different axes, as "ZXY"
+    """
+    from scipy.spatial.transform import Rotation
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Gimbal lock detected")  # one of the triples that mean the rotation is as good as another
+        angles = Rotation.from_matrix(rotmats.reshape(-1, 3, 3)).as_euler(order, degrees=True).reshape(rotmats.shape[:-1])
+    turned_over = angles * (1, -1, 1) + 180  # the same rotation
+    for before, now, other in zip(angles, angles[1:], turned_over[1:], strict=False):
+        both = np.stack([now, other])
+        both -= 360 * np.round((both - before) / 360)
+        far = np.abs(both - before).sum(-1)
+        now[...] = np.where((far[1] < far[0])[..., None], both[1], both[0])
+    return angles
