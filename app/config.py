@@ -7,6 +7,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+MOTION_FORMATS = ("bvh", "fbx", "vrma")
+"""As app.export.motions has them."""
 VMC_PORT, MAX_PORT = 39539, 65535
 """Where receivers of the VMC protocol listen, and the last of all ports."""
 _VMC_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+)(:(?P<port>\d{1,5}))?")
@@ -24,6 +26,14 @@ def vmc_address(text: str) -> tuple[str, int]:
     if not match or not 1 <= port <= MAX_PORT:
         raise ArgumentTypeError(f"got {text!r}, expected HOST or HOST:PORT, as 127.0.0.1:{VMC_PORT}, with a port up to {MAX_PORT}")
     return match["host"].strip("[]"), port
+
+
+def motion_formats(text: str) -> tuple[str, ...]:
+    """Formats of --motion, each once. Raises ArgumentTypeError for one that there is not."""
+    names = set(text.lower().split(","))
+    if not names <= set(MOTION_FORMATS):
+        raise ArgumentTypeError(f"got {text!r}, expected one or more of {', '.join(MOTION_FORMATS)}, with commas between")
+    return tuple(sorted(names))
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,10 @@ class LiveConfig:
     show_hidden: bool = setting(False, "draw body parts that are hidden or out of the picture too; they are guesses", action="store_true")
     overlay: bool = setting(True, "write overlay.mp4; without it a recording takes about a sixth less time", action=BooleanOptionalAction)
     glb: bool = setting(False, "write people.glb as well: skeletons with a skin, for Blender, game engines, browsers", action="store_true")
+    motion: tuple[str, ...] = setting(
+        (), "write a file of each person's motion as well: fbx for Unity, Unreal, Maya, Blender, bvh for whatever else animates skeletons, "
+        "vrma for VRM avatars; several with commas between", type=motion_formats, metavar="FORMAT",
+    )  # fmt: skip
     record: Path | None = setting(  # noqa: RUF009  as all settings
         None, "with --webcam: save the session to this new file while it runs; --replay shows it again", type=Path, metavar="FILE.arrows"
     )
@@ -140,6 +154,11 @@ class LiveConfig:
     detect: DetectConfig = field(default_factory=DetectConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     smooth: SmoothConfig = field(default_factory=SmoothConfig)
+
+    @property
+    def animated(self) -> bool:
+        """Whether files are written that need the bones' rotations and how the camera turns."""
+        return self.glb or bool(self.motion)
 
     def for_camera(self) -> "LiveConfig":
         """These settings where every millisecond counts: fitting bodies takes 10 ms a person, a frame in three on two cores. Whoever asks
@@ -198,12 +217,12 @@ ESTIMATING = (
     "show_hidden",
 )  # fmt: skip
 MODE_FLAGS: dict[str, tuple[str, ...]] = {
-    "video": (*ESTIMATING, "overlay", "glb", "overwrite"),
+    "video": (*ESTIMATING, "overlay", "glb", "motion", "overwrite"),
     "images": (*ESTIMATING, "overwrite"),
-    "demo": (*ESTIMATING, "overlay", "glb"),
+    "demo": (*ESTIMATING, "overlay", "glb", "motion"),
     "webcam": (*ESTIMATING, "vmc", "record", "record_pictures", "headless", "mirror", "loop", "duration_s", "target_ms"),
     "page": (*ESTIMATING, "overlay", "target_ms"),
-    "replay": ("show_hidden", "overlay", "glb", "overwrite", "loop", "vmc"),
+    "replay": ("show_hidden", "overlay", "glb", "motion", "overwrite", "loop", "vmc"),
     "bench": (*ESTIMATING, "glb"),
     "check": ("mesh_dir", "device", "precision"),
 }
@@ -231,7 +250,7 @@ def add_flags(parser: ArgumentParser, items: Iterable[Field]) -> None:
     for item in items:
         options: dict[str, Any] = dict(item.metadata["flag"])
         default = default_of(item)
-        shown = "" if default in (None, False) else f" (default: {default})"
+        shown = "" if default in (None, False, ()) else f" (default: {default})"
         flag = "--" + item.name.replace("_", "-")
         parser.add_argument(flag, dest=item.name, default=default, help=f"{item.metadata['help']}{shown}", **options)
 

@@ -20,7 +20,7 @@ def given_settings(config: LiveConfig) -> dict[str, Any]:
 
 def drawing_settings(config: LiveConfig) -> dict[str, Any]:
     """What decides about the files beside meshes.npz."""
-    return {"show_hidden": config.show_hidden, "overlay": config.overlay, "glb": config.glb}
+    return {"show_hidden": config.show_hidden, "overlay": config.overlay, "glb": config.glb, "motion": list(config.motion)}
 
 
 def file_version(path: Path) -> dict[str, str]:
@@ -48,6 +48,7 @@ def changed_settings(folder: Path, wanted: Mapping[str, Any]) -> list[str] | Non
         state = settings.pop("state")
         before_choices = {
             "detector": "mediapipe", "parametric": False, "mesh": "free", "show_hidden": False, "overlay": True, "glb": False,
+            "motion": [],
         }  # fmt: skip
         settings = before_choices | settings
         settings = {"file": wanted.get("file")} | settings  # from before the file was noted

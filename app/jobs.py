@@ -14,6 +14,7 @@ from app.config import LiveConfig
 from app.detect import Detector
 from app.engine import NO_FACES, check_fits, open_detector, open_estimator
 from app.export import GLB_SINK, OVERLAY_SINK, PICTURE_SINKS, VIDEO_SINKS, Parameters, Recording, SinkGroup
+from app.export.motions import pattern_of
 from app.files import distinct
 from app.finished import already_done, file_version, given_settings
 from app.parametric import shows_fitted
@@ -73,7 +74,7 @@ def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:
 def video_sinks(config: LiveConfig) -> tuple[str, ...]:
     """Files of a video."""
     names = VIDEO_SINKS if config.overlay else tuple(name for name in VIDEO_SINKS if name != OVERLAY_SINK)
-    return (*names, GLB_SINK) if config.glb else names
+    return (*names, *[GLB_SINK][: config.glb], *map(pattern_of, config.motion))
 
 
 @dataclass
@@ -184,7 +185,7 @@ def _run_pipeline(source: VideoSource, engine: Engine, sinks: SinkGroup, setting
     width, height = source.size_px
     room = max_under_way(source.size_px, pipeline.max_held_frames(width * height * 3))
     stages = pipeline.stages
-    if engine.config.glb:
+    if engine.config.animated:
         stages["turns"] = each(CameraTurns())
     return write_scenes(source, stages, sinks, settings, progress, room, source.expected_frames)
 
@@ -282,13 +283,13 @@ def _recording(
     body, config = engine.estimator.body, engine.config
     fitted_mesh = shown_mesh(engine.estimator, config) == "parametric"
     parameters = settle = None
-    if config.parametric or (config.glb and fitted_mesh):  # people.glb makes skeletons of them
+    if config.parametric or (config.animated and fitted_mesh):  # skeletons are made of them
         parameters = Parameters.of(body)
         if not engine.estimator.config.parametric:
             settle = Settling(body, parameters, posed=fitted_mesh)
     return Recording(
         folder, body.faces, body_joint_weights(body), body.name, size_px, fps, source, expected_frames, settings, parameters,
-        config.show_hidden, camera_turns=config.glb and fps > 0, settle=settle,
+        config.show_hidden, camera_turns=config.animated and fps > 0, settle=settle,
     )  # fmt: skip
 
 

@@ -175,13 +175,13 @@ def _with_last(scenes: Iterator[Scene]) -> Iterator[tuple[Scene, bool]]:
 
 def replay_to_files(path: Path, folder: Path, config: LiveConfig, make_progress: MakeProgress = ProgressBar) -> str:
     """The session's files into a folder of its own within `folder`; returns the line to print. The meshes are as they were recorded, but
-    with --glb those of bodies fitted to them, for there are to be skeletons, at distances that were smoothed again (app.distance).
+    with --glb or --motion, where there are to be skeletons, those of bodies fitted to them, at distances smoothed again (app.distance).
 
     Raises InputError when `path` is no session, OSError when the folder cannot be written.
     """
     reader = SessionReader(path)
     target = result_folders([path], folder)[0]
-    bodies = _Bodies.of(reader.info) if config.glb else None
+    bodies = _Bodies.of(reader.info) if config.animated else None
     settings = dict(reader.info.settings) | drawing_settings(config) | ({"mesh": "parametric"} if bodies else {})
     finished = already_done(target, settings, config.overwrite)
     if finished:

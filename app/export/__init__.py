@@ -1,6 +1,6 @@
 """Results on disk: one file per format, all found in SINKS."""
 
-from app.export import glb, npz, overlay, pictures, summary  # noqa: F401 - each registers its sink
+from app.export import glb, motions, npz, overlay, pictures, summary  # noqa: F401 - each registers its sink
 from app.export.sink import (
     GLB_SINK,
     OVERLAY_SINK,

@@ -17,9 +17,7 @@ def continuous_angles(rotmats: np.ndarray, order: str) -> np.ndarray:
         warnings.filterwarnings("ignore", "Gimbal lock detected")  # one of the triples that mean the rotation is as good as another
         angles = Rotation.from_matrix(rotmats.reshape(-1, 3, 3)).as_euler(order, degrees=True).reshape(rotmats.shape[:-1])
     turned_over = angles * (1, -1, 1) + 180  # the same rotation
-    for before, now, other in zip(angles, angles[1:], turned_over[1:], strict=False):
-        both = np.stack([now, other])
-        both -= 360 * np.round((both - before) / 360)
-        far = np.abs(both - before).sum(-1)
-        now[...] = np.where((far[1] < far[0])[..., None], both[1], both[0])
-    return angles
+    straight, over = (np.abs((values[1:] - angles[:-1] + 180) % 360 - 180).sum(-1) for values in (angles, turned_over))
+    is_over = np.zeros(angles.shape[:-1], bool)
+    is_over[1:] = np.cumsum(over < straight, axis=0) % 2  # from one that is turned over the other one is as far
+    return np.unwrap(np.where(is_over[..., None], turned_over, angles), period=360, axis=0)

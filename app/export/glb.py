@@ -17,10 +17,9 @@ from app.export.bones import BODY, PARAMETERS
 from app.export.gltf import GltfScene, vertex_normals
 from app.export.npz import columns_of, map_rows
 from app.export.rigged import add_rigged, poses_them
-from app.export.sink import GLB_SINK, SINKS, UP_FROM_CAMERA, ClosingSink, Recording
+from app.export.sink import GLB_SINK, SINKS, UP_FROM_CAMERA, LateSink, Recording
 from app.export.tracks import Track, from_0, without_hidden
 from app.export.world import World, views_of
-from app.types import Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
 
@@ -222,30 +221,13 @@ def stretches(keys: np.ndarray) -> Iterator[np.ndarray]:
 
 
 @SINKS.register(GLB_SINK)
-class GlbSink(ClosingSink):
-    """Made from the meshes.npz beside it when that is finished, so it must come after that one in a SinkGroup."""
+class GlbSink(LateSink):
+    """The file of a run."""
 
     def __init__(self, recording: Recording) -> None:
-        self.path = recording.folder / GLB_SINK
-        self.warnings: list[str] = []
-        self._rows, self._show_hidden = recording.folder / "meshes.npz", recording.show_hidden
-        self._closed = False
+        super().__init__(recording, GLB_SINK)
+        self._show_hidden = recording.show_hidden
 
-    def write(self, scene: Scene) -> None:
-        """Nothing: the rows are in meshes.npz."""
-
-    def close(self) -> None:
-        """Write the file; where there is nothing to write, or not all of it, a warning says so, and none is left."""
-        if self._closed:
-            return
-        self._closed = True
-        self.path.unlink(missing_ok=True)  # an earlier run's
-        if self.broken:
-            self.warnings.append(f"no {GLB_SINK}: not all of the run could be written")
-            return
-        try:
-            report = write_glb(self._rows, self.path, show_hidden=self._show_hidden)
-        except InputError as error:
-            self.warnings.append(f"no {GLB_SINK}: {error}")
-            return
-        log.debug("%s: %s", self.path, report)
+    def make(self, rows: Path) -> None:
+        """Raises InputError where nobody is there or to be seen."""
+        log.debug("%s: %s", self.path, write_glb(rows, self.path, show_hidden=self._show_hidden))

@@ -21,6 +21,7 @@ import numpy as np
 from app.stages import Stage, each
 from app.types import Intrinsics, Scene
 from core.arrays import check_array
+from core.errors import InputError
 from core.joints import JOINT_NAMES
 from core.registry import Registry
 from core.stopping import orderly_end
@@ -158,24 +159,55 @@ UP_FROM_CAMERA = np.array([1, -1, -1], np.float32)
 """x right, y down, z away -> x right, y up, z towards the viewer, as 3D files want it. A half turn about x; faces keep their winding."""
 
 SINKS: Registry[Callable[[Recording], Sink]] = Registry("output file")
-"""File name -> class(recording) of the sink that writes it."""
+"""File name -> class(recording) of the sink that writes it; a pattern where it writes a file for each person."""
 
 OVERLAY_SINK = "overlay.mp4"
 VIDEO_SINKS = (OVERLAY_SINK, "meshes.npz", "summary.json")
 GLB_SINK = "people.glb"
 """Made from meshes.npz, so it is named after that one."""
 PICTURE_SINKS = ("overlay.png", "meshes.npz", "summary.json")
-MADE_LATER = ("person-*.bvh", "person-*.fbx", "person-*.vrma")
-"""Made of an earlier run's meshes.npz by programs of their own, so they go with it."""
 
 
 def remove_results(folder: Path, names: Iterable[str]) -> None:
-    """Remove what an earlier run has left in `folder`: its files called `names`, in this order, and what was made of them."""
+    """Remove what an earlier run has left in `folder`: its files called `names`, names of SINKS, in this order."""
     for name in names:
-        (folder / name).unlink(missing_ok=True)
-    for pattern in MADE_LATER:
-        for stale in folder.glob(pattern):
+        for stale in folder.glob(name):
             stale.unlink(missing_ok=True)
+
+
+class LateSink(ClosingSink):
+    """Made from the meshes.npz beside it when that is finished, so it must come after that one in a SinkGroup."""
+
+    def __init__(self, recording: Recording, name: str) -> None:
+        self.path = recording.folder / name
+        self.warnings: list[str] = []
+        self._rows = recording.folder / "meshes.npz"
+        self._closed = False
+
+    def remove(self) -> None:
+        """An earlier run's."""
+        self.path.unlink(missing_ok=True)
+
+    def make(self, rows: Path) -> None:
+        """Write it. rows: the meshes.npz. Raises InputError where there is nothing to write."""
+        raise NotImplementedError
+
+    def write(self, scene: Scene) -> None:
+        """Nothing: the rows are in meshes.npz."""
+
+    def close(self) -> None:
+        """Write it; where there is nothing to write, or not all of it, a warning says so, and none is left."""
+        if self._closed:
+            return
+        self._closed = True
+        self.remove()
+        if self.broken:
+            self.warnings.append(f"no {self.path.name}: not all of the run could be written")
+            return
+        try:
+            self.make(self._rows)
+        except InputError as error:
+            self.warnings.append(f"no {self.path.name}: {error}")
 
 
 class SinkGroup(ClosingSink):

@@ -19,7 +19,7 @@ FILE_TEXTS = {
     "overlay.mp4": ("Video", "meshes over the input"),
     "overlay.png": ("Picture", "meshes over the input"),
     "meshes.npz": ("Meshes", "NumPy, one row per person and frame"),
-    "motion.zip": ("Motion", "BVH and VRM animations, a file for each person"),
+    "motion.zip": ("Motion", "FBX, BVH and VRM animations, a file for each person"),
     "summary.json": ("Summary", "people, times, settings"),
 }
 """What a download is, by file name; any other is named by its suffix."""

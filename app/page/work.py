@@ -211,8 +211,8 @@ class Worker:
                     job.problems.append(line if upload.name in line else f"{upload.name}: {line}")
 
     def _do_one(self, job: Job, upload: Upload, index: int, engine: Any) -> Result:
-        from app.export.archive import write_motion
         from app.export.glb import write_glb
+        from app.export.motions import write_motion
         from app.jobs import process_picture, process_video
 
         folder = job.folder / f"{index + 1}-{upload.path.stem}"

@@ -29,7 +29,7 @@ def test_flags_are_those_of_the_contract() -> None:
     names = {item.name for item in flag_fields()}
     assert names == {
         "checkpoint", "body", "mesh_dir", "parametric", "mesh", "device", "precision", "detector", "max_people", "smoothing", "focal_px",
-        "overwrite", "vmc",
+        "overwrite", "vmc", "motion",
         "record", "record_pictures", "show_hidden", "overlay", "glb", "headless", "mirror", "loop", "duration_s", "target_ms",
     }  # fmt: skip
     assert LiveConfig(**{item.name: default_of(item) for item in flag_fields()}) == LiveConfig()

@@ -1,10 +1,14 @@
+import json
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from app.config import LiveConfig
+from app.config import MOTION_FORMATS, LiveConfig, idle_flags, motion_formats
+from app.export.fbx import write_people as write_fbx
+from app.export.motions import FORMATS
 from app.jobs import Engine, process_video
 from app.placing import Finisher, Placement, seen_people
 from app.shapes import ENOUGH, MAX_TRACKS, TrackShapes
@@ -137,6 +141,38 @@ def test_people_glb_has_skeletons_where_bodies_are_fitted(mesh: str, rigged: boo
         assert rows["start_from_camera"].shape == (8, 3, 3)
         assert (rows["view"] == 0).all()
     assert bool(Played(tmp_path / "out" / "people.glb").tree.get("skins")) == rigged
+
+
+def test_each_persons_motion_in_the_same_run(tmp_path: Path) -> None:
+    clip, folder = write_video(tmp_path / "clip.mp4", (96, 64), [index / 30 for index in range(8)]), tmp_path / "out"
+
+    def run(*formats: str, **settings: object) -> list[str]:
+        said = process_video(clip, folder, Engine(_Walker(), RectangleDetector(), LiveConfig(motion=formats, overlay=False, **settings)))
+        assert all(f"person-*.{name}" in said for name in formats)
+        return sorted(path.name for path in folder.glob("person-*"))
+
+    (folder / "person-9.fbx").parent.mkdir()
+    (folder / "person-9.fbx").touch()
+    assert run(*MOTION_FORMATS) == ["person-1.bvh", "person-1.fbx", "person-1.vrma"]
+    with np.load(folder / "meshes.npz") as rows:
+        assert rows["start_from_camera"].shape == (8, 3, 3)
+    content = (folder / "person-1.fbx").read_bytes()
+    assert "already done" in process_video(clip, folder, Engine(_Walker(), RectangleDetector(), LiveConfig(motion=("fbx",), overlay=False)))
+    assert run("fbx", overwrite=True) == ["person-1.fbx"]
+    assert (folder / "person-1.fbx").read_bytes() == content == write_fbx(folder / "meshes.npz", tmp_path / "later")[0].read_bytes()
+    assert run("fbx", overwrite=True, mesh="free") == []
+    (warning,) = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["warnings"]
+    assert warning.startswith("no person-*.fbx: ")
+    assert "without --mesh free" in warning
+
+
+def test_formats_of_motion() -> None:
+    assert tuple(FORMATS) == MOTION_FORMATS
+    assert motion_formats("vrma,BVH,bvh") == ("bvh", "vrma")
+    for bad in ("", "fbx,", "obj", "fbx bvh"):
+        with pytest.raises(ArgumentTypeError, match=f"got '{bad}', expected one or more of bvh, fbx, vrma"):
+            motion_formats(bad)
+    assert idle_flags("webcam", LiveConfig(motion=("fbx",))) == ["--motion"]
 
 
 def test_a_mean_shape_ignores_a_frame_that_went_wrong() -> None:

@@ -82,9 +82,12 @@ def posed_scenes(parametric: bool = False) -> list[Scene]:
 def test_a_recorded_session_becomes_skeletons(tmp_path: Path, capsys: pytest.CaptureFixture[str], parametric: bool) -> None:
     table, scenes = table_of(PEOPLE[:1]), posed_scenes(parametric)
     record(tmp_path / "live.arrows", scenes, SessionInfo.of(BODY, {"checkpoint": "toy"}, parametric=parametric))
-    code, _, _ = outcome(capsys, "--replay", tmp_path / "live.arrows", "--out", tmp_path / "out", "--glb", "--no-overlay")
+    code, _, _ = outcome(
+        capsys, "--replay", tmp_path / "live.arrows", "--out", tmp_path / "out", "--glb", "--motion", "fbx", "--no-overlay"
+    )
     assert code == 0
     folder = tmp_path / "out" / "live"
+    assert (folder / "person-3.fbx").is_file()
     assert len(Played(folder / "people.glb").tree["skins"]) == 1
     assert [path.name for path in write_people(folder / "meshes.npz")] == ["person-3.bvh"]
     rows = np.load(folder / "meshes.npz")

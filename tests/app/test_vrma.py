@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.export import bvh
-from app.export.archive import write_motion
+from app.export.motions import write_motion
 from app.export.vrma import SEEN_S, main, write_people
 from core.bodies.anny import AnnyBody
 from core.errors import InputError

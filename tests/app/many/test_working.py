@@ -132,7 +132,7 @@ def test_other_settings_and_other_versions(folder: Path, out: Path) -> None:
     written = (plan.jobs[0].folder / "meshes.npz").stat().st_mtime_ns
     work(other)
     assert (plan.jobs[0].folder / "meshes.npz").stat().st_mtime_ns == written
-    for name in ("people.glb", "person-1.bvh"):
+    for name in ("people.glb", "person-1.bvh", "person-12.fbx"):
         (plan.jobs[0].folder / name).touch()
     (plan.jobs[0].folder / "notes.txt").touch()
     work(replace(other, redo_changed=True))
