@@ -32,6 +32,7 @@ UNITS_PER_M = 10_000
 JPEG_QUALITY = 88
 BACKGROUND_RGB = (38, 41, 46)
 """Where no pictures were recorded."""
+DTYPES = {pa.int16(): np.int16, pa.int32(): np.int32, pa.int64(): np.int64, pa.float32(): np.float32, pa.float64(): np.float64}
 NUM_JOINTS = len(JOINT_NAMES)
 MESH_FIELDS = {
     "score": (), "box_px": (4,), "joints_m": (NUM_JOINTS, 3), "joints_px": (NUM_JOINTS, 2), "joint_visibility": (NUM_JOINTS,),
@@ -132,8 +133,8 @@ def _mesh_rows(meshes: tuple[SmoothedMesh, ...], info: SessionInfo, schema: pa.S
 
 
 def _plain(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Numbers as they lie in memory. Not pa.array: that imports pandas where it is installed, a second's pause in a live session."""
-    values = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    """Numbers as they lie in memory. Not pa.array, and not kind.to_pandas_dtype: they import pandas, a second's pause in a live session."""
+    values = np.ascontiguousarray(values, DTYPES[kind])
     return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(values)])
 
 
