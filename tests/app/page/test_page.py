@@ -127,7 +127,7 @@ def test_downloads_are_there_for_this_visitor_alone(visit: Visit) -> None:
         rows = np.load(io.BytesIO(own.get(next(link for link in links if "meshes.npz" in link)).content))
         assert set(rows["frame_index"]) <= set(range(CLIP_FRAMES)) and len(set(rows["track_id"])) >= 1
         with ZipFile(io.BytesIO(own.get(next(link for link in links if "motion.zip" in link)).content)) as motion:
-            assert {Path(name).suffix for name in motion.namelist()} == {".bvh", ".vrma"}
+            assert {Path(name).suffix for name in motion.namelist()} == {".bvh", ".fbx", ".vrma"}
         summary = own.get(next(link for link in links if "summary.json" in link)).text
         assert json.loads(summary)["input"] == "clip.mp4" and str(visit.folder) not in summary
         outside = (animation.replace("people.glb", "../../../uploads"), f"{visit.page.url}/gradio_api/file=/etc/passwd")
