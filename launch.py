@@ -19,7 +19,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  before anything that an older Pyt
 
 from app.config import LiveConfig, PageConfig, add_flags, default_of, flag_fields, idle_flags
 from app.files import folder_problem, named_path
-from app.native_logs import quiet_native_libraries
+from app.native_logs import prepare_native_libraries
 from core.errors import InputError, nobody_reads
 from core.stopping import interrupted_politely
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     config, page = config_from(flags, parser), page_from(flags, parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts, once, whoever imports it
-    quiet_native_libraries()
+    prepare_native_libraries()
     mode = mode_of(flags)
     idle = idle_flags(mode, config)
     if idle:

@@ -7,6 +7,7 @@ a connection that falls silent counts as stalled, a new one is tried beside it, 
 import logging
 import math
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +24,17 @@ from core.errors import InputError
 
 log = logging.getLogger(__name__)
 
-OPEN_TIMEOUT_S = 3.0
-FILE_OPEN_TIMEOUT_S = 60.0
-"""A file opens or fails; on a cold disk, with the network loading beside it, that takes a while."""
+OPEN_TIMEOUT_S = {"device": 30.0, "stream": 3.0, "file": 60.0}
+"""Cameras need ten seconds and more on some Windows machines. A file opens or fails; on a cold disk, with the network loading beside it,
+that takes a while.
+"""
+ALLOWED_BY = {
+    "darwin": ". macOS asks once whether the terminal may use it (System Settings > Privacy & Security > Camera): allow it and start again",
+    "win32": ". Settings > Privacy & security > Camera must let desktop apps use it",
+}
+"""Where a system keeps cameras from programs that nobody has allowed them to; sys.platform -> what to do."""
+PATIENCE_S = 3.0
+"""After which it is said that a source is waited for."""
 READ_TIMEOUT_S = 2.0
 STALL_S = 1.0
 """Silence after which a source counts as stalled and is tried again."""
@@ -101,7 +110,8 @@ def read_capture(address: Address) -> Pictures:
     import cv2
 
     if address.kind == "stream":
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1e3 * OPEN_TIMEOUT_S), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1e3 * READ_TIMEOUT_S)]
+        limits_s = {cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: OPEN_TIMEOUT_S["stream"], cv2.CAP_PROP_READ_TIMEOUT_MSEC: READ_TIMEOUT_S}
+        limits = [number for name, limit_s in limits_s.items() for number in (name, int(1e3 * limit_s))]
         capture = cv2.VideoCapture(address.value, cv2.CAP_FFMPEG, limits)
     else:
         capture = cv2.VideoCapture(int(address.value) if address.value.isdigit() else address.value)
@@ -233,18 +243,21 @@ class Camera:
 
     def _await_first(self) -> None:
         """Raises InputError when the source cannot be opened or gives no picture in time."""
-        allowed_s = FILE_OPEN_TIMEOUT_S if self.is_file else OPEN_TIMEOUT_S
-        deadline_s = self._start_s + allowed_s + (READ_TIMEOUT_S if self.address.kind == "device" else 0.5)
+        allowed_s, told = OPEN_TIMEOUT_S[self.address.kind], False
         while not self._first.wait(POLL_S):
-            connection = self._connections[0]
+            connection, waited_s = self._connections[0], time.perf_counter() - self._start_s
             if not connection.is_alive() and not self._first.is_set():
                 raise InputError(f"--webcam: {self._reason(connection)}")
-            if time.perf_counter() > deadline_s:
+            if waited_s > allowed_s + 0.5:
                 raise InputError(f"--webcam: {self.address.shown} gave no picture within {allowed_s:g} s; is the source running?")
+            if waited_s > PATIENCE_S and not told and not self.is_file:
+                told = True
+                log.info("%s is slow to open; waiting for up to %g s", self.address.shown, allowed_s)
 
     def _reason(self, connection: Connection) -> str:
         hints = {
-            "device": "is it plugged in, and not used by another program? Another number may be the right one",
+            "device": "is it plugged in, and not used by another program? Another number may be the right one"
+            + ALLOWED_BY.get(sys.platform, ""),
             "stream": "check the address, and that the source is running",
         }
         if self.is_file and connection.problem:  # it names the file, and says what to do

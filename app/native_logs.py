@@ -1,4 +1,4 @@
-"""Keeps the start-up chatter of native libraries off the terminal. Nothing else is held back."""
+"""Settings of native libraries that they read from the environment, and their start-up chatter, which is kept off the terminal."""
 
 import contextlib
 import os
@@ -17,12 +17,13 @@ CHATTER = re.compile(
 QUIET_ENVIRONMENT = {
     "GLOG_minloglevel": "2", "TF_CPP_MIN_LOG_LEVEL": "2", "OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8",
 }  # fmt: skip
-"""Read by the libraries when they are loaded."""
+CAMERA_ENVIRONMENT = {"OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS": "0"}
+"""On Windows many cameras take ten seconds to minutes to open with it: https://github.com/opencv/opencv/issues/17687."""
 
 
-def quiet_native_libraries() -> None:
-    """Set these, except where the user has set them."""
-    for name, value in QUIET_ENVIRONMENT.items():
+def prepare_native_libraries() -> None:
+    """Set these, which the libraries read when they are loaded, except where the user has set them."""
+    for name, value in (QUIET_ENVIRONMENT | CAMERA_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
 
 

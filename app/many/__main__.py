@@ -14,7 +14,7 @@ from app.many.engines import ENGINES, Pool
 from app.many.plan import FLAGS, Plan
 from app.many.report import Watch, num_finished, survey, table
 from app.many.videos import find_jobs, shard
-from app.native_logs import quiet_native_libraries
+from app.native_logs import prepare_native_libraries
 from core.errors import InputError
 from core.stopping import stop_on_signal
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    quiet_native_libraries()
+    prepare_native_libraries()
     try:
         plan = Plan(shard(find_jobs(flags.sources, flags.out), *part), config, flags.redo_changed)
         return show_status(plan) if flags.status else run(plan, flags.engine, pool, flags.retry_failed)

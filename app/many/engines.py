@@ -17,7 +17,7 @@ from multiprocessing.synchronize import Lock
 from pathlib import Path
 
 from app.many.plan import Plan
-from app.native_logs import quiet_native_libraries
+from app.native_logs import prepare_native_libraries
 from app.threads import usable_cores
 from core.errors import InputError
 from core.registry import Registry
@@ -67,7 +67,7 @@ def run_worker(
     os.chdir(folder or ".")
     logging.basicConfig(level=logging.INFO, format=f"{name}%(message)s", stream=sys.stderr)
     logging.getLogger("core.runtimes").addFilter(lambda record: record.levelno < logging.WARNING or is_first())
-    quiet_native_libraries()
+    prepare_native_libraries()
     from app.many.worker import Worker
     from app.progress import ProgressBar
     from core.stopping import stop_on_signal

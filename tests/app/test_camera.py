@@ -1,6 +1,8 @@
 """Live sources: an HTTP camera that stalls, dies and comes back; files played as a camera; sources that do not open."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -190,7 +192,7 @@ def test_a_file_runs_at_its_own_rate_and_ends(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_slow_to_open_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.camera, "OPEN_TIMEOUT_S", 0.1)
+    monkeypatch.setitem(app.camera.OPEN_TIMEOUT_S, "stream", 0.1)
     clip = write_video(tmp_path / "clip.mp4", times_s=[index / 20 for index in range(5)])
 
     def connect(address: Address) -> Pictures:
@@ -246,3 +248,45 @@ def test_an_unplugged_camera_is_tried_until_it_returns() -> None:
         assert until(camera, lambda captured: captured is not None) < 2
         assert camera.status.state == "open"
     assert max(most) == 1
+
+
+def test_a_camera_that_is_slow_to_open_is_waited_for_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app.camera, "PATIENCE_S", 0.2)
+
+    def connect(_: Address) -> Pictures:
+        time.sleep(0.6)
+        yield np.zeros((24, 32, 3), np.uint8), None
+        time.sleep(1)
+
+    with caplog.at_level("INFO"), Camera("0", connect=connect) as camera:
+        assert camera.take(0.1) is not None
+    assert [line for line in caplog.messages if "slow" in line] == ["camera 0 is slow to open; waiting for up to 30 s"]
+    monkeypatch.setitem(app.camera.OPEN_TIMEOUT_S, "device", 0.0)
+    with pytest.raises(InputError, match="camera 0 gave no picture within 0 s"), Camera("0", connect=connect):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("system", "said"), [("darwin", "allow it and start again"), ("win32", "desktop apps"), ("linux", "the right one")]
+)
+def test_systems_that_keep_cameras_to_themselves_are_named(system: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.camera.sys, "platform", system)
+
+    def connect(_: Address) -> Pictures:
+        raise InputError("cannot be opened")
+        yield
+
+    with pytest.raises(InputError, match=f"camera 0 cannot be opened; .*{said}"), Camera("0", connect=connect):
+        pass
+
+
+def test_libraries_are_told_before_they_are_loaded() -> None:
+    """OpenCV reads once how it is to open cameras on Windows."""
+    program = (
+        "import os, sys, launch\nassert 'cv2' not in sys.modules\nlaunch.run = lambda asked: print("
+        "'cv2' in sys.modules, os.environ['OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS']) or 0\nlaunch.main(['--webcam', '0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "0"]
