@@ -88,7 +88,7 @@ def this_machine() -> Machine:
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """As the maker calls it."""
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith(("model name", "Model")):
                 return line.partition(":")[2].strip()
     if platform.system() == "Darwin":
@@ -105,7 +105,7 @@ def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
         return (torch.backends.cpu.get_cpu_capability(),)
     flags: set[str] = set()
-    for line in cpuinfo.read_text(errors="replace").splitlines():
+    for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(("flags", "Features")):
             flags = set(line.partition(":")[2].split())
             break

@@ -63,7 +63,7 @@ CONVOLUTIONS = ("Conv2D", "_FusedConv2D", *DEPTHWISE)
 def read_graph(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     """(node's name -> node, constant's name -> float32 or int32 array) of a TensorFlow.js graph model. InputError when it is none."""
     try:
-        model = json.loads(path.read_text())
+        model = json.loads(path.read_text(encoding="utf-8"))
         nodes = {node["name"]: node for node in model["modelTopology"]["node"]}
         groups = model["weightsManifest"]
         data = b"".join((path.parent / name).read_bytes() for group in groups for name in group["paths"])

@@ -129,7 +129,7 @@ def write_facts(facts: Facts, out_dir: Path, worst: Path | None = None) -> Path:
     if people is not None:
         pictures[PEOPLE] = small_picture(people, out_dir / PEOPLE)
     path = out_dir / CARD
-    path.write_text(card_text(facts, {name for name, there in pictures.items() if there}))
+    path.write_text(card_text(facts, {name for name, there in pictures.items() if there}), encoding="utf-8")
     return path
 
 
@@ -297,7 +297,7 @@ def score_for_card(run_dir: Path, shards: Path) -> None:
 
     flags = ["--checkpoint", checkpoint_of(run_dir), "--shards", shards, "--limit", CARD_PEOPLE, "--sheet", run_dir / WORST_SHEET]
     reports = evaluate(evaluation_parser().parse_args(list(map(str, flags))))
-    (run_dir / EVALUATION).write_text(json.dumps(reports[0], indent=1))
+    (run_dir / EVALUATION).write_text(json.dumps(reports[0], indent=1), encoding="utf-8")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -84,7 +84,7 @@ def annotation_files(folder: Path) -> list[Path]:
 
 def _parsed(annotations: Path, read: Callable[[dict], list[T]]) -> list[T]:
     try:
-        return read(json.loads(annotations.read_text()))
+        return read(json.loads(annotations.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         if isinstance(error, InputError):
             raise

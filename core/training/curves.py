@@ -59,7 +59,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"curves: {path} is not there; give the folder of a training run")
     records: list[dict[str, Any]] = []
     broken = 0
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
             samples = record["samples"] + 0

@@ -114,7 +114,7 @@ def evaluate(options: argparse.Namespace) -> list[dict[str, Any]]:
 def read_report(path: Path) -> list[dict[str, Any]]:
     """The reports in a file that --json wrote. Raises InputError when it is none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"report {path}: not readable ({' '.join(str(error).split())})") from error
     reports = content.get("compared", [content]) if isinstance(content, dict) else []
@@ -149,7 +149,7 @@ def report_scores(options: argparse.Namespace) -> None:
     """The command: score, write the report where that is asked for, print the tables. Raises InputError and OSError."""
     reports = evaluate(options)
     if options.json:
-        options.json.write_text(json.dumps(reports[0] if len(reports) == 1 else {"compared": reports}, indent=1))
+        options.json.write_text(json.dumps(reports[0] if len(reports) == 1 else {"compared": reports}, indent=1), encoding="utf-8")
     print_reports(reports)
     if options.json:
         print(options.json)

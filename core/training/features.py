@@ -52,7 +52,7 @@ class FeatureCache:
         note = self.folder / NOTE
         if not note.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps(self.made_with, indent=1))
+            note.write_text(json.dumps(self.made_with, indent=1), encoding="utf-8")
 
     def paths(self, shard: Path) -> list[Path]:
         """The files of a shard's features, finished or not."""
@@ -100,7 +100,7 @@ def open_cache(shards: Path, backbone_name: str, backbone: torch.nn.Module, crop
     shapes = [list(tensor.shape[1:]) for tensor in kept]
     made_with = {"backbone": backbone_name, "weights": fingerprint(backbone), "shapes": shapes, "crop_scale": crop_scale}
     note = folder / NOTE
-    if note.exists() and (found := {"crop_scale": CROP_SCALE, **json.loads(note.read_text())}) != made_with:
+    if note.exists() and (found := {"crop_scale": CROP_SCALE, **json.loads(note.read_text(encoding="utf-8"))}) != made_with:
         raise InputError(f"features: {folder} was made with {found}, got {made_with}; use that --trunk or delete the folder")
     return FeatureCache(folder, len(kept), made_with, crop_scale)
 

@@ -54,7 +54,7 @@ class Journal:
         """Append a line, and tell the log and TensorBoard. What is no number there (nobody to measure it on) becomes null."""
         record = without_nan(record)
         line = json.dumps(record)
-        with self.folder.journal.open("a") as file:
+        with self.folder.journal.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self.bar is None:
             log.info("%s", line)

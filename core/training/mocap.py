@@ -331,7 +331,7 @@ def read_deepmimic(path: Path, stride: int) -> Iterator[Motion]:
     """One clip of (N, 44): duration, root position, quaternions (w first) of ball joints, angles about z of hinges."""
     from scipy.spatial.transform import Rotation
 
-    values = np.array(json.loads(path.read_text())["Frames"], float)[::stride]
+    values = np.array(json.loads(path.read_text(encoding="utf-8"))["Frames"], float)[::stride]
     local = np.tile(np.eye(3), (len(values), len(DEEPMIMIC_JOINTS), 1, 1))
     column = 4
     for joint, (_, _, _, size) in enumerate(DEEPMIMIC_JOINTS):
@@ -378,7 +378,7 @@ def read_makehuman(path: Path, reference: Reference) -> Iterator[Motion]:
 def read_bvh(path: Path) -> tuple[list[str], list[int], list[list[float]], list[list[str]], np.ndarray]:
     """Joint names, parents (-1 for the root), offsets, channel names, and values (frames, channels); end sites are left out."""
     names, parents, offsets, channels, stack = [], [], [], [], []
-    tokens = iter(path.read_text().split())
+    tokens = iter(path.read_text(encoding="utf-8").split())
     for token in tokens:
         if token in ("ROOT", "JOINT"):
             parents.append(stack[-1] if stack else -1)

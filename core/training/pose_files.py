@@ -103,7 +103,7 @@ def _hinges(rest: np.ndarray, joints: dict[str, int]) -> dict[str, np.ndarray]:
 
 def bvh_frame_time_s(path: Path) -> float:
     """Seconds a frame. Raises ValueError when the file does not say."""
-    found = re.search(r"Frame Time:\s*([0-9.eE+-]+)", path.read_text(errors="replace"))
+    found = re.search(r"Frame Time:\s*([0-9.eE+-]+)", path.read_text(encoding="utf-8", errors="replace"))
     if found is None or not float(found.group(1)) > 0:
         raise ValueError("no 'Frame Time:' above 0 in it")
     return float(found.group(1))

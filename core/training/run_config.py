@@ -135,7 +135,7 @@ def _content(path: Path, depth: int) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     if path.suffix in SUFFIXES:
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"config {path}: is no text ({error.reason})") from error
         return _parsed_toml(text, path) if path.suffix == ".toml" else _parsed_yaml(text, str(path))

@@ -91,7 +91,7 @@ def write_sources(folder: Path, sources: Iterable[Named]) -> None:
     """Note in a folder of shards what they are made of, beside what is noted there already."""
     kept = read_sources(folder)
     kept += [source for source in sources if source not in kept]
-    (folder / SOURCES_FILE).write_text(json.dumps(kept, indent=1) + "\n")
+    (folder / SOURCES_FILE).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def read_sources(folder: Path) -> list[Named]:
@@ -100,7 +100,7 @@ def read_sources(folder: Path) -> list[Named]:
     if not path.is_file():
         return []
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not readable ({' '.join(str(error).split())}); remove it, or write a list of sources") from error
     if not isinstance(content, list) or not all(isinstance(source, str | dict) for source in content):

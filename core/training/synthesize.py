@@ -142,10 +142,10 @@ def _sign(config: SynthesisConfig) -> None:
     if not path.is_file() and any(config.out.glob(SHARD_PATTERN)):
         raise InputError(f"synthesis: the shards there are of an older kind, with no {SIGNATURE} beside them; {elsewhere}")
     if not path.is_file():
-        path.write_text(json.dumps(wanted, indent=1))
+        path.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         return
     try:
-        found = {"crop_scale": CROP_SCALE, **json.loads(path.read_text())}
+        found = {"crop_scale": CROP_SCALE, **json.loads(path.read_text(encoding="utf-8"))}
     except ValueError as error:
         raise InputError(f"synthesis: {path} is no JSON ({error}); {elsewhere}") from error
     other = [f"{key} {found.get(key)} instead of {value}" for key, value in wanted.items() if found.get(key) != value]

@@ -132,7 +132,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"data set {path}: not there; {where_to_get(path)}")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"data set {path}: no yaml ({' '.join(str(error).split())})") from error
     missing = [name for name in ("img", "label") if not isinstance(content, dict) or not content.get(name)]
@@ -148,7 +148,7 @@ def named_files(path: Path, content: dict[str, Any], key: str, composite: bool) 
     if composite and isinstance(value, str):
         list_file = _placed(path, value)
         try:
-            value = [line.strip() for line in list_file.read_text().splitlines() if line.strip()]
+            value = [line.strip() for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"data set {path}: {key} names {list_file}, which is no readable list of files") from error
     names = value if isinstance(value, list) else [value]

@@ -46,7 +46,7 @@ def join(folder: Path, target: Path | None = None, name: str | None = None) -> P
             f"pieces in {folder}: expected those of one file (NAME{SUFFIX}), found {found}; give the folder that the run wrote"
         )
     try:
-        facts = json.loads(manifests[0].read_text())
+        facts = json.loads(manifests[0].read_text(encoding="utf-8"))
         pieces = [(piece["name"], piece["sha256"]) for piece in facts["pieces"]]
         whole = facts["sha256"], facts["name"]
     except (ValueError, KeyError, TypeError) as error:

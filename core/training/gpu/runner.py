@@ -80,7 +80,7 @@ def read_settings(path: Path | None, changes: list[str]) -> dict[str, Any]:
     content: Any = {}
     if path is not None:
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"recipe {path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict):
