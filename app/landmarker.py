@@ -125,9 +125,13 @@ def _open_landmarker(model_path: Path, max_people: int) -> Any:
             f"person detector: {model_path} is missing; it belongs to the repository (git checkout -- checkpoints), or put "
             "an official pose_landmarker .task file there"
         )
-    with imported_later("matplotlib", "matplotlib.pyplot", "sounddevice"):  # it could draw and listen; they take most of its second
-        from mediapipe.tasks.python import BaseOptions, vision
-
+    try:
+        with imported_later("matplotlib", "matplotlib.pyplot", "sounddevice"):  # it could draw and listen; they take most of its second
+            from mediapipe.tasks.python import BaseOptions, vision
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "--detector mediapipe: the package mediapipe is not installed (there is none for Linux on ARM); install it or take another one"
+        ) from error
     options = vision.PoseLandmarkerOptions(
         base_options=BaseOptions(model_asset_buffer=model_path.read_bytes()),
         running_mode=vision.RunningMode.IMAGE,

@@ -1,5 +1,6 @@
 """mediapipe's pose landmarker as a detector: boxes from landmarks, and the real model."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -98,3 +99,11 @@ def test_both_people_are_found_with_boxes_around_them(detector: SearchingDetecto
     boxes = sorted((person.box_px for person in people[:2]), key=lambda box: box[0])
     for box, expected in zip(boxes, ([240, 315, 570, 1170], [480, 785, 965, 1755]), strict=True):
         assert np.abs(box - expected).max() < 0.12 * 900, (box, expected)
+
+
+def test_without_the_package_one_line_says_what_to_do(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mediapipe"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(InputError, match=r"the package mediapipe is not installed .* take another one"):
+        DETECTORS["mediapipe"](repository / "checkpoints", 6)
