@@ -263,8 +263,8 @@ def _counted_frames(stream: VideoStream) -> int | None:
     """Frames by the file's own count, without those an edit list hides; None when it has no count."""
     if stream.frames <= 0:
         return None
-    hidden = sum(1 for entry in stream.index_entries if entry.is_discard) if len(stream.index_entries) == stream.frames else 0
-    return stream.frames - hidden
+    entries = getattr(stream, "index_entries", ())  # PyAV before 17, the newest for macOS 13, has none
+    return stream.frames - (sum(1 for entry in entries if entry.is_discard) if len(entries) == stream.frames else 0)
 
 
 def _colorspace(picture: av.VideoFrame) -> str | None:
