@@ -24,7 +24,6 @@ from app.export.cast import Actor, Cast, keys_of
 from app.export.fbx_binary import CREATED, FILE_ID, VERSION, Node, Value, to_bytes
 from app.export.gltf import vertex_normals
 from app.export.rig import STILL, Rig, Skin
-from app.visibility import HIDDEN_BELOW
 
 SUFFIX = ".fbx"
 CREATOR = "FastMETRO Live"
@@ -54,8 +53,10 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
 
 def fbx_of(scene: Cast, actor: Actor) -> bytes:
     """The file of one person."""
-    seen = actor.joint_visibility.max(axis=0)
-    rig = Rig(Skin(scene.body), actor.phenotype, actor.size, seen if seen.max() >= HIDDEN_BELOW else np.ones_like(seen))
+    skin, seen = Skin(scene.body), actor.joint_visibility.max(axis=0)
+    rig = Rig(skin, actor.phenotype, actor.size, seen)
+    if not len(rig.faces):  # of whom nothing is to be seen, all is a guess
+        rig = Rig(skin, actor.phenotype, actor.size, np.ones_like(seen))
     times_s, keys = keys_of(scene, actor, _on_frames(actor.times_s, scene.frame_s))
     file = _FbxScene(times_s[-1], 1 / scene.frame_s)
     bones = file.add_person(actor.track_id, rig)
@@ -67,7 +68,7 @@ def fbx_of(scene: Cast, actor: Actor) -> bytes:
         turns = rig.turned(bone, rotmats[some])
         if not bone:
             turns = scene.world.camera.turn @ turns
-        file.animate(model, "R", times_s[some], continuous_angles(_rests(rig)[bone].T @ turns, ORDER))
+        file.animate(model, "R", times_s[some], continuous_angles(rig.rests[bone].T @ turns, ORDER))
     return file.data()
 
 
@@ -91,7 +92,7 @@ class _FbxScene:
         places_cm = (rig.heads_m - (0, rig.points_m[:, 1].min(), 0)) * CM_PER_M
         person = self._add_model(f"person {track_id}", "Null")
         bones: list[Node] = []
-        for name, above, offset_m, turn in zip(rig.names, rig.parents, rig.offsets_m, _rests(rig), strict=True):
+        for name, above, offset_m, turn in zip(rig.names, rig.parents, rig.offsets_m, rig.rests, strict=True):
             place_cm = places_cm[0] if above < 0 else offset_m * CM_PER_M
             (angles,) = continuous_angles(turn[None], ORDER)
             rest = [
@@ -101,8 +102,7 @@ class _FbxScene:
             bones.append(self._add_model(name, "LimbNode", person if above < 0 else bones[above], rest))
         mesh = self._add_model(f"body {track_id}", "Mesh", person)
         self._connect(self._add_material(track_id), mesh)
-        points_cm = (rig.points_m - rig.heads_m[0]) * CM_PER_M + places_cm[0]
-        geometry = self._add_geometry(track_id, points_cm, rig.faces)
+        geometry = self._add_geometry(track_id, rig.points_m * CM_PER_M + places_cm[0], rig.faces)
         self._connect(geometry, mesh)
         globals_cm = np.tile(np.eye(4), (len(bones), 1, 1))
         globals_cm[:, :3, :3], globals_cm[:, :3, 3] = rig.axes, places_cm
@@ -113,8 +113,7 @@ class _FbxScene:
     def animate(self, model: Node, path: str, times_s: np.ndarray, values: np.ndarray) -> None:
         """Keys (K, 3) of a place ("T", centimetres) or of a rotation ("R", degrees, after the one at rest), straight between."""
         curves = self._add("AnimationCurveNode", path, "AnimCurveNode", "")
-        channels = [(f"d|{axis}", "Number", "", "A", float(value)) for axis, value in zip(AXES, values[0], strict=True)]
-        _add_properties(curves, [*channels])
+        _add_properties(curves, [(f"d|{axis}", "Number", "", "A", float(value)) for axis, value in zip(AXES, values[0], strict=True)])
         self._connect(curves, self._layer)
         self._connect(curves, model, {"T": "Lcl Translation", "R": "Lcl Rotation"}[path])
         times = _ticks(times_s)
@@ -288,13 +287,6 @@ def _add_properties(node: Node, rows: Iterable[tuple[Value, ...]]) -> None:
     properties = node.add("Properties70")
     for row in rows:
         properties.add("P", *row)
-
-
-def _rests(rig: Rig) -> np.ndarray:
-    """(B, 3, 3) the bones' axes at rest, seen from the bone above; of the root in space."""
-    rests = rig.axes.copy()
-    rests[1:] = rig.axes[list(rig.parents[1:])].swapaxes(1, 2) @ rig.axes[1:]
-    return rests
 
 
 def _columns(matrix: np.ndarray) -> np.ndarray:

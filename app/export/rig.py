@@ -44,7 +44,8 @@ class Rig:
 
     points_m: (P, 3) of the mesh, without what is hidden; faces: (F, 3) of these; bones, weights: (P, 4) influences of its vertices
     names, parents: (104) of the bones, parents before children, -1 for the root
-    heads_m: (104, 3) where they begin; axes: (104, 3, 3) theirs as columns; offsets_m: (104, 3) from the bone above, in its axes
+    heads_m: (104, 3) where they begin; axes: (104, 3, 3) theirs as columns
+    offsets_m, rests: (104, 3), (104, 3, 3) both seen from the bone above; of the root in space
     """
 
     def __init__(self, skin: Skin, phenotype: np.ndarray, size: float, visibility: np.ndarray) -> None:
@@ -62,6 +63,8 @@ class Rig:
         self.axes = rest_axes(body, self._heads_m * UP_FROM_CAMERA)
         above = [max(parent, 0) for parent in self.parents]
         self.offsets_m = np.einsum("bji,bj->bi", self.axes[above], self.heads_m - self.heads_m[above])
+        self.rests = self.axes[above].swapaxes(1, 2) @ self.axes
+        self.rests[0] = self.axes[0]
         self._nodes = turned_up(self._alignments) @ self.axes  # a bone's pose turns these axes, seen from those of the bone above
         (shown_m,), faces = without_hidden(self._points_m[None, skin.ids], skin.faces, skin.joint_weights @ visibility)
         shown, corners = np.unique(faces, return_inverse=True)
