@@ -128,7 +128,8 @@ class VideoSource:
         broken = Counter[str]()
         with _open_video(self.path) as (container, stream):
             for picture in _decode(container, stream, broken):
-                image = converter.reformat(picture, width, height, "rgb24", src_colorspace=_colorspace(picture)).to_ndarray()
+                colors = {"src_colorspace": _colorspace(picture), "dst_color_range": "JPEG"}  # PyAV before 17 takes all for BT.601 without
+                image = converter.reformat(picture, width, height, "rgb24", **colors).to_ndarray()
                 time_s = self._next_time_s(picture, time_s)
                 yield Frame(self._orientation.apply(image), time_s, num_frames)
                 num_frames += 1
