@@ -110,8 +110,8 @@ def read_capture(address: Address) -> Pictures:
     import cv2
 
     if address.kind == "stream":
-        limits_s = {cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: OPEN_TIMEOUT_S["stream"], cv2.CAP_PROP_READ_TIMEOUT_MSEC: READ_TIMEOUT_S}
-        limits = [number for name, limit_s in limits_s.items() for number in (name, int(1e3 * limit_s))]
+        open_ms, read_ms = int(1e3 * OPEN_TIMEOUT_S["stream"]), int(1e3 * READ_TIMEOUT_S)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
         capture = cv2.VideoCapture(address.value, cv2.CAP_FFMPEG, limits)
     else:
         capture = cv2.VideoCapture(int(address.value) if address.value.isdigit() else address.value)

@@ -74,7 +74,8 @@ def shown_mesh(estimator: MeshEstimator, config: LiveConfig) -> str:
 def video_sinks(config: LiveConfig) -> tuple[str, ...]:
     """Files of a video."""
     names = VIDEO_SINKS if config.overlay else tuple(name for name in VIDEO_SINKS if name != OVERLAY_SINK)
-    return (*names, *[GLB_SINK][: config.glb], *map(pattern_of, config.motion))
+    names += (GLB_SINK,) if config.glb else ()
+    return (*names, *map(pattern_of, config.motion))
 
 
 @dataclass

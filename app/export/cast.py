@@ -17,6 +17,7 @@ from app.export.bones import BODY, PARAMETERS, BoneTurns
 from app.export.gltf import held
 from app.export.motion import skeleton_motion
 from app.export.npz import columns_of, map_rows, reading
+from app.export.rig import Skin
 from app.export.sink import whole
 from app.export.tracks import Track, frame_s_of, from_0, people_of, rows_of
 from app.export.world import World
@@ -72,6 +73,11 @@ class Cast:
     def num_frames(self) -> int:
         """Of a video of even rate, until the last person is seen last."""
         return 1 + round(max(track.times_s[-1] for track in self.world.tracks) / self.frame_s)
+
+    @cached_property
+    def skin(self) -> Skin:
+        """Everybody's."""
+        return Skin(self.body)
 
     def actors(self) -> Iterator[Actor]:
         """One by one, for their motion is large."""

@@ -23,7 +23,7 @@ from app.export.angles import continuous_angles
 from app.export.cast import Actor, Cast, keys_of
 from app.export.fbx_binary import CREATED, FILE_ID, VERSION, Node, Value, to_bytes
 from app.export.gltf import vertex_normals
-from app.export.rig import STILL, Rig, Skin
+from app.export.rig import STILL, Rig
 
 SUFFIX = ".fbx"
 CREATOR = "FastMETRO Live"
@@ -53,10 +53,10 @@ def write_people(npz_path: Path, folder: Path | None = None) -> list[Path]:
 
 def fbx_of(scene: Cast, actor: Actor) -> bytes:
     """The file of one person."""
-    skin, seen = Skin(scene.body), actor.joint_visibility.max(axis=0)
-    rig = Rig(skin, actor.phenotype, actor.size, seen)
+    seen = actor.joint_visibility.max(axis=0)
+    rig = Rig(scene.skin, actor.phenotype, actor.size, seen)
     if not len(rig.faces):  # of whom nothing is to be seen, all is a guess
-        rig = Rig(skin, actor.phenotype, actor.size, np.ones_like(seen))
+        rig = Rig(scene.skin, actor.phenotype, actor.size, np.ones_like(seen))
     times_s, keys = keys_of(scene, actor, _on_frames(actor.times_s, scene.frame_s))
     file = _FbxScene(times_s[-1], 1 / scene.frame_s)
     bones = file.add_person(actor.track_id, rig)
@@ -100,13 +100,14 @@ class _FbxScene:
                 ("Lcl Translation", "Lcl Translation", "", "A", *place_cm.tolist()),
             ]  # fmt: skip
             bones.append(self._add_model(name, "LimbNode", person if above < 0 else bones[above], rest))
-        mesh = self._add_model(f"body {track_id}", "Mesh", person)
+        body = f"body {track_id}"
+        mesh = self._add_model(body, "Mesh", person)
         self._connect(self._add_material(track_id), mesh)
-        geometry = self._add_geometry(track_id, rig.points_m * CM_PER_M + places_cm[0], rig.faces)
+        geometry = self._add_geometry(body, rig.points_m * CM_PER_M + places_cm[0], rig.faces)
         self._connect(geometry, mesh)
         globals_cm = np.tile(np.eye(4), (len(bones), 1, 1))
         globals_cm[:, :3, :3], globals_cm[:, :3, 3] = rig.axes, places_cm
-        self._add_skin(geometry, rig, bones, globals_cm)
+        self._add_skin(body, geometry, rig, bones, globals_cm)
         self._add_bind_pose([person, mesh, *bones], np.concatenate([np.tile(np.eye(4), (2, 1, 1)), globals_cm]))
         return bones
 
@@ -142,7 +143,7 @@ class _FbxScene:
     def _connect(self, child: Node, parent: Node | None, name: str = "") -> None:
         """name: of the parent's property that the child drives; parent: None for the scene itself."""
         above = np.int64(0) if parent is None else parent.values[0]
-        self._connections.add("C", "OP" if name else "OO", child.values[0], above, *[name][: bool(name)])
+        self._connections.add("C", "OP" if name else "OO", child.values[0], above, *([name] if name else []))
 
     def _add_model(self, name: str, flavour: str, parent: Node | None = None, rest: Iterable[tuple[Value, ...]] = ()) -> Node:
         """A node of the scene. rest: properties of where it rests, as seen from the one above."""
@@ -167,8 +168,8 @@ class _FbxScene:
         _add_properties(material, [("DiffuseColor", "Color", "", "A", *color)])
         return material
 
-    def _add_geometry(self, track_id: int, points_cm: np.ndarray, faces: np.ndarray) -> Node:
-        geometry = self._add("Geometry", f"body {track_id}", "Geometry", "Mesh")
+    def _add_geometry(self, name: str, points_cm: np.ndarray, faces: np.ndarray) -> Node:
+        geometry = self._add("Geometry", name, "Geometry", "Mesh")
         geometry.add("Vertices", points_cm.ravel())
         corners = faces.astype(np.int32)
         corners[:, 2] = -1 - corners[:, 2]  # ends a polygon
@@ -194,9 +195,9 @@ class _FbxScene:
             row.add("TypedIndex", 0)
         return geometry
 
-    def _add_skin(self, geometry: Node, rig: Rig, bones: list[Node], globals_cm: np.ndarray) -> None:
+    def _add_skin(self, name: str, geometry: Node, rig: Rig, bones: list[Node], globals_cm: np.ndarray) -> None:
         """globals_cm: (B, 4, 4) of the bones at rest."""
-        skin = self._add("Deformer", geometry.values[1].split("\0")[0], "Deformer", "Skin")
+        skin = self._add("Deformer", name, "Deformer", "Skin")
         skin.add("Version", 101)
         skin.add("Link_DeformAcuracy", 50.0)
         self._connect(skin, geometry)

@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from app.export.cast import Cast, ContentOf, file_name, write_people
-from app.export.sink import SINKS, LateSink, Recording, remove_results, whole
+from app.export.sink import SINKS, LateSink, Recording, whole
 
 FORMATS = {"bvh": "app.export.bvh:bvh_of", "fbx": "app.export.fbx:fbx_of", "vrma": "app.export.vrma:vrma_of"}
 """Suffix -> what makes the content of a file; loaded when it is needed, for each of the modules is a program, too."""
@@ -32,10 +32,6 @@ class MotionSink(LateSink):
     def __init__(self, name: str, recording: Recording) -> None:
         super().__init__(recording, pattern_of(name))
         self._format = name
-
-    def remove(self) -> None:
-        """Whatever people they are of."""
-        remove_results(self.path.parent, [self.path.name])
 
     def make(self, rows: Path) -> None:
         """Raises InputError where the body has no such bones, or nobody is there."""

@@ -184,10 +184,6 @@ class LateSink(ClosingSink):
         self._rows = recording.folder / "meshes.npz"
         self._closed = False
 
-    def remove(self) -> None:
-        """An earlier run's."""
-        self.path.unlink(missing_ok=True)
-
     def make(self, rows: Path) -> None:
         """Write it. rows: the meshes.npz. Raises InputError where there is nothing to write."""
         raise NotImplementedError
@@ -200,7 +196,7 @@ class LateSink(ClosingSink):
         if self._closed:
             return
         self._closed = True
-        self.remove()
+        remove_results(self.path.parent, [self.path.name])
         if self.broken:
             self.warnings.append(f"no {self.path.name}: not all of the run could be written")
             return
