@@ -17,6 +17,7 @@ from types import TracebackType
 
 import numpy as np
 
+from app.lenses import focal_px_on, video_film_mm
 from app.sources import VideoSource
 from app.threads import Mailbox
 from app.types import Frame
@@ -180,6 +181,7 @@ class Camera:
         """
         self.address = Address.parse(address)
         self.is_file = self.address.kind == "file"
+        self._film_mm = video_film_mm(Path(self.address.value)) if self.is_file else None
         self._connect = connect or (lambda where: read_file(where, loop) if where.kind == "file" else read_capture(where))
         self._mailbox: Mailbox[Captured] = Mailbox()
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -290,7 +292,8 @@ class Camera:
             frame_s = time_s if self.is_file and time_s is not None else now_s - self._start_s
             frame_s = max(frame_s, math.nextafter(self._last_time_s, math.inf)) if self._num_frames else frame_s
             self._last_time_s = frame_s
-            frame = Frame(image, frame_s, self._num_frames)
+            focal_px = focal_px_on((image.shape[1], image.shape[0]), self._film_mm)
+            frame = Frame(image, frame_s, self._num_frames, focal_px)
             self._num_frames += 1
             self._say("open", f"{self.address.shown} {frame.size_px[0]}x{frame.size_px[1]}")
             self._mailbox.put(Captured(frame, now_s))

@@ -121,7 +121,12 @@ class LiveConfig:
     )
     max_people: int = setting(6, "most people followed at once", type=int, metavar="N")
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
-    focal_px: float | None = setting(None, "focal length in pixels, if known; otherwise the frame's diagonal", type=float, metavar="PX")
+    focal_px: float | None = setting(
+        None,
+        "focal length in pixels, if known; otherwise what the file says (photographs, iPhones), or the frame's diagonal",
+        type=float,
+        metavar="PX",
+    )
     show_hidden: bool = setting(False, "draw body parts that are hidden or out of the picture too; they are guesses", action="store_true")
     overlay: bool = setting(True, "write overlay.mp4; without it a recording takes about a sixth less time", action=BooleanOptionalAction)
     glb: bool = setting(False, "write people.glb as well: skeletons with a skin, for Blender, game engines, browsers", action="store_true")

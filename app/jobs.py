@@ -21,10 +21,10 @@ from app.parametric import shows_fitted
 from app.pipeline import VideoPipeline, scene_of_picture
 from app.progress import Cancelled, MakeProgress, Progress, ProgressBar
 from app.settling import Settling
-from app.sources import VideoSource, check_video, picture_files, read_picture
+from app.sources import VideoSource, check_video, picture_files, picture_frame
 from app.stages import Stage, Stages, each
 from app.threads import cores_shared
-from app.types import Frame, Scene
+from app.types import Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
 from core.estimator import MeshEstimator
@@ -244,7 +244,7 @@ def process_picture(path: Path, folder: Path, engine: Engine) -> str:
     finished = already_done(folder, engine.settings, engine.config.overwrite)
     if finished:
         return f"{path}: {finished}"
-    frame = Frame(read_picture(path), 0.0, 0)
+    frame = picture_frame(path)
     settings = engine.noted(engine.settings)
     with SinkGroup(_recording(engine, folder, frame.size_px, settings, source=path), PICTURE_SINKS) as sinks:
         _warn_of_engine(engine, sinks)

@@ -18,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from app.files import check_file
+from app.lenses import focal_px_on, picture_film_mm, video_film_mm
 from app.rate import FALLBACK_FPS, rate_of
 from app.types import Frame
 from core.errors import InputError
@@ -87,6 +88,7 @@ class VideoSource:
     fps: average rate, always > 0        duration_s: None when the file does not say
     expected_frames: what the file promises, or duration times rate; None when it says neither
     has_audio: whether there is a sound track
+    film_mm: focal length on 35 mm film, None when the file does not say
     start_time_s: the file's clock at its start, which Frame.time_s leaves out
     warning: None, or one sentence about what could not be read; complete when a loop over the frames has ended
     """
@@ -117,6 +119,7 @@ class VideoSource:
         self._orientation = _orientation(first)
         width, height = self._decoded_size_px
         self.size_px: tuple[int, int] = (height, width) if self._orientation.swap_axes else (width, height)
+        self.film_mm = video_film_mm(self.path)
         if fps_problem:
             log.warning("%s: %s", self.path, fps_problem)
 
@@ -124,6 +127,7 @@ class VideoSource:
         self.warning = None
         num_frames, time_s = 0, -math.inf
         width, height = self._decoded_size_px
+        focal_px = focal_px_on(self.size_px, self.film_mm)
         converter = VideoReformatter()  # one for all: a frame's own would work out its tables anew each time
         broken = Counter[str]()
         with _open_video(self.path) as (container, stream):
@@ -131,7 +135,7 @@ class VideoSource:
                 colors = {"src_colorspace": _colorspace(picture), "dst_color_range": "JPEG"}  # PyAV before 17 takes all for BT.601 without
                 image = converter.reformat(picture, width, height, "rgb24", **colors).to_ndarray()
                 time_s = self._next_time_s(picture, time_s)
-                yield Frame(self._orientation.apply(image), time_s, num_frames)
+                yield Frame(self._orientation.apply(image), time_s, num_frames, focal_px)
                 num_frames += 1
         self.warning = self._missing_frames(num_frames, time_s) or _damage(broken)
 
@@ -295,6 +299,13 @@ def read_picture(path: Path) -> np.ndarray:
     if image is None:
         raise InputError(f"{path}: damaged, or no picture ({_describe(path)}); expected {' '.join(PICTURE_SUFFIXES)}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def picture_frame(path: Path) -> Frame:
+    """A picture as a frame, with its lens where it names one. Raises InputError."""
+    image = read_picture(path)
+    size_px = image.shape[1], image.shape[0]
+    return Frame(image, 0.0, 0, focal_px_on(size_px, picture_film_mm(path, size_px)))
 
 
 def picture_files(path: Path) -> list[Path]:

@@ -12,11 +12,15 @@ from core.types import check_parameters
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of the input. image: (H, W, 3) uint8 RGB; time_s: presentation time; index: counts from 0."""
+    """A picture of the input. image: (H, W, 3) uint8 RGB; time_s: presentation time; index: counts from 0.
+
+    focal_px: focal length, where the input knows its lens
+    """
 
     image: np.ndarray
     time_s: float
     index: int
+    focal_px: float | None = None
 
     def __post_init__(self) -> None:
         check_array("Frame.image", self.image, (None, None, 3), np.uint8)
@@ -137,6 +141,6 @@ class Scene:
 
 
 def intrinsics_of(frame: Frame, focal_px: float | None) -> Intrinsics:
-    """The frame's camera: its centre as the principal point; the focal length given, or else the frame's diagonal."""
+    """The frame's camera: its centre as the principal point; the focal length given, or else its own, or else the frame's diagonal."""
     width, height = frame.size_px
-    return Intrinsics(focal_px or default_focal_px(width, height), (width / 2, height / 2))
+    return Intrinsics(focal_px or frame.focal_px or default_focal_px(width, height), (width / 2, height / 2))

@@ -15,6 +15,7 @@ import numpy as np
 from app.export.sink import SINKS, ClosingSink, Recording, whole
 from app.jitter import jitter_m_s3
 from app.types import Scene, SmoothedMesh
+from core.lens import default_focal_px
 
 PACKAGES = ("torch", "openvino", "numpy", "mediapipe", "opencv-contrib-python", "av", "numba", "scipy", "safetensors")
 LOWEST_MS, HIGHEST_MS = 1e-3, 1e6
@@ -145,6 +146,7 @@ class SummarySink(ClosingSink):
         self._people: dict[int, _PersonRecord] = {}
         self._stages: dict[str, _StageRecord] = {}
         self._jitter = _JitterRecord()
+        self._lens: dict[str, Any] = {}
         self._num_frames = self._num_frames_with_people = self._max_people_at_once = 0
         self._start_s = time.perf_counter()
         self._closed = False
@@ -156,6 +158,7 @@ class SummarySink(ClosingSink):
         self._num_frames_with_people += bool(scene.meshes)
         self._max_people_at_once = max(self._max_people_at_once, len(scene.meshes))
         self._jitter.add(time_s, scene.meshes)
+        self._lens = self._lens or _lens_of(scene, self._recording.settings.get("focal_px"))
         for mesh in scene.meshes:
             self._people.setdefault(mesh.track_id, _PersonRecord(index, time_s)).add(index, time_s, mesh.score)
         for stage, time_ms in scene.timings_ms.items():
@@ -175,6 +178,7 @@ class SummarySink(ClosingSink):
             "input": str(recording.source) if recording.source else None,
             "image_size_px": list(recording.size_px),
             "fps": recording.fps,
+            **self._lens,
             "frames": self._num_frames,
             "expected_frames": recording.expected_frames,
             "frames_with_people": self._num_frames_with_people,
@@ -195,6 +199,14 @@ class SummarySink(ClosingSink):
     def _thread_as_json(self, busy_s: float, elapsed_s: float) -> dict[str, float]:
         """Threads overlap: each is at work for a share of the time, and the one nearest to 1 sets the pace."""
         return {"ms_per_frame": round(busy_s * 1e3 / max(self._num_frames, 1), 3), "busy": round(busy_s / max(elapsed_s, 1e-9), 3)}
+
+
+def _lens_of(scene: Scene, given_px: float | None) -> dict[str, Any]:
+    """The focal length of a frame and who said so. given_px: as a setting of the run"""
+    focal_px = scene.intrinsics.focal_px
+    sources = {"setting": given_px, "file": scene.frame.focal_px, "diagonal": default_focal_px(*scene.frame.size_px)}
+    said_by = next((name for name, value in sources.items() if value and math.isclose(value, focal_px)), "session")
+    return {"focal_px": round(focal_px, 3), "focal_px_from": said_by}
 
 
 def installed_versions() -> dict[str, str]:
