@@ -191,6 +191,10 @@ class PageConfig:
 
     host: str = setting("127.0.0.1", "address the page listens at; 0.0.0.0 lets other machines in, then give --auth too", metavar="ADDRESS")
     port: int = setting(7860, "port of the page; 0 takes a free one", type=int, metavar="N")
+    https: bool = setting(
+        False, "serve the page over https with a certificate of its own, so that phones and other machines may use their cameras; browsers "
+        "warn once", action="store_true",
+    )  # fmt: skip
     auth: str | None = setting(None, "ask visitors of the page for this name and password", metavar="USER:PASSWORD")
     max_upload_mb: int = setting(512, "largest file that the page takes, megabytes", type=int, metavar="MB")
     max_video_s: int = setting(600, "longest video that the page takes, seconds", type=int, metavar="S")

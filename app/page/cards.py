@@ -11,7 +11,7 @@ from app.page.work import CANCELLED, LOADING, WAITING, Job, Result
 HEADER = """
 <header class="fm-top">
   <svg class="fm-mark" viewBox="0 0 32 32" aria-hidden="true"><circle cx="16" cy="6.5" r="4"/><path d="M16 11v9M16 13.5 7.5 18M16 13.5l8.5 4.5M16 20l-5.5 9M16 20l5.5 9"/></svg>
-  <div><h1>FastMETRO <em>Live</em></h1><p>People in videos and pictures become moving 3D meshes. Nothing leaves this machine.</p></div>
+  <div><h1>FastMETRO <em>Live</em></h1><p>People in videos and pictures become moving 3D meshes. Nothing goes to the internet.</p></div>
 </header>
 """  # noqa: E501
 

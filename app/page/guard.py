@@ -38,8 +38,9 @@ ROUTES = re.compile(
 """Everything our page asks for."""
 
 EVENT_ROUTES = (f"{API}/queue/join", f"{API}/cancel", f"{API}/reset")
-PUBLIC_ROUTES = ("/favicon.ico", "/page/style.css")
-"""What the login page itself needs."""
+AUTHORITY_ROUTE = "/page/fastmetro-live.crt"
+PUBLIC_ROUTES = ("/favicon.ico", "/page/style.css", AUTHORITY_ROUTE)
+"""What the login page itself needs, and a device before it trusts this page."""
 
 MAX_EVENT_BYTES = 1 << 20
 MAX_LOGIN_BYTES = 4096
@@ -127,7 +128,7 @@ class Guard:
         return sending
 
     def _cookie_of(self, visitor: Visitor) -> str:
-        return f"{self._cookie}={visitor.token}; HttpOnly; SameSite=Strict; Path=/"
+        return f"{self._cookie}={visitor.token}; HttpOnly; SameSite=Strict; Path=/" + "; Secure" * self._config.https
 
     async def _may_pass(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send, visitor: Visitor) -> bool:
         """True when the visitor is logged in or need not be; otherwise the request has been answered."""

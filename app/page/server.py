@@ -17,7 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from app.config import LiveConfig, PageConfig
-from app.page.guard import ANY_ADDRESS, Guard, is_loopback
+from app.page.certificate import Certificate, addresses, own_certificate
+from app.page.guard import ANY_ADDRESS, AUTHORITY_ROUTE, Guard, is_loopback
 from app.page.live import Cameras
 from app.page.models import Networks
 from app.page.uploads import examine, receive_upload, too_large
@@ -40,6 +41,8 @@ HEAD = """
 SWEEP_EVERY_S = 5.0
 SHUTDOWN_S = 1
 MAX_MESSAGE_BYTES = 4 << 20
+MAX_SHOWN = 4
+"""Addresses that are told."""
 DOWNLOADS = {
     ".mp4": "video/mp4",
     ".png": "image/png",
@@ -53,6 +56,7 @@ DOWNLOADS = {
 def run_page(config: LiveConfig, page: PageConfig, say: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C. `say` gets the address. Raises InputError when the port cannot be had."""
     os.environ.update(QUIET_GRADIO)
+    certificate = own_certificate(page.host) if page.https else None
     listener = listen(page.host, page.port)
     import gradio  # noqa: F401 - a missing one is told before anything is started
     import websockets  # noqa: F401
@@ -62,11 +66,13 @@ def run_page(config: LiveConfig, page: PageConfig, say: Callable[[str], None]) -
         networks = Networks(config)
         with Worker(networks, page) as worker, Cameras(networks, page) as cameras:
             port = listener.getsockname()[1]
-            guard = Guard(build_app(visitors, worker, cameras), visitors, page, port)
+            guard = Guard(build_app(visitors, worker, cameras, certificate), visitors, page, port)
             if not is_loopback(page.host) and page.auth is None:
                 log.warning("anybody who reaches %s port %d may use this page; --auth USER:PASSWORD asks for a password", page.host, port)
-            say(f"FastMETRO Live: {address(page.host, port)} (Ctrl-C ends it)")
-            serve(guard, listener)
+            say(f"FastMETRO Live: {address(page, page.host, port)} (Ctrl-C ends it)")
+            if page.host in ANY_ADDRESS:
+                say(elsewhere(page, port))
+            serve(guard, listener, certificate)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -95,19 +101,27 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def address(host: str, port: int) -> str:
-    """Where a browser on this machine finds the page."""
-    shown = "127.0.0.1" if host in ANY_ADDRESS else host
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+def address(page: PageConfig, host: str, port: int) -> str:
+    """Where a browser finds the page; at `host`, or on this machine."""
+    shown, scheme = "127.0.0.1" if host in ANY_ADDRESS else host, "https" if page.https else "http"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
 
-def serve(app: Any, listener: socket.socket) -> None:
-    """Run until Ctrl-C or SIGTERM, which both end quietly here."""
+def elsewhere(page: PageConfig, port: int) -> str:
+    """A line on where other machines find it, and what cameras there need."""
+    places = [address(page, place, port) for place in addresses()][:MAX_SHOWN] or ["this machine is in no network"]
+    advice = "their browsers warn once, as this machine vouches for itself" if page.https else "for their cameras add --https"
+    return f"from other machines and phones: {', '.join(places)} ({advice})"
+
+
+def serve(app: Any, listener: socket.socket, certificate: Certificate | None = None) -> None:
+    """Run until Ctrl-C or SIGTERM, which both end quietly here. certificate: over https, with this one"""
     import uvicorn
 
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False, ws_max_queue=4, server_header=False, lifespan="on",
+        ssl_certfile=None if certificate is None else certificate.path,
     )  # fmt: skip
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -129,7 +143,7 @@ def serve(app: Any, listener: socket.socket) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def build_app(visitors: Visitors, worker: Worker, cameras: Cameras) -> "FastAPI":
+def build_app(visitors: Visitors, worker: Worker, cameras: Cameras, certificate: Certificate | None = None) -> "FastAPI":
     """The application inside the guard: our routes, and Gradio's page for all else."""
     import gradio as gr
     from fastapi import FastAPI
@@ -143,7 +157,7 @@ def build_app(visitors: Visitors, worker: Worker, cameras: Cameras) -> "FastAPI"
         task.cancel()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    add_routes(app, worker.config, cameras)
+    add_routes(app, worker.config, cameras, certificate)
     gr.set_static_paths([visitors.root])  # Gradio then serves results where they are; the guard says whose they are
     blocks = build_blocks(worker)
     return gr.mount_gradio_app(
@@ -163,8 +177,8 @@ async def _sweep(visitors: Visitors) -> None:
             log.exception("clearing up after the page's visitors failed; it is tried again")
 
 
-def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
-    """Uploads, results, the camera and the page's own scripts."""
+def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras, certificate: Certificate | None = None) -> None:
+    """Uploads, results, the camera, what vouches for the certificate, and the page's own scripts."""
     from fastapi import Request, WebSocket
     from fastapi.responses import FileResponse, JSONResponse, Response
     from starlette.requests import ClientDisconnect
@@ -215,6 +229,12 @@ def add_routes(app: "FastAPI", config: PageConfig, cameras: Cameras) -> None:
     @app.websocket("/page/live")
     async def live(websocket: WebSocket) -> None:
         await cameras.connect(websocket)
+
+    @app.get(AUTHORITY_ROUTE)
+    async def authority() -> Response:
+        if certificate is None:
+            return Response(status_code=404)
+        return Response(certificate.authority, media_type="application/x-x509-ca-cert")
 
     @app.get("/page/{name}")
     async def asset(name: str) -> Response:

@@ -14,7 +14,8 @@
     NotReadableError: "The camera is in use by another program: close that one, then start again.",
     OverconstrainedError: "The camera that was chosen is gone: choose another one.",
   };
-  const INSECURE = "Browsers give cameras only to pages on this very machine or over https: open it as http://localhost or through an https proxy.";
+  const INSECURE = "Browsers give cameras only to pages on this very machine or over https: open it as http://localhost, or start the program with --https.";
+  const DISTRUSTED = `The browser did not let the pictures through, as it does not trust this page's certificate. Install and trust ${location.origin}/page/fastmetro-live.crt on this device, then start again.`;
   const NO_LINK = "The program did not say where the recording is; it is gone when this page is closed.";
 
   const quantile = (values, share) => {
@@ -63,6 +64,11 @@
       this.showRecording(false);
     }
 
+    mirror(wanted) {
+      this.root.querySelector("[data-mirror]").checked = wanted;
+      this.root.classList.toggle("mirrored", wanted);
+    }
+
     say(text) {
       this.problem.textContent = text;
       this.problem.hidden = !text;
@@ -81,6 +87,7 @@
         this.stream.getVideoTracks()[0].addEventListener("ended", () => this.stop("The camera was unplugged or taken away."));
         this.video.srcObject = this.stream;
         await this.video.play();
+        if (this.stream.getVideoTracks()[0].getSettings().facingMode === "environment") this.mirror(false); // a phone's back camera
         await this.listCameras();
         this.connect();
       } catch (error) {
@@ -108,7 +115,10 @@
       const socket = new WebSocket(`${scheme}://${location.host}/page/live?model=${encodeURIComponent(this.modelSelect.value)}`);
       socket.binaryType = "arraybuffer";
       socket.onmessage = (event) => this.receive(event.data);
-      socket.onclose = () => socket === this.socket && this.stop(this.problem.textContent || "The program ended the connection. Start again.");
+      let opened = false;
+      socket.onopen = () => (opened = true);
+      const ending = () => (opened || location.protocol !== "https:" ? "The program ended the connection. Start again." : DISTRUSTED);
+      socket.onclose = () => socket === this.socket && this.stop(this.problem.textContent || ending());
       this.socket = socket;
       this.root.classList.add("live", "loading");
       this.startButton.textContent = "Stop camera";

@@ -72,7 +72,7 @@ def running_page(folder: Path, *flags: str) -> Iterator[RunningPage]:
         try:
             wait_until(lambda: "(Ctrl-C ends it)" in page.log or process.poll() is not None, START_S, "the page to start")
             assert process.poll() is None, page.log
-            page.url = next(word for word in page.log.split() if word.startswith("http://"))
+            page.url = next(word for word in page.log.split() if word.startswith(("http://", "https://")))
             yield page
         finally:
             if process.poll() is None:
@@ -127,9 +127,11 @@ class Browser:
 
 @contextlib.contextmanager
 def browser(
-    url: str, folder: Path, camera: Path | None = None, size_px: tuple[int, int] = (1280, 900), webgl: bool = True
+    url: str, folder: Path, camera: Path | None = None, size_px: tuple[int, int] = (1280, 900), webgl: bool = True, trusts: bool = False
 ) -> Iterator[Browser]:
-    """Headless Chromium; camera: an .mjpeg for its fake camera; webgl: in software, costly. Other hosts lead nowhere."""
+    """Headless Chromium; camera: an .mjpeg for its fake camera; webgl: in software, costly; trusts: any certificate, as one whose user
+    went on after the warning. Other hosts lead nowhere.
+    """
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
         pytest.skip("needs chromium and chromium-driver, which this machine does not have")
@@ -144,7 +146,9 @@ def browser(
         *(("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader") if webgl else ("--disable-gpu",)),
         "--autoplay-policy=no-user-gesture-required",
         "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--disable-background-networking", "--no-first-run",
-        "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+        "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost, "
+        f"EXCLUDE {urlsplit(url).hostname}",
+        *(["--ignore-certificate-errors"] if trusts else []),
     ]  # fmt: skip
     if camera is not None:
         flags.append(f"--use-file-for-fake-video-capture={camera}")

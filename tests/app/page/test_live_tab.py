@@ -15,6 +15,7 @@ import pytest
 
 from app.config import LiveConfig, PageConfig
 from app.page import live as live_module
+from app.page.certificate import Certificate, addresses, own_certificate
 from app.page.live import Cameras, encoded
 from app.page.live_card import live_card
 from app.page.models import Model, SharedEstimator
@@ -198,7 +199,7 @@ def test_files_are_opened_and_closed_beside_the_loop_that_serves_all_visitors(vi
 
 
 @contextmanager
-def served(visitor: Visitor) -> Iterator[str]:
+def served(visitor: Visitor, host: str = "127.0.0.1", certificate: Certificate | None = None) -> Iterator[str]:
     """The live tab alone, on a port; its address."""
     import uvicorn
     from fastapi import FastAPI
@@ -217,12 +218,13 @@ def served(visitor: Visitor) -> Iterator[str]:
         scope["visitor"] = visitor
         await app(scope, receive, send)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener, Cameras(Networks(), PageConfig()) as cameras:
-        add_routes(app, PageConfig(), cameras)
-        server = uvicorn.Server(uvicorn.Config(with_visitor, log_level="warning", timeout_graceful_shutdown=1))
+    with socket.create_server((host, 0)) as listener, Cameras(Networks(), PageConfig()) as cameras:
+        add_routes(app, PageConfig(), cameras, certificate)
+        path = None if certificate is None else certificate.path
+        server = uvicorn.Server(uvicorn.Config(with_visitor, log_level="warning", timeout_graceful_shutdown=1, ssl_certfile=path))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        yield f"http{'s' * (certificate is not None)}://{host}:{listener.getsockname()[1]}/"
         server.should_exit = True
         thread.join(20)
 
@@ -297,3 +299,49 @@ def test_after_the_program_ended_a_recording_the_button_starts_one(tab: tuple[Br
     assert window.js("return window.fastmetroLive.recording")
     window.find("#fm-live-start").click()
     recordings_grow(window, visitor, links + 1)
+
+
+@pytest.mark.parametrize("https", [False, True])
+def test_another_machines_camera_needs_https(https: bool, visitor: Visitor, tmp_path: Path) -> None:
+    places = [place for place in addresses() if ":" not in place]
+    if not places:
+        pytest.skip("needs a network address beside loopback's, which this machine does not have")
+    certificate = own_certificate(places[0], tmp_path / "data") if https else None
+    with (
+        served(visitor, places[0], certificate) as url,
+        browser(url, tmp_path / "profile", webgl=False, trusts=True, size_px=(400, 800)) as window,
+    ):
+        window.driver.get(url)
+        assert window.js("return window.isSecureContext") is https
+        window.find("#fm-live-start").click()
+        if https:
+            wait_until(lambda: window.js("return window.fastmetroLive.stats().frames > 3"), 30, "pictures", window.text)
+        else:
+            wait_until(lambda: "--https" in window.find(".fm-problem").text, 10, "the advice", window.text)
+
+
+def test_a_browser_that_does_not_trust_the_connection_is_told_what_to_do(visitor: Visitor, tmp_path: Path) -> None:
+    with (
+        served(visitor, certificate=own_certificate("127.0.0.1", tmp_path / "data")) as url,
+        browser(url, tmp_path / "profile", webgl=False, trusts=True) as window,
+    ):
+        window.driver.get(url)
+        window.js("window.WebSocket = class { constructor() { setTimeout(() => this.onclose(), 50); } close() {} }")
+        window.find("#fm-live-start").click()
+        wait_until(lambda: f"{url}page/fastmetro-live.crt" in window.find(".fm-problem").text, 10, "the advice", window.text)
+
+
+def test_a_back_camera_is_not_mirrored(tab: tuple[Browser, Visitor]) -> None:
+    window, _ = tab
+    if window.find("#fm-live-start").text == "Stop camera":
+        window.find("#fm-live-start").click()
+    assert window.find("[data-mirror]").is_selected()
+    window.js(
+        "const known = MediaStreamTrack.prototype.getSettings;"
+        "MediaStreamTrack.prototype.getSettings = function () { return { ...known.call(this), facingMode: 'environment' }; };"
+    )
+    window.find("#fm-live-start").click()
+    wait_until(lambda: not window.find("[data-mirror]").is_selected(), 20, "the mirror to go", window.text)
+    assert not window.all(".fm-live.mirrored")
+    window.find("[data-mirror]").click()
+    assert window.all(".fm-live.mirrored")
