@@ -18,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from app.files import check_file
+from app.hdr import converter_for
 from app.lenses import focal_px_on, picture_film_mm, video_film_mm
 from app.rate import FALLBACK_FPS, rate_of
 from app.types import Frame
@@ -111,6 +112,7 @@ class VideoSource:
             self._duration_is_its_own = own_s is not None or not self.has_audio
             first = next(_decode(container, stream), None)
             self._decoded_size_px = _square_pixel_size_px(first, stream) if first is not None else (0, 0)
+            self._to_screen = converter_for(stream.codec_context.color_primaries, stream.codec_context.color_trc)
         if first is None:
             raise InputError(
                 f"{self.path}: not one frame could be read ({_describe(self.path)}); the file is damaged - copy or download it again"
@@ -134,6 +136,7 @@ class VideoSource:
             for picture in _decode(container, stream, broken):
                 colors = {"src_colorspace": _colorspace(picture), "dst_color_range": "JPEG"}  # PyAV before 17 takes all for BT.601 without
                 image = converter.reformat(picture, width, height, "rgb24", **colors).to_ndarray()
+                image = image if self._to_screen is None else self._to_screen(image)
                 time_s = self._next_time_s(picture, time_s)
                 yield Frame(self._orientation.apply(image), time_s, num_frames, focal_px)
                 num_frames += 1
