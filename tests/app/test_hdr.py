@@ -59,7 +59,7 @@ def test_greys_stay_grey_grow_and_are_exact(transfer: int) -> None:
     assert np.abs(shown - exact).max() <= 1.5
 
 
-@pytest.mark.parametrize(("transfer", "left"), [(HLG, 0.15), (PQ, 0.1), (14, 0.5)])
+@pytest.mark.parametrize(("transfer", "left"), [(HLG, 0.15), (PQ, 0.15), (14, 0.5)])
 def test_colours_are_near_the_exact_ones(transfer: int, left: float) -> None:
     chance = np.random.default_rng(0)
     grey = chance.uniform(0.2, 0.7, (1, 4000, 1))
