@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from app import heif
+
 FILM_DIAGONAL_MM = math.hypot(36, 24)
 WIDEST_MM, LONGEST_MM = 5.0, 3000.0
 """What is outside is no lens: 0 says that it is not known."""
@@ -35,6 +37,7 @@ def picture_film_mm(path: Path, size_px: tuple[int, int]) -> float | None:
     """A picture's focal length on 35 mm film; None where it does not say, or was cropped. size_px: of the picture as it is shown"""
     from PIL import Image
 
+    heif.make_known()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, and of large pictures, which are not decoded here

@@ -17,6 +17,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from app import heif
 from app.files import check_file
 from app.hdr import converter_for
 from app.lenses import focal_px_on, picture_film_mm, video_film_mm
@@ -26,8 +27,8 @@ from core.errors import InputError
 
 log = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-OTHER_PICTURE_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", *heif.SUFFIXES)
+OTHER_PICTURE_SUFFIXES = (".avif", ".jxl", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 """Not read from a folder, but missed there."""
 MAX_FPS = 1000.0
 SUSPECT_FPS = 121.0
@@ -295,6 +296,8 @@ def read_picture(path: Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)  # not cv2.imread: that cannot open non-ASCII names on Windows
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a picture") from error
+    if path.suffix.lower() in heif.SUFFIXES or (data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in heif.BRANDS):
+        return heif.read_heif(path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:

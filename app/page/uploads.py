@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from app import heif
 from app.config import PageConfig
 from app.sources import PICTURE_SUFFIXES, VideoSource, read_picture
 from core.errors import InputError
@@ -142,6 +143,7 @@ def picture_size_px(path: Path) -> tuple[int, int] | None:
     """Width, height from the header alone, None where it does not say."""
     from PIL import Image, UnidentifiedImageError
 
+    heif.make_known()
     try:
         with Image.open(path) as picture:
             return picture.size
@@ -154,7 +156,8 @@ def picture_size_px(path: Path) -> tuple[int, int] | None:
 def kind_of(head: bytes) -> str | None:
     """VIDEO, PICTURE or None, by the first bytes of a file."""
     pictures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
-    if head.startswith(pictures) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    is_heif = head[4:8] == b"ftyp" and head[8:12] in heif.BRANDS
+    if head.startswith(pictures) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or is_heif:
         return PICTURE
     starts = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x30\x26\xb2\x75", b"GIF8")
     boxes = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")

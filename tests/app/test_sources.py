@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from app.sources import VideoSource, picture_files, read_picture
+from app import heif
+from app.sources import VideoSource, picture_files, picture_frame, read_picture
 from core.errors import InputError
 from tests.app.media import quarter_picture, write_tone, write_video
 
@@ -273,10 +275,10 @@ def test_hidden_files_of_a_folder_are_left_alone(tmp_path: Path) -> None:
 
 def test_pictures_of_other_kinds_in_a_folder_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _save(tmp_path / "a.jpg", quarter_picture(40, 30))
-    for name in ("b.HEIC", "c.heic", "d.gif", "notes.txt"):
+    for name in ("b.AVIF", "c.avif", "d.gif", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in picture_files(tmp_path)] == ["a.jpg"]
-    assert caplog.messages == [f"{tmp_path}: pictures of other kinds left out (1 .gif, 2 .heic); save them as .jpg or .png"]
+    assert caplog.messages == [f"{tmp_path}: pictures of other kinds left out (2 .avif, 1 .gif); save them as .jpg or .png"]
 
 
 def test_high_definition_that_does_not_say_so_is_bt_709(tmp_path: Path) -> None:
@@ -326,3 +328,25 @@ def test_nothing_to_read_gives_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"12345")
     with pytest.raises(InputError, match="damaged, or no picture"):
         read_picture(tmp_path / "bad.jpg")
+
+
+def test_photographs_of_iphones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """person.heic: somebody's rectangle, (220, 150, 120) on (30, 60, 90), "26 mm" in its EXIF, written by pillow-heif."""
+    path = Path(__file__).with_name("person.heic")
+    frame = picture_frame(path)
+    assert frame.image.shape == (120, 160, 3)
+    assert np.abs(frame.image[60, 60].astype(int) - (220, 150, 120)).max() < 6
+    assert np.abs(frame.image[5, 150].astype(int) - (30, 60, 90)).max() < 6
+    assert frame.focal_px == pytest.approx(200 * 26 / np.hypot(36, 24))
+    (tmp_path / "a.jpg").write_bytes(path.read_bytes())  # as some programs call them
+    assert (picture_frame(tmp_path / "a.jpg").image == frame.image).all()
+    assert picture_files(path.parent) == [path]
+    for content in (path.read_bytes()[:400], path.read_bytes()[:200] + bytes(200), b"\0\0\0\x18ftypheic"):
+        (tmp_path / "b.heic").write_bytes(content)
+        with pytest.raises(InputError, match=r"b\.heic: damaged, or no picture"):
+            read_picture(tmp_path / "b.heic")
+    heif.make_known.cache_clear()
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(InputError, match="needs the package pi-heif"):
+        read_picture(path)
+    heif.make_known.cache_clear()

@@ -55,6 +55,7 @@ def test_an_upload_stops_at_the_limit_and_leaves_nothing(tmp_path: Path) -> None
         (b"\x89PNG\r\n\x1a\n", PICTURE), (b"RIFF1234WEBPVP8", PICTURE), (b"G" + bytes(187) + b"G" + bytes(200), VIDEO),
         (b"#EXTM3U\nfile:///etc/passwd", None), (b"ffconcat version 1.0\nfile /etc/passwd", None), (b"v=0\no=- 0 0 IN IP4 1.2.3.4", None),
         (b"<svg xmlns=", None), (b"", None), (b"GIF89a", VIDEO),
+        (b"\x00\x00\x00\x20ftypheic", PICTURE), (b"\x00\x00\x00\x20ftypqt  ", VIDEO),
     ],
 )  # fmt: skip
 def test_kinds_by_their_first_bytes(head: bytes, kind: str | None) -> None:
@@ -332,3 +333,13 @@ def test_leaving_does_not_wait_for_a_network_that_is_being_loaded() -> None:
     worker._thread.join(10)
     assert took_s < 1
     assert not worker._thread.is_alive(), "and it ends by itself"
+
+
+def test_photographs_of_iphones_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "uploads" / "IMG_0001.HEIC"
+    path.parent.mkdir()
+    path.write_bytes((Path(__file__).parents[1] / "person.heic").read_bytes())
+    taken = examine(path, PageConfig())
+    assert (taken.kind, taken.size_px) == (PICTURE, (160, 120))
+    with pytest.raises(InputError, match="this page takes up to 100 a side"):
+        examine(path, PageConfig(max_side_px=100))
