@@ -22,6 +22,7 @@ from app.sources import VideoSource
 from app.threads import Mailbox
 from app.types import Frame
 from core.errors import InputError
+from core.lens import camera_focal_px
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +293,8 @@ class Camera:
             frame_s = time_s if self.is_file and time_s is not None else now_s - self._start_s
             frame_s = max(frame_s, math.nextafter(self._last_time_s, math.inf)) if self._num_frames else frame_s
             self._last_time_s = frame_s
-            focal_px = focal_px_on((image.shape[1], image.shape[0]), self._film_mm)
+            size_px = image.shape[1], image.shape[0]
+            focal_px = focal_px_on(size_px, self._film_mm) if self.is_file else camera_focal_px(*size_px)
             frame = Frame(image, frame_s, self._num_frames, focal_px)
             self._num_frames += 1
             self._say("open", f"{self.address.shown} {frame.size_px[0]}x{frame.size_px[1]}")

@@ -14,7 +14,7 @@ from core.types import check_parameters
 class Frame:
     """A picture of the input. image: (H, W, 3) uint8 RGB; time_s: presentation time; index: counts from 0.
 
-    focal_px: focal length, where the input knows its lens
+    focal_px: focal length, where the file says it or the kind of the input tells
     """
 
     image: np.ndarray

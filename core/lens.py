@@ -9,3 +9,12 @@ def default_focal_px(width_px: int, height_px: int) -> float:
     Source: CLIFF, Li et al. 2022
     """
     return math.hypot(width_px, height_px)
+
+
+CAMERA_VIEW_DEG = 70.0
+"""Across the picture of a webcam whose lens is not known. Makers name 60 to 90 degrees; 78 of 16:9 become 67 of the 4:3 cut out of it."""
+
+
+def camera_focal_px(width_px: int, height_px: int) -> float:
+    """Focal length of a webcam that nobody described: 0.71 of the picture's diagonal."""
+    return math.hypot(width_px, height_px) / 2 / math.tan(math.radians(CAMERA_VIEW_DEG) / 2)

@@ -38,6 +38,7 @@ from app.threads import Mailbox
 from app.types import Frame, Scene
 from app.visibility import body_joint_weights
 from core.errors import InputError
+from core.lens import camera_focal_px
 
 if TYPE_CHECKING:
     from fastapi import WebSocket
@@ -246,7 +247,9 @@ class CameraSession:
             start_s = time.perf_counter()
             plan = self._governor.plan
             number, time_s, jpeg = item
-            scene = self._pipeline.process(Frame(decoded(jpeg), time_s, self._num_frames), plan)
+            image = decoded(jpeg)
+            frame = Frame(image, time_s, self._num_frames, camera_focal_px(image.shape[1], image.shape[0]))
+            scene = self._pipeline.process(frame, plan)
             self._num_frames += 1
             now_s = time.perf_counter()
             next_s = start_s + plan.infer_interval_ms / 1e3

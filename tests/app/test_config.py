@@ -34,7 +34,7 @@ def test_flags_are_those_of_the_contract() -> None:
     }  # fmt: skip
     assert LiveConfig(**{item.name: default_of(item) for item in flag_fields()}) == LiveConfig()
     of_page = flag_fields(PageConfig)
-    assert {item.name for item in of_page} == {"host", "port", "auth", "max_upload_mb", "max_video_s"}
+    assert {item.name for item in of_page} == {"host", "port", "https", "auth", "max_upload_mb", "max_video_s"}
     assert PageConfig(**{item.name: default_of(item) for item in of_page}) == PageConfig()
 
 

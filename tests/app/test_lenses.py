@@ -13,6 +13,7 @@ from app.config import LiveConfig
 from app.jobs import Engine, process_picture, process_video
 from app.lenses import EXIF_HEIGHT, EXIF_IFD, EXIF_WIDTH, FOCAL_ON_FILM, focal_px_on, picture_film_mm, video_film_mm
 from app.sources import VideoSource, picture_frame
+from app.types import intrinsics_of
 from core.lens import default_focal_px
 from tests.app.fakes import RectangleDetector, TubeEstimator
 from tests.app.media import write_video
@@ -135,6 +136,15 @@ def test_a_file_as_a_camera_has_its_lens(tmp_path: Path) -> None:
     path = with_metadata(write_video(tmp_path / "a.mov"), metadata(1, b"26"))
     with Camera(str(path)) as camera:
         assert camera.take(5.0).frame.focal_px == pytest.approx(80 * 26 / np.hypot(36, 24))
+
+
+def test_a_webcam_has_a_webcams_lens() -> None:
+    pictures = iter([(np.zeros((90, 120, 3), np.uint8), None)] * 3)
+    with Camera("0", connect=lambda address: (picture for picture in pictures)) as camera:
+        frame = camera.take(5.0).frame
+    assert frame.focal_px == pytest.approx(75 / np.tan(np.radians(35)))
+    assert intrinsics_of(frame, None).focal_px == frame.focal_px
+    assert intrinsics_of(frame, 123.0).focal_px == 123.0
 
 
 def test_distances_follow_the_lens_unless_another_is_given(tmp_path: Path) -> None:
