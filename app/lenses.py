@@ -10,6 +10,7 @@ import math
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,7 @@ EXIF_IFD, FOCAL_ON_FILM, EXIF_WIDTH, EXIF_HEIGHT = 0x8769, 0xA405, 0xA002, 0xA00
 ASPECT_MISS = 0.02
 """A picture whose aspect is off by more from what the camera wrote has been cropped: its lens is not known."""
 APPLE_FOCAL_ON_FILM = b"com.apple.quicktime.camera.focal_length.35mm_equivalent"
-MAX_METADATA_BYTES = 1 << 20
+MAX_METADATA_BYTES, MAX_BOXES = 1 << 20, 10_000
 NUMBERS = {23: ">f", 24: ">d"}
 """Apple's types of values: big-endian floating point; 1 is text, 21 and 22 are integers of any length with and without sign."""
 TEXT, INTEGERS = 1, {21: True, 22: False}
@@ -62,21 +63,26 @@ def video_film_mm(path: Path) -> float | None:
     Source of the format: Apple, QuickTime File Format, "Metadata Structure". FFmpeg reads metadata of the whole file alone.
     """
     with contextlib.suppress(OSError, struct.error, UnicodeDecodeError, ValueError), path.open("rb") as file:
-        for metadata in _metadata_boxes(file, 0, path.stat().st_size):
+        for metadata in _metadata_boxes(file, path.stat().st_size):
             film_mm = _plausible(_apple_value(metadata, APPLE_FOCAL_ON_FILM))
             if film_mm is not None:
                 return film_mm
     return None
 
 
-def _metadata_boxes(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+def _metadata_boxes(file: BinaryIO, num_bytes: int) -> Iterator[bytes]:
     """Contents of the boxes `meta` of the file and its tracks."""
-    for kind, begin, finish in _boxes(file, start, end):
-        if kind in (b"moov", b"trak"):
-            yield from _metadata_boxes(file, begin, finish)
-        elif kind == b"meta" and finish - begin <= MAX_METADATA_BYTES:
-            file.seek(begin)
-            yield file.read(finish - begin)
+    for movie in _boxes_of(b"moov", file, 0, num_bytes):
+        tracks = _boxes_of(b"trak", file, *movie)
+        for begin, finish in (place for parent in (movie, *tracks) for place in _boxes_of(b"meta", file, *parent)):
+            if finish - begin <= MAX_METADATA_BYTES:
+                file.seek(begin)
+                yield file.read(finish - begin)
+
+
+def _boxes_of(wanted: bytes, file: BinaryIO, start: int, end: int) -> list[tuple[int, int]]:
+    """Begin and end of the contents of all boxes of one kind, among the first ones of a part of a file."""
+    return [(begin, finish) for kind, begin, finish in islice(_boxes(file, start, end), MAX_BOXES) if kind == wanted]
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_videos_that_say_nothing_of_it_or_nonsense(tmp_path: Path) -> None:
     for end in range(len(whole) - 300, len(whole), 7):
         path.write_bytes(whole[:end])
         assert video_film_mm(path) in (None, 26)
+
+
+def test_boxes_without_end_take_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.mov"
+    deep = b""
+    for _ in range(2000):
+        deep = box(b"moov", deep)
+    for content in (deep, box(b"moov", *[box(b"free")] * 300_000), box(b"free") * 300_000, box(b"moov", *[metadata(1, b"x")] * 20_000)):
+        path.write_bytes(content)
+        start_s = time.process_time()
+        assert video_film_mm(path) is None
+        assert time.process_time() - start_s < 3  # a twentieth of that
 
 
 def test_a_file_as_a_camera_has_its_lens(tmp_path: Path) -> None:
