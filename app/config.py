@@ -123,7 +123,7 @@ class LiveConfig:
     smoothing: str = setting("one-euro", "filter over time", choices=("one-euro", "none"))
     focal_px: float | None = setting(
         None,
-        "focal length in pixels, if known; otherwise what the file says (photographs, iPhones), or the frame's diagonal",
+        "focal length in pixels, if known; else what the file says (photographs, iPhones), a webcam's 70 degrees, or the diagonal",
         type=float,
         metavar="PX",
     )

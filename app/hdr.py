@@ -1,8 +1,9 @@
 """Videos with a high dynamic range as ordinary screens show them: HLG, in which iPhones record, and PQ, with BT.2020's colours.
 
 Taken as they come, their numbers show people pale and dark. Each channel goes through a table, all three through a matrix: a fit to what
-the standards want, to 2 or 3 of 255 in the mean, in a few milliseconds for 1920x1080, where FFmpeg's exact way takes ten times as long.
-Highlights above white are squeezed into what is left.
+the standards want, in a few milliseconds for 1920x1080, where FFmpeg's exact way takes ten times as long. Greys are exact, mild colours off
+by 1 (HLG) or 5 (PQ) of 255 in the mean, skin by 1 or 3; strong ones by more: a red shirt is 27 or 43 too red. Highlights above white
+are squeezed into what is left.
 """
 
 import functools

@@ -12,6 +12,11 @@ BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 """How such files call themselves in bytes 8 to 12, behind `ftyp`."""
 
 
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins so is one, whatever its name."""
+    return head[4:8] == b"ftyp" and head[8:12] in BRANDS
+
+
 @functools.cache
 def make_known() -> bool:
     """Whether Pillow reads such files from now on."""

@@ -20,8 +20,10 @@ FILM_DIAGONAL_MM = math.hypot(36, 24)
 WIDEST_MM, LONGEST_MM = 5.0, 3000.0
 """What is outside is no lens: 0 says that it is not known."""
 EXIF_IFD, FOCAL_ON_FILM, EXIF_WIDTH, EXIF_HEIGHT = 0x8769, 0xA405, 0xA002, 0xA003
-ASPECT_MISS = 0.02
-"""A picture whose aspect is off by more from what the camera wrote has been cropped: its lens is not known."""
+ASPECT_MISS, WIDEST_ASPECT = 0.02, 2.4
+"""A picture whose aspect is off by more from what the camera wrote has been cropped, one that is wider is a panorama: its lens is not
+known. That the middle was cut out in the same shape is not seen.
+"""
 APPLE_FOCAL_ON_FILM = b"com.apple.quicktime.camera.focal_length.35mm_equivalent"
 MAX_METADATA_BYTES, MAX_BOXES = 1 << 20, 10_000
 NUMBERS = {23: ">f", 24: ">d"}
@@ -41,12 +43,13 @@ def picture_film_mm(path: Path, size_px: tuple[int, int]) -> float | None:
     heif.make_known()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF, and of large pictures, which are not decoded here
+            warnings.simplefilter("ignore")  # of damaged EXIF, and of large pictures
             with Image.open(path) as image:
                 exif = dict(image.getexif().get_ifd(EXIF_IFD))
     except Exception:  # noqa: BLE001 - Pillow raises a dozen kinds for what is damaged; the picture itself has been read
         return None
-    return None if _is_cropped(exif, size_px) else _plausible(exif.get(FOCAL_ON_FILM))
+    is_panorama = max(size_px) > WIDEST_ASPECT * min(size_px)
+    return None if is_panorama or _is_cropped(exif, size_px) else _plausible(exif.get(FOCAL_ON_FILM))
 
 
 def _is_cropped(exif: Mapping[int, object], size_px: tuple[int, int]) -> bool:
@@ -131,6 +134,6 @@ def _plausible(film_mm: object) -> float | None:
     """A focal length, if it is one; text may end in mm."""
     try:
         value = float(film_mm.removesuffix("mm") if isinstance(film_mm, str) else film_mm)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if WIDEST_MM <= value <= LONGEST_MM else None

@@ -296,7 +296,7 @@ def read_picture(path: Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)  # not cv2.imread: that cannot open non-ASCII names on Windows
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a picture") from error
-    if path.suffix.lower() in heif.SUFFIXES or (data[4:8].tobytes() == b"ftyp" and data[8:12].tobytes() in heif.BRANDS):
+    if heif.is_heif(data[:12].tobytes()):
         return heif.read_heif(path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)

@@ -1,5 +1,6 @@
 """What flows through the app: Frame -> Person -> (crop, estimate) -> SmoothedMesh -> Scene -> sinks."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,8 @@ class Frame:
 
     def __post_init__(self) -> None:
         check_array("Frame.image", self.image, (None, None, 3), np.uint8)
+        if self.focal_px is not None and not 0 < self.focal_px < math.inf:
+            raise ValueError(f"Frame.focal_px: got {self.focal_px}, expected a positive number or None")
 
     @property
     def size_px(self) -> tuple[int, int]:

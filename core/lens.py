@@ -12,7 +12,7 @@ def default_focal_px(width_px: int, height_px: int) -> float:
 
 
 CAMERA_VIEW_DEG = 70.0
-"""Across the picture of a webcam whose lens is not known. Makers name 60 to 90 degrees; 78 of 16:9 become 67 of the 4:3 cut out of it."""
+"""From corner to corner of a webcam's picture. Makers name 60 to 90 degrees; 78 of 16:9 become 67 of the 4:3 cut out of it."""
 
 
 def camera_focal_px(width_px: int, height_px: int) -> float:

@@ -52,7 +52,7 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound to
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # without one, browsers call the origin of the login form null
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
@@ -79,7 +79,8 @@ class Guard:
 
     def __init__(self, app: App, visitors: Visitors, config: PageConfig, port: int) -> None:
         self._app, self._visitors, self._config = app, visitors, config
-        self._cookie = f"fastmetro-live-{port}"  # cookies do not know ports: two pages on one machine must not share one
+        prefix = "__Host-" if config.https else ""  # browsers keep cookies of https from http: of one name, the other would never be set
+        self._cookie = f"{prefix}fastmetro-live-{port}"  # cookies do not know ports: two pages on one machine must not share one
         self._hosts = allowed_hosts(config.host)
         self._login_lock = asyncio.Lock()
 

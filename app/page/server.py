@@ -56,12 +56,12 @@ DOWNLOADS = {
 def run_page(config: LiveConfig, page: PageConfig, say: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C. `say` gets the address. Raises InputError when the port cannot be had."""
     os.environ.update(QUIET_GRADIO)
-    certificate = own_certificate(page.host) if page.https else None
     listener = listen(page.host, page.port)
     import gradio  # noqa: F401 - a missing one is told before anything is started
     import websockets  # noqa: F401
 
     with contextlib.closing(listener), Visitors(page) as visitors:
+        certificate = own_certificate(page.host) if page.https else None
         os.environ["GRADIO_TEMP_DIR"] = str(visitors.root / "gradio")
         networks = Networks(config)
         with Worker(networks, page) as worker, Cameras(networks, page) as cameras:
@@ -71,7 +71,7 @@ def run_page(config: LiveConfig, page: PageConfig, say: Callable[[str], None]) -
                 log.warning("anybody who reaches %s port %d may use this page; --auth USER:PASSWORD asks for a password", page.host, port)
             say(f"FastMETRO Live: {address(page, page.host, port)} (Ctrl-C ends it)")
             if page.host in ANY_ADDRESS:
-                say(elsewhere(page, port))
+                say(elsewhere(page, port, certificate))
             serve(guard, listener, certificate)
 
 
@@ -107,10 +107,14 @@ def address(page: PageConfig, host: str, port: int) -> str:
     return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
 
-def elsewhere(page: PageConfig, port: int) -> str:
+def elsewhere(page: PageConfig, port: int, certificate: Certificate | None = None) -> str:
     """A line on where other machines find it, and what cameras there need."""
-    places = [address(page, place, port) for place in addresses()][:MAX_SHOWN] or ["this machine is in no network"]
-    advice = "their browsers warn once, as this machine vouches for itself" if page.https else "for their cameras add --https"
+    places = [address(page, place, port) for place in addresses(page.host)][:MAX_SHOWN]
+    if not places:
+        return "this machine is in no network that other machines could reach it by"
+    advice = "for their cameras add --https"
+    if certificate is not None:
+        advice = f"their browsers warn; what vouches for the page has the SHA-256 {certificate.fingerprint}"
     return f"from other machines and phones: {', '.join(places)} ({advice})"
 
 

@@ -156,8 +156,7 @@ def picture_size_px(path: Path) -> tuple[int, int] | None:
 def kind_of(head: bytes) -> str | None:
     """VIDEO, PICTURE or None, by the first bytes of a file."""
     pictures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
-    is_heif = head[4:8] == b"ftyp" and head[8:12] in heif.BRANDS
-    if head.startswith(pictures) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or is_heif:
+    if head.startswith(pictures) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or heif.is_heif(head):
         return PICTURE
     starts = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x30\x26\xb2\x75", b"GIF8")
     boxes = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")

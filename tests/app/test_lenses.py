@@ -14,7 +14,7 @@ from app.config import LiveConfig
 from app.jobs import Engine, process_picture, process_video
 from app.lenses import EXIF_HEIGHT, EXIF_IFD, EXIF_WIDTH, FOCAL_ON_FILM, focal_px_on, picture_film_mm, video_film_mm
 from app.sources import VideoSource, picture_frame
-from app.types import intrinsics_of
+from app.types import Frame, intrinsics_of
 from core.lens import default_focal_px
 from tests.app.fakes import RectangleDetector, TubeEstimator
 from tests.app.media import write_video
@@ -87,6 +87,16 @@ def test_no_lens_an_unknown_one_or_a_cropped_picture(tags: dict[int, object], tm
     assert picture_frame(photograph(tmp_path / "a.jpg", tags)).focal_px is None
 
 
+def test_a_panorama_has_no_lens(tmp_path: Path) -> None:
+    assert picture_frame(photograph(tmp_path / "a.jpg", {FOCAL_ON_FILM: 26}, (480, 120))).focal_px is None
+
+
+@pytest.mark.parametrize("focal_px", [0.0, -5.0, float("nan"), float("inf")])
+def test_no_frame_has_a_nonsense_lens(focal_px: float) -> None:
+    with pytest.raises(ValueError, match="focal_px"):
+        Frame(np.zeros((8, 8, 3), np.uint8), 0.0, 0, focal_px)
+
+
 def test_damaged_exif_is_no_lens(tmp_path: Path) -> None:
     path = photograph(tmp_path / "a.jpg", {FOCAL_ON_FILM: 26})
     data = path.read_bytes()
@@ -123,7 +133,15 @@ def test_videos_that_say_nothing_of_it_or_nonsense(tmp_path: Path) -> None:
     plain = write_video(tmp_path / "a.mov")
     assert video_film_mm(plain) is None
     assert video_film_mm(write_video(tmp_path / "a.mkv")) is None
-    for kind, value in ((1, b"wide"), (1, b"\xff\xfe"), (23, b"\0"), (24, struct.pack(">d", float("nan"))), (99, b"26"), (21, b"")):
+    for kind, value in (
+        (1, b"wide"),
+        (1, b"\xff\xfe"),
+        (21, b"\x7f" * 200),
+        (23, b"\0"),
+        (24, struct.pack(">d", float("nan"))),
+        (99, b"26"),
+        (21, b""),
+    ):
         path = tmp_path / "b.mov"
         path.write_bytes(plain.read_bytes())
         assert video_film_mm(with_metadata(path, metadata(kind, value))) is None

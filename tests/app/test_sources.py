@@ -341,6 +341,9 @@ def test_photographs_of_iphones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "a.jpg").write_bytes(path.read_bytes())  # as some programs call them
     assert (picture_frame(tmp_path / "a.jpg").image == frame.image).all()
     assert picture_files(path.parent) == [path]
+    cv2.imwrite(str(tmp_path / "b.jpg"), frame.image)
+    (tmp_path / "c.heic").write_bytes((tmp_path / "b.jpg").read_bytes())
+    assert (read_picture(tmp_path / "c.heic") == read_picture(tmp_path / "b.jpg")).all()
     for content in (path.read_bytes()[:400], path.read_bytes()[:200] + bytes(200), b"\0\0\0\x18ftypheic"):
         (tmp_path / "b.heic").write_bytes(content)
         with pytest.raises(InputError, match=r"b\.heic: damaged, or no picture"):

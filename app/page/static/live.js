@@ -15,7 +15,8 @@
     OverconstrainedError: "The camera that was chosen is gone: choose another one.",
   };
   const INSECURE = "Browsers give cameras only to pages on this very machine or over https: open it as http://localhost, or start the program with --https.";
-  const DISTRUSTED = `The browser did not let the pictures through, as it does not trust this page's certificate. Install and trust ${location.origin}/page/fastmetro-live.crt on this device, then start again.`;
+  const ENDED = "The program ended the connection. Start again.";
+  const DISTRUSTED = `The browser did not let the pictures through, as it does not trust this page's certificate. Install ${location.origin}/page/fastmetro-live.crt on this device, compare its SHA-256 with the one in the program's terminal, trust it, then start again.`;
   const NO_LINK = "The program did not say where the recording is; it is gone when this page is closed.";
 
   const quantile = (values, share) => {
@@ -87,7 +88,8 @@
         this.stream.getVideoTracks()[0].addEventListener("ended", () => this.stop("The camera was unplugged or taken away."));
         this.video.srcObject = this.stream;
         await this.video.play();
-        if (this.stream.getVideoTracks()[0].getSettings().facingMode === "environment") this.mirror(false); // a phone's back camera
+        const facing = this.stream.getVideoTracks()[0].getSettings().facingMode; // phones say it
+        if (facing === "user" || facing === "environment") this.mirror(facing === "user");
         await this.listCameras();
         this.connect();
       } catch (error) {
@@ -117,13 +119,22 @@
       socket.onmessage = (event) => this.receive(event.data);
       let opened = false;
       socket.onopen = () => (opened = true);
-      const ending = () => (opened || location.protocol !== "https:" ? "The program ended the connection. Start again." : DISTRUSTED);
-      socket.onclose = () => socket === this.socket && this.stop(this.problem.textContent || ending());
+      socket.onclose = async () => {
+        if (socket !== this.socket) return;
+        const reason = opened || !(await this.answers()) ? ENDED : DISTRUSTED;
+        if (socket === this.socket) this.stop(this.problem.textContent || reason);
+      };
       this.socket = socket;
       this.root.classList.add("live", "loading");
       this.startButton.textContent = "Stop camera";
       this.hud.hidden = false;
       this.hud.textContent = "loading the network …";
+    }
+
+    // Whether the program is there, over https, so that a connection that never opened was not let through.
+    async answers() {
+      if (location.protocol !== "https:") return false;
+      return fetch("/page/live.js", { cache: "no-store" }).then((answer) => answer.ok, () => false);
     }
 
     // The camera stops at once; the connection once it has told where the recordings are.

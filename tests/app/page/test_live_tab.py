@@ -16,6 +16,7 @@ import pytest
 from app.config import LiveConfig, PageConfig
 from app.page import live as live_module
 from app.page.certificate import Certificate, addresses, own_certificate
+from app.page.guard import ANY_ADDRESS
 from app.page.live import Cameras, encoded
 from app.page.live_card import live_card
 from app.page.models import Model, SharedEstimator
@@ -303,7 +304,7 @@ def test_after_the_program_ended_a_recording_the_button_starts_one(tab: tuple[Br
 
 @pytest.mark.parametrize("https", [False, True])
 def test_another_machines_camera_needs_https(https: bool, visitor: Visitor, tmp_path: Path) -> None:
-    places = [place for place in addresses() if ":" not in place]
+    places = [place for place in addresses(ANY_ADDRESS[0]) if ":" not in place]
     if not places:
         pytest.skip("needs a network address beside loopback's, which this machine does not have")
     certificate = own_certificate(places[0], tmp_path / "data") if https else None
