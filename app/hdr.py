@@ -30,10 +30,10 @@ Converter = Callable[[np.ndarray], np.ndarray]
 
 def converter_for(primaries: int, transfer: int) -> Converter | None:
     """What turns pictures (H, W, 3) uint8 RGB of a video with these numbers of H.273 into a screen's (sRGB); None where they are."""
-    light_of = LIGHT.get(transfer)
-    if light_of is None and primaries != BT2020_PRIMARIES:
+    wide = primaries == BT2020_PRIMARIES
+    if transfer not in LIGHT and not wide:
         return None
-    table, matrix = _fit(transfer, primaries == BT2020_PRIMARIES)
+    table, matrix = _fit(transfer, wide)
 
     def convert(image: np.ndarray) -> np.ndarray:
         return cv2.transform(cv2.LUT(image, table), matrix)

@@ -10,16 +10,15 @@ import contextlib
 import datetime
 import hashlib
 import ipaddress
-import os
 import re
 import socket
 import ssl
 import stat
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.export.sink import whole
 from app.page.guard import ANY_ADDRESS
 from core.errors import InputError
 
@@ -95,22 +94,13 @@ def own_certificate(host: str, folder: Path | None = None) -> Certificate:
     parts = [issued.private_key_pem, *issued.cert_chain_pems, authority.cert_pem]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_secret(path, b"".join(part.bytes() for part in parts))
+        with whole(path) as partial:
+            partial.unlink(missing_ok=True)  # what a run left that was killed may be for other eyes
+            partial.touch(OWNER_ALONE, exist_ok=False)  # before there is anything in it
+            partial.write_bytes(b"".join(part.bytes() for part in parts))
     except OSError as error:
         raise InputError(f"--https: the certificate cannot be written to {path} ({error.strerror})") from error
     return Certificate(path, authority.cert_pem.bytes())
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Whole or not at all, for its owner's eyes only. Raises OSError."""
-    number, draft = tempfile.mkstemp(dir=path.parent)  # readable for its owner alone
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def names_of(host: str) -> list[str]:

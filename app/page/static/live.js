@@ -42,7 +42,7 @@
       this.video.muted = this.video.playsInline = true;
       this.startButton.addEventListener("click", () => (this.stream ? this.stop() : this.start()));
       this.recordButton.addEventListener("click", () => this.record(!this.recording));
-      find("[data-mirror]").addEventListener("change", (event) => root.classList.toggle("mirrored", event.target.checked));
+      find("[data-mirror]").addEventListener("change", (event) => this.mirror(event.target.checked));
       find("[data-hud]").addEventListener("change", (event) => root.classList.toggle("numbers", event.target.checked));
       root.classList.add("mirrored", "numbers");
       this.modelSelect.addEventListener("change", () => {
